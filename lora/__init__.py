@@ -1,0 +1,23 @@
+"""Low-rank adapters on the linear layers of any module."""
+
+from lora.adapter import Adapter, base_hash
+from lora.attach import (
+    adapter_parameters,
+    attach,
+    detach,
+    extract,
+    folded,
+    init_adapter,
+    lora_layers,
+    matching,
+    train_only,
+    using,
+)  # fmt: skip
+from lora.files import AdapterFileError, load_adapter, save_adapter
+from lora.layer import Gated, LoRALinear, Mix, Mode, Rows
+
+__all__ = [
+    "Adapter", "AdapterFileError", "Gated", "LoRALinear", "Mix", "Mode", "Rows", "adapter_parameters", "attach",
+    "base_hash", "detach", "extract", "folded", "init_adapter", "load_adapter", "lora_layers", "matching", "save_adapter",
+    "train_only", "using",
+]  # fmt: skip

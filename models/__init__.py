@@ -1,0 +1,7 @@
+"""The frozen base: a small transformer, its tokenizer, and greedy decoding."""
+
+from models.decode import greedy
+from models.tokenizer import Tokenizer
+from models.transformer import Cache, Transformer, TransformerConfig
+
+__all__ = ["Cache", "Tokenizer", "Transformer", "TransformerConfig", "greedy"]

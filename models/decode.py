@@ -1,0 +1,51 @@
+"""Batched greedy decoding with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.transformer import Cache, Transformer
+
+
+@torch.inference_mode()
+def greedy(model: Transformer, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int) -> list[list[int]]:
+    """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or ``limit`` tokens.
+
+    Prompts may differ in length: shorter ones are padded on the left and the padding is masked. Rows that have ended
+    leave the batch, so a few long answers don't cost the whole batch.
+    """
+    if not prompts:
+        return []
+    if limit < 1:
+        raise ValueError(f"limit = {limit}: decode at least one token")
+    if min(map(len, prompts)) == 0:
+        raise ValueError("a prompt is empty: begin it with the start token")
+    device = model.embed_tokens.weight.device
+    width = max(map(len, prompts))
+    tokens = torch.full((len(prompts), width), pad, dtype=torch.long)
+    real = torch.zeros(len(prompts), width + limit, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
+        real[row, width - len(prompt) :] = True
+    tokens, real = tokens.to(device), real.to(device)
+    mask: Tensor | None = None if bool(real.all()) else real
+    cache = Cache(model.config, len(prompts), width + limit, model.embed_tokens.weight)
+
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = torch.arange(len(prompts), device=device)
+    for _ in range(limit):
+        states = model.hidden_states(tokens, cache, mask)
+        tokens = model.unembed(states[:, -1]).argmax(-1, keepdim=True)
+        going = (tokens[:, 0] != end).nonzero()[:, 0]
+        if len(going) < len(rows):
+            rows, tokens = rows[going], tokens[going]
+            cache.keep(going)
+            mask = None if mask is None else mask[going]
+        if len(rows) == 0:
+            break
+        for row, token in zip(rows.tolist(), tokens[:, 0].tolist(), strict=True):
+            answers[row].append(token)
+    return answers

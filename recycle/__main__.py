@@ -1,0 +1,280 @@
+"""Train toy models, recycle their adapters, and decide what that achieves.
+
+    python -m recycle study two-hop --preset quick       the whole study: about 8 minutes on two cores
+    python -m recycle train  RUN --role hop1 --facts F   one more expert on a finished study's base
+    python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
+    python -m recycle route  RUN hop1-F hop2-F --facts F
+    python -m recycle eval   RUN both-F --facts F
+    python -m recycle report RUN
+
+RUN is a run folder, as in runs/two-hop-quick; adapters are named as in RUN/seed-0/library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from lora import Adapter, Gated, Mix, attach, load_adapter, save_adapter, using
+from recycle.config import PRESETS, StudyConfig, override, preset
+from recycle.disk import read_json
+from recycle.evaluate import ask, tally, wilson
+from recycle.matmul import CHOICES, choose_matmul
+from recycle.merge import MERGES, weighted_sum
+from recycle.report import write_report
+from recycle.route import arrow
+from recycle.study import ROLES, describe_environment, make_base, mean_gates, run_study, train_experts
+from tasks import TwoHop
+from tasks.two_hop import FORMS, SETS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run_command(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError) as error:
+        if options.debug:
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"recycle: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recycle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument(
+        "--matmul",
+        choices=CHOICES,
+        default="auto",
+        help="auto: use the CPU's faster fp32 product where a probe finds it as exact (default); default: don't",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[common], help=text, description=text)
+        sub.set_defaults(run_command=run)
+        return sub
+
+    def on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
+        sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished study")
+        sub.add_argument("--seed", type=int, help="which seed's base and library (default: the study's first)")
+        if adapters:
+            sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help="names in the seed's library, or folders")
+
+    study = command("study", _study, "run a study, or go on with one")
+    study.add_argument("task", choices=["two-hop"])
+    study.add_argument("--preset", default="quick", help=f"{', '.join(PRESETS)} (default quick)")
+    study.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train.lr=3e-3; may be repeated"
+    )
+    study.add_argument("--run", type=Path, metavar="RUN", help="the run folder (default runs/two-hop-PRESET)")
+
+    train = command("train", _train, "train one expert on a study's base, into its library")
+    on_run(train)
+    train.add_argument("--role", choices=ROLES, required=True)
+    train.add_argument("--facts", choices=SETS, required=True, help="the fact set it learns")
+    train.add_argument("--name", help="its name in the library (default ROLE-FACTS-own)")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.* and adapter.* keys")
+
+    merge = command("merge", _merge, "merge adapters into one")
+    on_run(merge, adapters=True)
+    merge.add_argument("--method", choices=[*MERGES, "weighted_sum"], required=True)
+    merge.add_argument("--weights", type=float, nargs="+", help="for weighted_sum: one for each adapter")
+    merge.add_argument("--out", required=True, help="its name in the library")
+
+    route = command("route", _route, "show how Arrow routes a fact set's questions among adapters")
+    on_run(route, adapters=True)
+    _routing_options(route)
+    route.add_argument("--facts", choices=SETS, required=True)
+
+    evaluate = command("eval", _eval, "answer a fact set's questions with an adapter, or with several routed by Arrow")
+    on_run(evaluate, adapters=True)
+    _routing_options(evaluate)
+    evaluate.add_argument("--order", choices=["outputs", "factors"], default="outputs", help="what Arrow mixes")
+    evaluate.add_argument("--facts", choices=SETS, required=True)
+    evaluate.add_argument("--show", type=int, default=0, metavar="N", help="print the first N answers of each form")
+
+    report = command("report", _report, "draw a run's report again")
+    report.add_argument("run", type=Path, metavar="RUN")
+    return parser
+
+
+def _routing_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--top-k", type=int, help="adapters that a token may use (default all)")
+    sub.add_argument("--temperature", type=float, default=1.0)
+
+
+def _study(options: argparse.Namespace) -> None:
+    config = override(preset(options.preset), options.set)
+    run = options.run or Path("runs") / f"{options.task}-{options.preset}"
+    environment = describe_environment(choose_matmul(options.matmul), "python -m recycle " + shlex.join(sys.argv[1:]))
+    run_study(config, run, environment, options.quiet)
+    print(write_report(run, config))
+    print(f"\nreport: {run / 'report.html'}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    print(write_report(options.run, open_config(options.run)))
+    print(f"\nreport: {options.run / 'report.html'}")
+
+
+def open_config(run: Path) -> StudyConfig:
+    """The configuration that a run folder was made with."""
+    if not (run / "config.json").is_file():
+        raise ValueError(f"{run} is no run folder: there is no config.json in it")
+    return _build(StudyConfig, read_json(run / "config.json"), run)
+
+
+def _build(kind, values: dict, run: Path):
+    """A dataclass from its JSON: nested ones by their default's type, lists as tuples."""
+    default = kind() if kind is StudyConfig else None
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := set(values) - set(fields):
+        raise ValueError(f"{run}/config.json has the unknown key {sorted(unknown)[0]!r}: another version made this run")
+    built = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            built[key] = _build(type(getattr(default, key)), value, run)
+        else:
+            built[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)
+
+
+@dataclasses.dataclass
+class _Opened:
+    """A run's seed, ready to be used."""
+
+    config: StudyConfig
+    seed: int
+    folder: Path
+    task: TwoHop
+    model: torch.nn.Module
+    tokenizer: object
+
+    def adapter(self, name: str) -> Adapter:
+        inside, outside = self.folder / "library" / name, Path(name)
+        if inside.is_dir():
+            return load_adapter(inside)
+        if outside.is_dir():
+            return load_adapter(outside)
+        known = sorted(p.name for p in (self.folder / "library").iterdir() if not p.name.startswith("."))
+        raise ValueError(f"no adapter {name!r} in {self.folder / 'library'}: there are {', '.join(known)}")
+
+
+def _open(options: argparse.Namespace) -> _Opened:
+    config = open_config(options.run)
+    seed = config.seeds[0] if options.seed is None else options.seed
+    folder = options.run / f"seed-{seed}"
+    if seed not in config.seeds or not (folder / "base" / "model.pt").exists():
+        raise ValueError(
+            f"{options.run} has no finished base for seed {seed}: its seeds are "
+            f"{', '.join(map(str, config.seeds))}; run the study first"
+        )
+    choose_matmul(options.matmul)
+    task = TwoHop(config.task, seed)
+    model, tokenizer = make_base(config, task, seed, folder, options.quiet)
+    return _Opened(config, seed, folder, task, model, tokenizer)
+
+
+def _train(options: argparse.Namespace) -> None:
+    opened = _open(options)
+    config = opened.config
+    for assignment in options.set:
+        if assignment.split(".")[0] not in ("train", "adapter"):
+            raise ValueError(
+                f"--set {assignment}: the base is trained already, only train.* and adapter.* can be set here"
+            )
+    config = override(config, options.set)
+    name = options.name or f"{options.role}-{options.facts}-own"
+    target = opened.folder / "library" / name
+    if target.exists():
+        raise ValueError(f"{target} exists: choose another --name")
+    expert = train_experts(
+        config,
+        opened.task,
+        opened.seed,
+        opened.model,
+        opened.tokenizer,
+        {name: (options.role, options.facts)},
+        quiet=options.quiet,
+    )[0][name]
+    save_adapter(expert, target)
+    print(f"saved {target}")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    opened = _open(options)
+    adapters = [opened.adapter(name) for name in options.adapters]
+    if (options.weights is not None) != (options.method == "weighted_sum"):
+        raise ValueError("--weights goes with --method weighted_sum, and that with --weights")
+    merged = weighted_sum(adapters, options.weights) if options.weights else MERGES[options.method](adapters)
+    target = opened.folder / "library" / options.out
+    if target.exists():
+        raise ValueError(f"{target} exists: choose another --out")
+    save_adapter(merged, target)
+    ranks = sorted({merged.rank(path) for path in merged.paths})
+    print(f"saved {target}: {merged.origin['formula']}, rank {', '.join(map(str, ranks))}, {len(merged.paths)} layers")
+
+
+def _route(options: argparse.Namespace) -> None:
+    opened = _open(options)
+    adapters = {name: opened.adapter(name) for name in options.adapters}
+    routers = arrow(list(adapters.values()), options.temperature, options.top_k)
+    names = _attach_all(opened, adapters)
+    for form in FORMS:
+        questions = opened.task.questions(options.facts, form)
+        prompts = torch.tensor([[opened.tokenizer.boundary, *opened.tokenizer.encode(q.prompt)] for q in questions])
+        with using(opened.model, Gated(names, routers)):
+            means = mean_gates(opened.model, prompts, routers)
+        print(f"\n{form}: mean gate of {', '.join(options.adapters)}; e.g. {questions[0].prompt}")
+        for path, gates in means.items():
+            print(f"  {path:36}" + "".join(f"{gate:8.3f}" for gate in gates))
+
+
+def _eval(options: argparse.Namespace) -> None:
+    opened = _open(options)
+    adapters = {name: opened.adapter(name) for name in options.adapters}
+    if len(adapters) > 1:
+        routers = arrow(list(adapters.values()), options.temperature, options.top_k)
+        mode = Gated(_attach_all(opened, adapters), routers, options.order)
+    else:
+        if options.top_k or options.temperature != 1.0:
+            raise ValueError("one adapter is not routed: --top-k and --temperature want several")
+        mode = Mix(dict.fromkeys(_attach_all(opened, adapters), 1.0))
+    with using(opened.model, mode):
+        for form in FORMS:
+            answers = ask(opened.model, opened.tokenizer, opened.task, opened.task.questions(options.facts, form))
+            counts = tally(opened.task, answers)
+            low, high = wilson(counts["right"], counts["n"])
+            print(
+                f"{form:8} {counts['right'] / counts['n']:.2f} [{low:.2f}, {high:.2f}]  "
+                + ", ".join(f"{key} {value}" for key, value in counts.items())
+            )
+            for a in answers[: options.show]:
+                print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
+
+
+def _attach_all(opened: _Opened, adapters: dict[str, Adapter]) -> tuple[str, ...]:
+    """Attach under plain names of our own: a folder's path is no adapter name."""
+    named = {f"adapter{i}": adapter for i, adapter in enumerate(adapters.values())}
+    attach(opened.model, named)
+    return tuple(named)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What a study is made of: frozen values, named presets, and overrides by key."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from models import TransformerConfig
+from recycle.train import TrainConfig
+from tasks import TwoHopConfig
+from tasks.two_hop import SETS
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class ReadingShares:
+    """What share of the texts that the base reads is of each kind."""
+
+    statement: float = 0.5
+    hop1: float = 0.1
+    hop2: float = 0.1
+    direct: float = 0.05
+    cot: float = 0.25
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The experts: rank and alpha, the layers by name pattern, and which share of the texts that an expert reads is taken
+    from the base's own, so that it keeps what the base knows."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    patterns: tuple[str, ...] = LINEARS
+    preservation: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.preservation < 1:
+            raise ValueError(f"adapter.preservation = {self.preservation}: a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One base for each seed, one expert for each role and fact set, and a cell for each library and method."""
+
+    seeds: tuple[int, ...] = (0,)
+    sets: tuple[str, ...] = SETS
+    task: TwoHopConfig = field(default_factory=TwoHopConfig)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    pretrain: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0))
+    shares: ReadingShares = field(default_factory=ReadingShares)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600, rows=8))
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: at least one, each once")
+        if not self.sets or set(self.sets) - set(SETS):
+            raise ValueError(f"sets = {self.sets}: choose from {', '.join(SETS)}")
+        for name in ("pretrain", "train"):
+            if getattr(self, name).length >= self.model.context:
+                raise ValueError(
+                    f"{name}.length = {getattr(self, name).length} must be below model.context = {self.model.context}"
+                )
+
+
+def override(config: Any, assignments: Sequence[str]) -> Any:
+    """``override(config, ["train.lr=3e-3"])``: the config with these values; every key and type must exist.
+
+    All are applied before anything is validated, so two values that only fit together can be set together.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise ValueError(f"--set {assignment!r}: write key=value, as in train.lr=3e-3")
+        owner, inner, path = config, changes, key.split(".")
+        for depth, name in enumerate(path):
+            names = [f.name for f in dataclasses.fields(owner)]
+            if name not in names:
+                raise ValueError(f"--set {key}: no such key; known here: {', '.join(names)}")
+            old, last = getattr(owner, name), depth == len(path) - 1
+            if dataclasses.is_dataclass(old) and last:
+                inside = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(old))
+                raise ValueError(f"--set {key}: a group of keys: {inside}")
+            if last:
+                inner[name] = _parse(text, old, key)
+            elif dataclasses.is_dataclass(old):
+                owner, inner = old, inner.setdefault(name, {})
+            else:
+                raise ValueError(f"--set {key}: {name} is a single value and has no key {path[depth + 1]!r}")
+    return _changed(config, changes)
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    new = {k: _changed(getattr(config, k), v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **new)
+
+
+def _parse(text: str, old: Any, key: str) -> Any:
+    """``text`` as a value of the old one's type; tuples are written with commas."""
+    if isinstance(old, tuple):
+        return tuple(_parse(part.strip(), old[0], key) for part in text.split(",") if part.strip())
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(old):
+        raise ValueError(f"--set {key}={text}: must be of type {type(old).__name__}, as {old!r} is")
+    return value
+
+
+PRESETS = {
+    "quick": StudyConfig(),
+    "laptop": StudyConfig(seeds=(0, 1, 2)),
+    "full": StudyConfig(seeds=(0, 1, 2, 3, 4)),
+}
+
+
+def preset(name: str) -> StudyConfig:
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,52 @@
+"""The faster fp32 matrix product of some CPUs, switched on only where a probe finds it faster and as exact.
+
+PyTorch sends fp32 products to MKL. oneDNN can be about twice as fast, and takes them when ``fp32_precision = "bf16"``
+permits lower precision; on processors without bf16 units (AMX) it computes in full fp32 all the same. So the probe measures
+the error too: where the processor would really round to bf16, the setting stays off.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+CHOICES = ("auto", "default")
+
+
+def choose_matmul(choice: str = "auto") -> dict:
+    """Set the process's fp32 matrix product; return what was measured and chosen, for env.json.
+
+    ``auto`` probes, ``default`` leaves PyTorch as it is. Errors are relative Frobenius norms against float64.
+    """
+    if choice not in CHOICES:
+        raise ValueError(f"--matmul {choice!r}: choose {' or '.join(CHOICES)}")
+    mkldnn = torch.backends.mkldnn
+    if choice == "default" or not mkldnn.is_available() or not hasattr(mkldnn, "matmul"):
+        return {"setting": "default"}
+    before = mkldnn.matmul.fp32_precision
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(shape, generator=generator) for shape in ((2048, 256), (256, 256)))
+    exact = x.double() @ w.double()
+    seconds, errors, products = {"default": [], "bf16": []}, {}, {}
+    for turn in range(12):
+        for name, value in (("default", before), ("bf16", "bf16")):
+            mkldnn.matmul.fp32_precision = value
+            start = time.perf_counter()
+            for _ in range(4):
+                y = x @ w
+            if turn >= 2:  # the first turns warm up caches and threads
+                seconds[name].append(time.perf_counter() - start)
+            products[name] = y
+            errors[name] = ((y.double() - exact).norm() / exact.norm()).item()
+    speedup = min(seconds["default"]) / min(seconds["bf16"])
+    # Equal bits: the processor has no such path (no AVX-512), and what the clock says is noise.
+    same = torch.equal(products["default"], products["bf16"])
+    chosen = not same and speedup > 1.2 and errors["bf16"] < 4 * errors["default"]
+    mkldnn.matmul.fp32_precision = "bf16" if chosen else before
+    return {
+        "setting": "oneDNN" if chosen else "default",
+        "speedup": round(speedup, 2),
+        "error": errors["bf16"],
+        "error default": errors["default"],
+    }
