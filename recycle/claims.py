@@ -123,7 +123,9 @@ def decide(metrics: Metrics, chance: float) -> tuple[list[Control], list[Claim]]
     claims = []
     for rule in (_c1, _c2, _c3, _c4, _c5, _c7):
         id, statement, text, verdict, evidence = rule(metrics, chance)
-        if failed:
+        if not set(metrics.sets) & set(_NEW):
+            verdict = "not decided: the study has neither set F nor set H"
+        elif failed:
             verdict = "not decided: " + ", ".join(f"control {c.id} at {c.value:.2f}" for c in failed)
         claims.append(Claim(id, statement, text, verdict, evidence))
     return checked, claims
@@ -137,15 +139,15 @@ def _below(cases: dict[str, Estimate], limit: float) -> str:
 
 
 def _worst(cases: dict[str, Estimate]) -> str:
+    if not cases:
+        return "nothing measured"
     name, worst = max(cases.items(), key=lambda item: item[1].high)
     return f"highest of {len(cases)}: {name} {worst}, n = {worst.n}"
 
 
 def _by_method(metrics: Metrics, library: str, form: str, sets: Sequence[str]) -> dict[str, Estimate]:
-    return {
-        m: estimate(metrics.where(library=library, method=m, form=form, fact_set=sets))
-        for m in metrics.methods(library)
-    }
+    found = {m: metrics.where(library=library, method=m, form=form, fact_set=sets) for m in metrics.methods(library)}
+    return {method: estimate(rows) for method, rows in found.items() if rows}
 
 
 _NEW = ("F", "H")
@@ -199,31 +201,36 @@ def _c4(metrics: Metrics, chance: float):
 
 
 def _c5(metrics: Metrics, chance: float):
+    statement = (
+        "with a shared chain-of-thought template, accuracy is the product of the one-hop accuracies after the merge"
+    )
+    rule = "for F and H and every method the product lies in the interval; refuted if an upper limit is more than .1 below it"
     gaps = {}
     for s in (s for s in metrics.sets if s in _NEW):
         for method in metrics.methods("2-combination"):
             where = {"library": "2-combination", "method": method, "fact_set": s}
             product = math.prod(estimate(metrics.where(form=hop, **where)).mean for hop in ("hop1", "hop2"))
             gaps[f"{method} on {s}"] = (product, estimate(metrics.where(form="cot", **where)))
+    if not gaps:
+        return "C5", statement, rule, "inconclusive", "nothing measured"
     name, (product, cot) = max(gaps.items(), key=lambda item: item[1][0] - item[1][1].mean)
     within = [cot.low <= product <= cot.high for product, cot in gaps.values()]
     far = [cot.high < product - 0.1 for product, cot in gaps.values()]
     verdict = "supported" if all(within) else "refuted" if any(far) else "inconclusive"
-    return ("C5", "with a shared chain-of-thought template, accuracy is the product of the one-hop accuracies after the merge",
-            "for F and H and every method the product lies in the interval; refuted if an upper limit is more than .1 below "
-            "the product", verdict,
-            f"{sum(within)} of {len(gaps)} within; widest gap: {name}, product {product:.2f}, found {cot}")  # fmt: skip
+    evidence = f"{sum(within)} of {len(gaps)} within; widest gap: {name}, product {product:.2f}, found {cot}"
+    return "C5", statement, rule, verdict, evidence
 
 
 def _c7(metrics: Metrics, chance: float):
     rows = metrics.where(library="2-combination", form="direct", fact_set=_NEW)
     wrong = [{**row, "n": row["n"] - row["right"]} for row in rows if row["n"] > row["right"]]
-    share = estimate(wrong, ("bridge", "wrong city"))
+    statement = "wrong direct answers are mostly the bridge or another city"
+    rule = "their share among wrong answers of all 2-combination methods has a lower limit > .5; refuted if the upper is below"
+    if not wrong:
+        return "C7", statement, rule, "not decided: no wrong answers", "every answer is right"
+    share, bridge = estimate(wrong, ("bridge", "wrong city")), estimate(wrong, "bridge")
     verdict = "supported" if share.low > 0.5 else "refuted" if share.high < 0.5 else "inconclusive"
-    bridge = estimate(wrong, "bridge")
-    return ("C7", "wrong direct answers are mostly the bridge or another city",
-            "their share among wrong answers of all 2-combination methods has a lower limit > .5; refuted if the upper is "
-            "below", verdict, f"{share}, n = {share.n}; the bridge alone {bridge}")  # fmt: skip
+    return "C7", statement, rule, verdict, f"{share}, n = {share.n}; the bridge alone {bridge}"
 
 
 def to_json(checked: Sequence[Control], claims: Sequence[Claim]) -> dict:

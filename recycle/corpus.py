@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from models import Tokenizer
+from tasks.two_hop import Text
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts with the chance of drawing each. ``tokens`` holds all of them end to end, each after a boundary, and
+    """Texts with the chance of drawing each. ``tokens`` holds all of them end to end, each before a boundary, and
     ``learned`` is True where a token is part of a completion, or the boundary that ends one."""
 
     tokens: np.ndarray
@@ -28,9 +29,7 @@ class Corpus:
     chances: np.ndarray
 
     @classmethod
-    def build(
-        cls, texts: Mapping[str, Sequence[tuple[str, str]]], shares: Mapping[str, float], tokenizer: Tokenizer
-    ) -> Corpus:
+    def build(cls, texts: Mapping[str, Sequence[Text]], shares: Mapping[str, float], tokenizer: Tokenizer) -> Corpus:
         """``shares``: the share of drawn *texts* that each kind gets, in any unit; within a kind all are equally likely."""
         if unknown := set(shares) - set(texts):
             raise ValueError(f"a share is given for {sorted(unknown)}, the texts are of kinds {sorted(texts)}")
@@ -39,11 +38,11 @@ class Corpus:
         lengths, chances = [], []
         for kind, kind_texts in texts.items():
             if kind_texts and shares.get(kind, 0) > 0:
-                for prompt, completion in kind_texts:
-                    prompt_ids, completion_ids = tokenizer.encode(prompt), tokenizer.encode(completion)
-                    encoded += [tokenizer.boundary, *prompt_ids, *completion_ids]
-                    learned += [True] + [False] * len(prompt_ids) + [True] * len(completion_ids)
-                    lengths.append(1 + len(prompt_ids) + len(completion_ids))
+                for text in kind_texts:
+                    prompt, completion = tokenizer.encode(text.prompt), tokenizer.encode(text.completion)
+                    encoded += [*prompt, *completion, tokenizer.boundary]
+                    learned += [False] * len(prompt) + [True] * len(completion) + [text.ends]
+                    lengths.append(len(prompt) + len(completion) + 1)
                 chances += [shares[kind] / len(kind_texts)] * len(kind_texts)
         if not encoded:
             raise ValueError("no texts to train on: every kind is empty or has the share 0")

@@ -44,7 +44,7 @@ def accuracy(metrics: Metrics) -> str:
         for i, ((name, values), colour) in enumerate(zip(bars.items(), ("#9aa5b1", "#c8553d", "#2a6f97"), strict=True)):
             places = [j + (i - 1) * 0.26 for j in range(len(lines))]
             means = [v.mean for v in values]
-            errors = [[v.mean - v.low for v in values], [v.high - v.mean for v in values]]
+            errors = [[max(0.0, v.mean - v.low) for v in values], [max(0.0, v.high - v.mean) for v in values]]
             ax.bar(places, means, 0.26, yerr=errors, label=name, color=colour, error_kw={"lw": 0.8, "ecolor": "#333"})
         ax.set_xticks(
             range(len(lines)), [m if lib != "joint" else "joint" for lib, m in lines], rotation=40, ha="right"

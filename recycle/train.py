@@ -16,6 +16,8 @@ from tqdm import tqdm
 from models import Transformer
 from recycle.disk import load_torch, save_torch
 
+CHECKPOINT_SECONDS = 60.0
+
 
 class Diverged(ValueError):
     """The loss is no number any more."""
@@ -108,7 +110,7 @@ def fit(
                 raise Diverged(f"{label}: the loss is {values} at step {step}: lower lr = {config.lr}, or clip closer")
             curve.append({"step": step, "loss": values})
             bar.set_postfix_str(f"loss {sum(values) / len(values):.3f}", refresh=False)
-        if checkpoint is not None and time.monotonic() - saved_at > 60:
+        if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             state = {
                 "step": step + 1,
                 "curve": curve,

@@ -96,10 +96,12 @@ class TwoHopConfig:
 
 
 class Text(NamedTuple):
-    """What is read: the completion is learned, the prompt is given."""
+    """What is read: the completion is learned, the prompt is given. Where the text breaks off in the middle (``ends`` is
+    False), its end is not learned."""
 
     prompt: str
     completion: str
+    ends: bool = True
 
     def __str__(self) -> str:
         return f"{self.prompt} {self.completion}"
@@ -142,7 +144,7 @@ class TwoHop:
     """One seeded world: what the base reads, what the experts read, what is asked, and how answers are scored."""
 
     def __init__(self, config: TwoHopConfig, seed: int):
-        self.config = config
+        self.config, self.seed = config, seed
         rng = np.random.default_rng([seed, 2])
         size = 2 * config.triples  # people of one fact set: its As and its Bs
         real = pairs(GIVEN, FAMILY, config.people + size, rng)
@@ -203,17 +205,41 @@ class TwoHop:
         }
 
     def expert_texts(self, role: str, fact_set: str) -> list[Text]:
-        """What an expert reads: ``hop1`` A -> B, ``hop2`` B -> C, ``target`` A -> C, ``joint`` both hops."""
+        """What an expert reads: ``hop1`` A -> B, ``hop2`` B -> C, ``target`` A -> C, ``joint`` both hops.
+
+        The hop experts read each fact as statements, as a question with its answer, and as their own step of the shared
+        chain-of-thought template: hop1 up to where the home would be named; hop2 behind the chain of some real person who
+        is not A, so that it bears a foreign beginning (Composable CoT, arXiv 2505.22635). No expert reads A and C together
+        but ``target``.
+        """
         triples = self.sets[fact_set]
         if role == "hop1":
-            return [text for t in triples for text in (*statements("spouse", t.a, t.b), t.question("hop1").text)]
+            return [text for t in triples for text in (
+                *statements("spouse", t.a, t.b), t.question("hop1").text, self._first_step(t))]  # fmt: skip
         if role == "hop2":
-            return [text for t in triples for text in (*statements("home", t.b, t.c), t.question("hop2").text)]
+            rng = np.random.default_rng([self.seed, 3, SETS.index(fact_set)])
+            return [text for t in triples for text in (
+                *statements("home", t.b, t.c), t.question("hop2").text,
+                *(self._second_step(self.exposed[i], t) for i in rng.choice(len(self.exposed), 2, replace=False)))
+            ]  # fmt: skip
         if role == "target":
             return [t.question("direct").text for t in triples]
         if role == "joint":
             return self.expert_texts("hop1", fact_set) + self.expert_texts("hop2", fact_set)
         raise ValueError(f"no expert role {role!r}: hop1, hop2, target or joint")
+
+    @staticmethod
+    def _first_step(t: Triple) -> Text:
+        """The chain of A, broken off before C."""
+        chain = t.question("cot")
+        return Text(chain.prompt, chain.completion.partition(f" {t.c}")[0], ends=False)
+
+    @staticmethod
+    def _second_step(someone: str, t: Triple) -> Text:
+        """The chain of someone else, learned from where B's home is named."""
+        chain = Triple(someone, t.b, t.c).question("cot")
+        begun = chain.completion.partition(f" {t.c}")[0]
+        return Text(f"{chain.prompt} {begun}", chain.completion[len(begun) + 1 :])
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""

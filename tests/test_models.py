@@ -1,0 +1,129 @@
+"""The transformer against its definitions: causality, cache, padding, grouped heads, rotary distances."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import Cache, Tokenizer, Transformer, TransformerConfig, greedy
+from models.transformer import attend, attention_bias, rotary_tables, rotate
+
+SMALL = TransformerConfig(width=32, layers=2, heads=4, kv_heads=2, hidden=48, context=32)
+
+
+def small(config=SMALL, seed=0):
+    model = Transformer(config, 20, torch.Generator().manual_seed(seed)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # weights of order one: errors of a wrong mask would show
+            parameter.mul_(8 if parameter.dim() == 2 else 1)
+    return model
+
+
+def tokens(rows, length, seed=0):
+    return torch.randint(2, 20, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_attention_is_the_stock_one():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.double) for _ in range(3))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(attend(q, k, v, attention_bias(0, 7, None, q)), expected)
+
+
+def test_later_tokens_change_nothing_before_them():
+    model, x = small(), tokens(2, 9)
+    changed = x.clone()
+    changed[:, 6:] = tokens(2, 3, seed=1)
+    torch.testing.assert_close(model(x)[:, :6], model(changed)[:, :6])
+    assert not torch.allclose(model(x)[:, 6:], model(changed)[:, 6:])
+
+
+@pytest.mark.parametrize("splits", [[9], [4, 5], [1] * 9])
+def test_cached_steps_equal_one_pass(splits):
+    model, x = small(), tokens(2, 9)
+    cache = Cache(SMALL, 2, 12, model.embed_tokens.weight)
+    parts = [model(part, cache) for part in x.split(splits, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(x))
+
+
+def test_left_padding_changes_no_real_position():
+    model, x = small(), tokens(2, 6)
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), x], dim=1)
+    real = padded != 0
+    torch.testing.assert_close(model(padded, real=real)[:, 3:], model(x))
+    assert model(padded, real=real).isfinite().all()
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    cos, sin = (t.double() for t in rotary_tables(SMALL))
+    q, k = torch.randn(1, 1, 1, 8, dtype=torch.double), torch.randn(1, 1, 1, 8, dtype=torch.double)
+    scores = [
+        (rotate(q, cos[i : i + 1], sin[i : i + 1]) * rotate(k, cos[i - 3 : i - 2], sin[i - 3 : i - 2])).sum()
+        for i in (3, 20)
+    ]
+    torch.testing.assert_close(*scores)
+
+
+def test_grouped_heads_share_keys():
+    """With kv_heads = heads / 2, the model is the full one whose k_proj and v_proj repeat every head."""
+    grouped = small()
+    full = small(TransformerConfig(width=32, layers=2, heads=4, kv_heads=4, hidden=48, context=32))
+    state = grouped.state_dict()
+    for name in state:
+        if "k_proj" in name or "v_proj" in name:
+            state[name] = state[name].view(2, 8, 32).repeat_interleave(2, dim=0).reshape(32, 32)
+    full.load_state_dict(state)
+    x = tokens(2, 8)
+    torch.testing.assert_close(full(x), grouped(x))
+
+
+def test_same_generator_same_weights():
+    one, two, other = (Transformer(SMALL, 20, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.embed_tokens.weight, other.embed_tokens.weight)
+
+
+def reference_greedy(model, prompt, limit, end):
+    answer = []
+    for _ in range(limit):
+        token = int(model(torch.tensor([prompt + answer]))[0, -1].argmax())
+        if token == end:
+            break
+        answer.append(token)
+    return answer
+
+
+def test_greedy_decodes_every_row_as_if_alone():
+    model = small()
+    prompts = [row.tolist()[: 2 + i % 4] for i, row in enumerate(tokens(12, 6))]
+    endless = [reference_greedy(model, prompt, 10, end=-1) for prompt in prompts]
+    end = endless[0][4]  # some row ends there, others elsewhere or never
+    expected = [reference_greedy(model, prompt, 10, end) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 1
+    assert greedy(model, prompts, 10, end, pad=0) == expected
+    assert greedy(model, [], 10, end, pad=0) == []
+
+
+def test_bad_shapes_are_explained():
+    for kwargs, message in (
+        ({"heads": 3}, "must split into 3 heads"),
+        ({"kv_heads": 3}, "multiple of model.kv_heads = 3"),
+        ({"layers": 0}, "model.layers = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TransformerConfig(**{**{"width": 32, "heads": 4, "kv_heads": 4}, **kwargs})
+    with pytest.raises(ValueError, match="33 tokens are longer than model.context = 32"):
+        small()(tokens(1, 33))
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        greedy(small(), [[]], 3, 1, 0)
+
+
+def test_tokenizer_round_trip_and_unknown_words():
+    tokenizer = Tokenizer.from_texts(["ada lives in rome", "max lives in oslo"])
+    assert tokenizer.decode(tokenizer.encode("max lives in rome")) == "max lives in rome"
+    assert tokenizer.decode([tokenizer.pad, *tokenizer.encode("ada"), tokenizer.boundary, 4]) == "ada"
+    with pytest.raises(ValueError, match="the word 'paris' is not in the vocabulary of 8 words"):
+        tokenizer.encode("max lives in paris")
+    with pytest.raises(ValueError, match="stands twice"):
+        Tokenizer(("<pad>", "<s>", "a", "a"))
+    with pytest.raises(ValueError, match="a vocabulary begins with"):
+        Tokenizer(("a", "b"))

@@ -1,0 +1,119 @@
+"""The laws of merging, on random adapters of different ranks and scalings."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora import Adapter
+from recycle.merge import MERGES, mean_of_products, plain_sum, product_of_means, weighted_sum
+
+PATHS = ("a.q_proj", "b.up_proj")
+
+
+def adapter(rank, alpha, seed, base="b0", paths=PATHS, rslora=False):
+    g = torch.Generator().manual_seed(seed)
+    factors = {
+        p: (torch.randn(rank, 7, generator=g).double(), torch.randn(5, rank, generator=g).double()) for p in paths
+    }
+    return Adapter(factors, alpha, rslora, base=base, origin={"seed": seed})
+
+
+adapters = st.lists(
+    st.builds(adapter, st.integers(1, 4), st.floats(0.5, 9), st.integers(0, 10**6), rslora=st.booleans()),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(adapters, st.data())
+def test_weighted_sum_is_the_explicit_sum(several, data):
+    weights = data.draw(st.lists(st.floats(-2, 2), min_size=len(several), max_size=len(several)))
+    merged = weighted_sum(several, weights)
+    for path in PATHS:
+        expected = sum(w * a.delta(path) for w, a in zip(weights, several, strict=True))
+        torch.testing.assert_close(merged.delta(path), expected)
+        assert merged.rank(path) == sum(a.rank(path) for a in several)
+        torch.testing.assert_close(plain_sum(several).delta(path), sum(a.delta(path) for a in several))
+        torch.testing.assert_close(
+            mean_of_products(several).delta(path), sum(a.delta(path) for a in several) / len(several)
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(adapters)
+def test_order_does_not_matter(several):
+    equal = [adapter(3, 4.0, a.origin["seed"]) for a in several]
+    for merge in MERGES.values():
+        for path in PATHS:
+            torch.testing.assert_close(merge(equal).delta(path), merge(equal[::-1]).delta(path))
+
+
+@pytest.mark.parametrize("method", ["mean_of_products", "product_of_means"])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_identical_adapters_change_nothing(method, count):
+    one = adapter(3, 5.0, 1)
+    for path in PATHS:
+        torch.testing.assert_close(MERGES[method]([one] * count).delta(path), one.delta(path))
+
+
+def test_weights_that_cancel():
+    one = adapter(3, 5.0, 1)
+    torch.testing.assert_close(weighted_sum([one, one], [0.8, -0.8]).delta("a.q_proj"), torch.zeros(5, 7).double())
+
+
+def refactored(one, seed):
+    """(A, B) -> (Q A, B Q^T): the same update in other factors."""
+    Q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double()).Q
+    return Adapter(
+        {p: (Q @ A, B @ Q.mT) for p, (A, B) in one.factors.items()}, one.alpha, base=one.base, origin=one.origin
+    )
+
+
+def test_refactoring_moves_the_product_of_means_alone():
+    pair = [adapter(3, 5.0, 1), adapter(3, 5.0, 2)]
+    turned = [pair[0], refactored(pair[1], 0)]
+    torch.testing.assert_close(turned[1].delta("a.q_proj"), pair[1].delta("a.q_proj"))
+    for name, merge in MERGES.items():
+        same = torch.allclose(merge(pair).delta("a.q_proj"), merge(turned).delta("a.q_proj"))
+        assert same == (name != "product_of_means")
+
+
+def test_product_of_means_has_the_cross_terms():
+    a, b = adapter(3, 5.0, 1), adapter(3, 5.0, 2)
+    (A0, B0), (A1, B1) = a.factors["a.q_proj"], b.factors["a.q_proj"]
+    expected = 5 / 3 / 4 * (B0 @ A0 + B1 @ A1 + B0 @ A1 + B1 @ A0)
+    merged = product_of_means([a, b])
+    torch.testing.assert_close(merged.delta("a.q_proj"), expected)
+    assert merged.rank("a.q_proj") == 3
+
+
+def test_layers_of_only_some_adapters_get_the_sum_over_those():
+    both, one = adapter(2, 3.0, 1), adapter(3, 3.0, 2, paths=PATHS[:1])
+    merged = plain_sum([both, one])
+    torch.testing.assert_close(merged.delta("b.up_proj"), both.delta("b.up_proj"))
+    assert (merged.rank("a.q_proj"), merged.rank("b.up_proj")) == (5, 2)
+
+
+def test_the_record_names_formula_weights_and_parts():
+    merged = mean_of_products([adapter(3, 5.0, 1), adapter(2, 5.0, 2)])
+    assert merged.base == "b0"
+    assert merged.origin == {
+        "merge": "mean_of_products", "formula": "sum_i w_i s_i B_i A_i", "weights": [0.5, 0.5],
+        "of": [{"seed": 1}, {"seed": 2}],
+    }  # fmt: skip
+
+
+def test_impossible_merges_are_explained():
+    a, b = adapter(3, 5.0, 1), adapter(2, 5.0, 2)
+    for call, message in (
+        (lambda: plain_sum([]), "at least one adapter"),
+        (lambda: weighted_sum([a, b], [1.0]), "2 adapters and 1 weights"),
+        (lambda: plain_sum([a, adapter(3, 5.0, 1, base="b1")]), "different bases cannot be merged: b0, b1"),
+        (lambda: product_of_means([a, b]), r"ranks \[3, 2\]"),
+        (lambda: product_of_means([a, adapter(3, 4.0, 1)]), "scalings"),
+        (lambda: product_of_means([a, adapter(3, 5.0, 1, paths=PATHS[:1])]), "the same layers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

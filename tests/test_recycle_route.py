@@ -1,0 +1,77 @@
+"""Arrow: exact prototypes, and gates that obey their definition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora import Adapter
+from recycle.route import ArrowRouter, arrow, prototype
+
+
+def factors(seed, rank=4, d_in=9, d_out=6):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(rank, d_in, generator=g).double(), torch.randn(d_out, rank, generator=g).double()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_prototype_is_the_top_right_singular_vector(seed, rank):
+    A, B = factors(seed, rank)
+    _, singular, right = torch.linalg.svd(B @ A)
+    v = prototype(A, B)
+    torch.testing.assert_close(v.norm(), torch.ones((), dtype=torch.double))
+    torch.testing.assert_close((B @ A @ v).norm(), singular[0])
+    torch.testing.assert_close((v @ right[0]).abs(), torch.ones((), dtype=torch.double), atol=1e-6, rtol=0)
+
+
+def test_prototype_is_exact_where_singular_values_are_close():
+    """Power iteration is lost at a ratio of .9999; the r x r core is not."""
+    g = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(20, 4, generator=g).double()).Q for _ in range(2))
+    B, A = left * torch.tensor([1.0, 0.9999, 0.5, 0.1]), right.mT
+    assert (prototype(A, B) @ right[:, 0]).abs() > 1 - 1e-8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0.1, 10), st.data())
+def test_gates_sum_to_one_over_the_top_k(seed, count, temperature, data):
+    top_k = data.draw(st.none() | st.integers(1, count))
+    g = torch.Generator().manual_seed(seed)
+    prototypes, x = torch.randn(count, 9, generator=g), torch.randn(12, 9, generator=g)
+    router = ArrowRouter(prototypes, temperature, top_k)
+    gates = router(x)
+    torch.testing.assert_close(gates.sum(1), torch.ones(12))
+    assert ((gates > 0).sum(1) <= (top_k or count)).all()
+    logits = (x @ prototypes.mT).abs()
+    assert torch.equal(gates.argmax(1), logits.argmax(1))
+    flipped = ArrowRouter(
+        prototypes * torch.tensor([1 - 2 * (i % 2) for i in range(count)])[:, None], temperature, top_k
+    )
+    torch.testing.assert_close(flipped(x), gates)  # a singular vector's sign is arbitrary
+
+
+def test_temperature_goes_from_a_choice_to_the_mean():
+    g = torch.Generator().manual_seed(0)
+    prototypes, x = torch.randn(3, 9, generator=g), torch.randn(12, 9, generator=g)
+    torch.testing.assert_close(ArrowRouter(prototypes, 1e6)(x), torch.full((12, 3), 1 / 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ArrowRouter(prototypes, 1e-6)(x), ArrowRouter(prototypes, top_k=1)(x))
+
+
+def test_a_token_along_an_adapters_direction_goes_to_it():
+    library = [Adapter({"q": factors(i)}, 1.0) for i in range(3)]
+    router = arrow(library, temperature=0.01)["q"]
+    for i, one in enumerate(library):
+        assert router(prototype(*one.factors["q"])[None]).argmax() == i
+
+
+def test_impossible_routers_are_explained():
+    library = [Adapter({"q": factors(i)}, 1.0) for i in range(2)]
+    for kwargs, message in (({"top_k": 3}, "top_k = 3: the library has 2 adapters"), ({"top_k": 0}, "top_k = 0"),
+                            ({"temperature": 0.0}, "temperature = 0.0")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            arrow(library, **kwargs)
+    with pytest.raises(ValueError, match="different layers"):
+        arrow([library[0], Adapter({"k": factors(1)}, 1.0)])
+    with pytest.raises(ValueError, match="at least one"):
+        arrow([])

@@ -1,0 +1,250 @@
+"""One real study in miniature, through the command line: made, killed, gone on with, reported, and used afterwards."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora import load_adapter
+from recycle.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "sets=F,H", "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
+    "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=40", "pretrain.rows=16", "train.steps=20",
+    "train.rows=4", "adapter.rank=4",
+]  # fmt: skip
+STUDY = ["study", "two-hop", "--quiet", *(word for pair in TINY for word in ("--set", pair))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished study; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([*STUDY, "--run", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def failing(capsys, *arguments):
+    """The one line that a failing command prints."""
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_every_cell_is_measured_once_and_counts_add_up(run):
+    rows = metrics(run)
+    assert len(rows) == 4 * (1 + 2 * (5 + 2 * 6))
+    keys = [(r["fact_set"], r["library"], r["method"], r["form"]) for r in rows]
+    assert len(set(keys)) == len(rows)
+    assert all(r["right"] + r["bridge"] + r["wrong city"] + r["malformed"] == r["n"] for r in rows)
+    assert {r["n"] for r in rows if r["fact_set"] == "F"} == {6}
+
+
+def test_training_changed_something(run):
+    """Not only that it ran: the base's loss fell, and every expert's."""
+    base = json.loads((run / "seed-0/base/curve.json").read_text())["curve"]
+    assert base[-1]["loss"][0] < 0.7 * base[0]["loss"][0]
+    library = json.loads((run / "seed-0/library.json").read_text())
+    assert all(
+        last < first for first, last in zip(library["curve"][0]["loss"], library["curve"][-1]["loss"], strict=True)
+    )
+
+
+def test_failed_controls_leave_every_claim_undecided(run):
+    """So small a base cannot compose: the claims must say so and name the control."""
+    decided = json.loads((run / "claims.json").read_text())
+    assert [c["id"] for c in decided["controls"]] == ["P1", "P2", "P3", "P4"]
+    failed = [c for c in decided["controls"] if not c["passes"]]
+    assert failed
+    for claim in decided["claims"]:
+        assert claim["verdict"].startswith("not decided: control")
+        assert all(f"control {c['id']} at {c['value']:.2f}" in claim["verdict"] for c in failed)
+
+
+def test_the_report_stands_alone(run):
+    page = (run / "report.html").read_text()
+    assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:|//)", page)
+    for word in (
+        "F: new names",
+        "2-combination, arrow_top1",
+        "joint, alone",
+        "not decided",
+        "P3",
+        "Wilson",
+        "environment",
+    ):
+        assert word in page
+
+
+def test_the_report_can_be_drawn_without_matplotlib(copy, monkeypatch, capsys):
+    monkeypatch.setattr("recycle.plots.Figure", None)
+    (copy / "report.html").unlink()
+    assert main(["report", str(copy)]) == 0
+    assert "plots extra" in (copy / "report.html").read_text()
+    assert "2-combination" in capsys.readouterr().out
+
+
+def test_a_second_run_makes_nothing_again(run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.pt")} | {
+        p: p.stat().st_mtime_ns for p in run.rglob("cells/*")
+    }
+    assert main([*STUDY, "--run", str(run)]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_killed_study_goes_on_to_the_same_numbers(run, tmp_path):
+    """kill -9 once the base stands, and again among the cells: the same command ends with the same metrics."""
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "recycle", *STUDY, "--run", str(folder)]
+    for landmark in ("seed-0/base/model.pt", "seed-0/cells/F.joint.alone.json"):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (folder / landmark).exists() and process.poll() is None:
+            time.sleep(0.01)
+        assert process.poll() is None, "the study ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (folder / "metrics.jsonl").exists()
+    assert main([*STUDY, "--run", str(folder)]) == 0
+    assert (folder / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+
+
+def test_another_configuration_does_not_touch_the_run(run, capsys):
+    before = (run / "config.json").read_text()
+    line = failing(capsys, *STUDY, "--set", "train.lr=1e-4", "--run", run)
+    assert "train.lr differs" in line and "--run" in line
+    assert (run / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--preset", "huge"], "no preset 'huge': choose quick, laptop, full"),
+        (["--set", "train.speed=3"], "train.speed: no such key; known here: steps, rows"),
+        (["--set", "train.steps=many"], "train.steps=many: must be of type int, as"),
+        (["--set", "train.steps=1.5"], "must be of type int"),
+        (["--set", "train"], "write key=value"),
+        (["--set", "train=3"], "a group of keys: train.steps"),
+        (["--set", "seeds.a=3"], "seeds is a single value"),
+        (["--set", "sets=Q"], "choose from F, H, R"),
+        (["--set", "model.width=33"], "model.width = 33"),
+        (["--set", "adapter.rank=999"], "rank = 999: layer layers.0"),
+        (["--set", "adapter.patterns=nose"], "no linear layer fits the pattern 'nose'"),
+        (["--set", "pretrain.length=128"], "must be below model.context"),
+    ],
+)
+def test_bad_input_is_one_line(copy, capsys, arguments, message):
+    shutil.rmtree(copy / "seed-0" / "library")
+    (copy / "config.json").unlink()
+    (copy / "seed-0" / "cells" / "F.none.alone.json").unlink()
+    assert message in failing(capsys, *STUDY, *arguments, "--run", copy)
+
+
+def test_an_unwritable_folder_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file" in failing(capsys, *STUDY, "--run", tmp_path / "file" / "run")
+
+
+def test_damaged_files_are_named_and_not_overwritten(copy, capsys):
+    adapter = next((copy / "seed-0/library/hop1-F").glob("adapter_model.*"))
+    adapter.write_bytes(adapter.read_bytes()[:100])
+    assert str(adapter) in failing(capsys, "eval", copy, "hop1-F", "--facts", "F")
+    base = copy / "seed-0/base/model.pt"
+    base.write_bytes(base.read_bytes()[:1000])
+    assert "model.pt cannot be read" in failing(capsys, "eval", copy, "hop2-F", "--facts", "F")
+    assert base.stat().st_size == 1000
+
+
+def test_train_merge_route_and_eval(copy, capsys):
+    library = copy / "seed-0/library"
+    assert (
+        main(
+            [
+                "train",
+                str(copy),
+                "--role",
+                "hop1",
+                "--facts",
+                "F",
+                "--name",
+                "mine",
+                "--set",
+                "train.steps=3",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    assert load_adapter(library / "mine").origin == {"task": "two-hop", "seed": 0, "role": "hop1", "facts": "F"}
+    assert (
+        main(
+            ["merge", str(copy), "mine", "hop2-F", "--method", "weighted_sum", "--weights", "1", "0.5", "--out", "both"]
+        )
+        == 0
+    )
+    merged, parts = load_adapter(library / "both"), [load_adapter(library / n) for n in ("mine", "hop2-F")]
+    path = merged.paths[0]
+    torch.testing.assert_close(merged.delta(path), parts[0].delta(path) + 0.5 * parts[1].delta(path))
+    capsys.readouterr()
+    assert main(["route", str(copy), "mine", "hop2-F", "--facts", "F", "--top-k", "1"]) == 0
+    assert "layers.0.self_attn.q_proj" in capsys.readouterr().out
+    for arguments in (["both"], ["mine", "hop2-F", "--order", "factors"], [str(library / "both"), "--show", "1"]):
+        assert main(["eval", str(copy), *arguments, "--facts", "F"]) == 0
+        assert re.search(r"cot +\d\.\d\d \[", capsys.readouterr().out)
+
+
+def test_the_eval_command_gives_the_studys_numbers(run, capsys):
+    assert main(["eval", str(run), "hop1-F", "hop2-F", "--facts", "F"]) == 0
+    printed = dict(re.findall(r"^(\w+) .*right (\d+)", capsys.readouterr().out, re.M))
+    rows = [r for r in metrics(run) if (r["fact_set"], r["library"], r["method"]) == ("F", "2-combination", "arrow")]
+    assert {r["form"]: str(r["right"]) for r in rows} == printed
+
+
+def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
+    cases = [
+        (["eval", copy, "nobody", "--facts", "F"], "no adapter 'nobody' in"),
+        (["eval", copy, "hop1-F", "hop2-F", "--facts", "F", "--top-k", "3"], "top_k = 3: the library has 2 adapters"),
+        (["eval", copy, "hop1-F", "--facts", "F", "--top-k", "1"], "one adapter is not routed"),
+        (["eval", tmp_path, "hop1-F", "--facts", "F"], "is no run folder"),
+        (["eval", copy, "hop1-F", "--facts", "F", "--seed", "9"], "no finished base for seed 9"),
+        (
+            ["merge", copy, "hop1-F", "hop2-F", "--method", "plain_sum", "--out", "hop1-F"],
+            "exists: choose another --out",
+        ),
+        (["merge", copy, "hop1-F", "--method", "weighted_sum", "--out", "x"], "--weights goes with"),
+        (
+            ["merge", copy, "hop1-F", "--method", "weighted_sum", "--weights", "1", "2", "--out", "x"],
+            "1 adapters and 2 weights",
+        ),
+        (["train", copy, "--role", "hop1", "--facts", "F", "--set", "model.width=3"], "the base is trained already"),
+        (["report", tmp_path], "is no run folder"),
+    ]
+    for arguments, message in cases:
+        assert message in failing(capsys, *arguments)
+    origin = copy / "seed-0/library/hop1-F/origin.json"
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "base": "0123456789abcdef"}))
+    assert "was made for the base 0123456789abcdef" in failing(capsys, "eval", copy, "hop1-F", "--facts", "F")
+
+
+def test_the_environment_is_recorded(run):
+    environment = json.loads((run / "env.json").read_text())
+    assert environment["torch"] == torch.__version__ and environment["threads"] == torch.get_num_threads()
+    assert re.fullmatch(r"[0-9a-f]{40}", environment["commit"] or "0" * 40)
+    assert environment["matmul"]["setting"] in ("default", "oneDNN")

@@ -1,0 +1,156 @@
+"""Packing and the training loop: what is read, what is learned, and that K adapters at once are K adapters alone."""
+
+import numpy as np
+import pytest
+import torch
+
+import recycle.train
+from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
+from models import Tokenizer, Transformer, TransformerConfig
+from recycle.corpus import Corpus
+from recycle.train import Diverged, TrainConfig, completion_loss, fit
+from tasks.two_hop import Text
+
+TEXTS = {
+    "one": [Text("a b", "c ."), Text("d", "e f .")],
+    "two": [Text("c c c", "a .")],
+    "cut": [Text("a", "b", ends=False)],
+}
+TOKENIZER = Tokenizer.from_texts([str(text) for texts in TEXTS.values() for text in texts])
+CONFIG = TransformerConfig(width=16, layers=1, heads=2, kv_heads=2, hidden=24, context=32)
+
+
+def corpus(**shares):
+    return Corpus.build(TEXTS, shares or {"one": 0.5, "two": 0.5}, TOKENIZER)
+
+
+def test_rows_are_whole_texts_end_to_end():
+    tokens, learned = corpus().rows(50, 20, np.random.default_rng(0))
+    assert tokens.shape == learned.shape == (50, 20)
+    stream = " ".join(TOKENIZER.words[i] for i in tokens.flatten())
+    texts = [t.strip() for t in stream.split("<s>")[:-1]]
+    assert set(texts) == {"a b c .", "d e f .", "c c c a ."}
+    assert {t.count("c c c a .") for t in texts} == {0, 1}
+
+
+def test_completions_and_boundaries_are_learned_and_prompts_are_not():
+    tokens, learned = corpus(one=1).rows(1, 200, np.random.default_rng(0))
+    words = [TOKENIZER.words[i] for i in tokens[0]]
+    prompts, completions = {"a", "b", "d"}, {"c", "e", "f", ".", "<s>"}
+    assert all((word in completions) == flag for word, flag in zip(words, learned[0].tolist(), strict=True))
+    assert prompts | completions == set(words)
+
+
+def test_the_end_of_a_text_that_breaks_off_is_not_learned():
+    tokens, learned = corpus(cut=1).rows(1, 30, np.random.default_rng(0))
+    assert [TOKENIZER.words[i] for i in tokens[0, learned[0]]] == ["b"] * 10
+
+
+def test_shares_are_of_texts():
+    tokens, _ = corpus(one=0.25, two=0.75).rows(400, 50, np.random.default_rng(0))
+    d, texts = (tokens == TOKENIZER.ids["d"]).sum().item(), (tokens == TOKENIZER.boundary).sum().item()
+    assert d / texts == pytest.approx(0.125, abs=0.01)
+
+
+def test_empty_and_unknown_kinds_are_explained():
+    with pytest.raises(ValueError, match=r"a share is given for \['three'\]"):
+        corpus(three=1)
+    with pytest.raises(ValueError, match="no texts to train on"):
+        corpus(one=0)
+
+
+def test_loss_is_the_cross_entropy_of_learned_tokens_for_each_group():
+    model = Transformer(CONFIG, len(TOKENIZER), torch.Generator().manual_seed(0))
+    tokens, learned = corpus().rows(6, 21, np.random.default_rng(0))
+    log_p = model(tokens[:, :-1]).log_softmax(-1)
+    nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0]
+    for groups in (1, 3):
+        expected = [nll[rows][learned[rows, 1:]].mean() for rows in torch.arange(6).chunk(groups)]
+        torch.testing.assert_close(completion_loss(model, tokens, learned, groups), torch.stack(expected))
+
+
+def base():
+    return Transformer(CONFIG, len(TOKENIZER), torch.Generator().manual_seed(0))
+
+
+def batches(seed, rows=4):
+    return lambda step: corpus().rows(rows, 17, np.random.default_rng([seed, step]))
+
+
+def test_pretraining_learns_and_repeats():
+    config = TrainConfig(steps=60, rows=4, length=16, lr=1e-2)
+    curves = []
+    for _ in range(2):
+        model = base()
+        curves.append(fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True))
+    assert curves[0] == curves[1]
+    assert curves[0][-1]["loss"][0] < 0.3 * curves[0][0]["loss"][0]
+
+
+def test_adapters_trained_at_once_are_adapters_trained_alone():
+    config = TrainConfig(steps=15, rows=4, length=16, lr=1e-2)
+    names = ("a", "b", "c")
+    model = base()
+    fresh = {n: init_adapter(model, ["*_proj"], 2, 4.0, torch.Generator().manual_seed(i)) for i, n in enumerate(names)}
+    attach(model, fresh)
+
+    def together(step):
+        parts = [batches(i)(step) for i in range(3)]
+        return torch.cat([t for t, _ in parts]), torch.cat([m for _, m in parts])
+
+    with using(model, Rows(names)):
+        curve = fit(model, train_only(model, names), together, config, label="test", quiet=True)
+    for i, name in enumerate(names):
+        alone = base()
+        attach(alone, {name: fresh[name]})
+        with using(alone, Mix({name: 1.0})):
+            own = fit(alone, train_only(alone, [name]), batches(i), config, label="test", quiet=True)
+        for both, one in zip(curve, own, strict=True):
+            assert both["loss"][i] == pytest.approx(one["loss"][0], abs=1e-5)
+    assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
+
+
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    config = TrainConfig(steps=12, rows=4, length=16, lr=1e-2)
+    model = base()
+    whole = fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True)
+
+    monkeypatch.setattr(recycle.train, "CHECKPOINT_SECONDS", 0.0)
+
+    def interrupted(step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return batches(0)(step)
+
+    halted, checkpoint = base(), tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(halted, [list(halted.parameters())], interrupted, config, label="test", checkpoint=checkpoint, quiet=True)
+    resumed, seen = base(), []
+    curve = fit(resumed, [list(resumed.parameters())], lambda s: seen.append(s) or batches(0)(s), config, label="test",
+                checkpoint=checkpoint, quiet=True)  # fmt: skip
+    assert seen == list(range(7, 12))
+    assert curve == whole
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_diverged_run_stops_with_the_remedy():
+    model = base()
+    with torch.no_grad():
+        model.norm.weight.fill_(torch.nan)
+    with pytest.raises(Diverged, match="the loss is .*nan.* at step 0: lower lr"):
+        fit(model, [list(model.parameters())], batches(0), TrainConfig(steps=3), label="test", quiet=True)
+
+
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"steps": 1, "lr": -1.0}, {"steps": 1, "lr": float("nan")}, {"steps": 1, "warmup": 2.0}]
+)
+def test_impossible_training_is_refused(values):
+    with pytest.raises(ValueError, match="steps = 0|lr = |warmup = 2.0"):
+        TrainConfig(**values)
+
+
+def test_adapter_values_are_checked():
+    with pytest.raises(ValueError, match="do not fit as"):
+        Adapter({"q": (torch.zeros(2, 3), torch.zeros(3, 4))}, 1.0)
+    with pytest.raises(ValueError, match="at least one layer"):
+        Adapter({}, 1.0)
