@@ -40,8 +40,7 @@ def init_adapter(
     """A fresh adapter that changes nothing yet: A uniform in +-1/sqrt(d_in), B zero."""
     factors = {}
     for path in matching(model, patterns):
-        layer = model.get_submodule(path)
-        d_out, d_in = layer.weight.shape
+        d_out, d_in = model.get_parameter(f"{path}.weight").shape
         if not 1 <= rank <= min(d_in, d_out):
             raise ValueError(
                 f"rank = {rank}: layer {path} maps {d_in} to {d_out}, choose a rank from 1 to {min(d_in, d_out)}"
@@ -81,9 +80,10 @@ def attach(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
 
 def _wrapped(model: nn.Module, path: str) -> LoRALinear:
     layer = model.get_submodule(path)
-    if not isinstance(layer, LoRALinear):
+    if isinstance(layer, nn.Linear):
         layer = LoRALinear(layer, path)
         _replace(model, path, layer)
+    assert isinstance(layer, LoRALinear), f"attach() lets through linear layers alone, not {path}"
     return layer
 
 
@@ -129,7 +129,10 @@ def extract(model: nn.Module, name: str, like: Adapter) -> Adapter:
     """The adapter as it stands now, with the scaling and the record of the one that was attached."""
     adapter_parameters(model, name)
     layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.names}
-    factors = {path: tuple(p.detach().cpu().clone() for p in layer.factors(name)) for path, layer in layers.items()}
+    factors = {}
+    for path, layer in layers.items():
+        A, B = layer.factors(name)
+        factors[path] = (A.detach().cpu().clone(), B.detach().cpu().clone())
     return Adapter(factors, like.alpha, like.rslora, like.alphas, like.base, like.origin)
 
 

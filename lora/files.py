@@ -26,7 +26,7 @@ from lora.adapter import Adapter
 try:
     import safetensors.torch as safetensors
 except ImportError:
-    safetensors = None
+    safetensors = None  # type: ignore[assignment]
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 # Settings that would change the numbers, with the one value that is supported.

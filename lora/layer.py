@@ -99,9 +99,9 @@ class LoRALinear(nn.Module):
                 f"{self.path}: rank {A.shape[0]} of adapter {name!r} is above the layer's own, "
                 f"{min(self.d_in, self.d_out)}: choose a lower rank"
             )
-        like = {"device": self.weight.device, "copy": True}
-        self.register_parameter(f"lora_A_{name}", nn.Parameter(A.detach().to(**like), requires_grad=False))
-        self.register_parameter(f"lora_B_{name}", nn.Parameter(B.detach().to(**like), requires_grad=False))
+        for letter, factor in (("A", A), ("B", B)):
+            own = factor.detach().to(self.weight.device, copy=True)
+            self.register_parameter(f"lora_{letter}_{name}", nn.Parameter(own, requires_grad=False))
         self.scales[name] = float(scale)
 
     def remove(self, name: str) -> None:

@@ -156,6 +156,9 @@ class Transformer(nn.Module):
     into the residual stream (o_proj, down_proj), so that the stream's variance does not grow with depth.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: TransformerConfig, vocabulary: int, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 
-from lora import Adapter, Gated, Mix, attach, load_adapter, save_adapter, using
+from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, using
+from models import Tokenizer, Transformer
 from recycle.config import PRESETS, StudyConfig, override, preset
 from recycle.disk import read_json
 from recycle.evaluate import ask, tally, wilson
 from recycle.matmul import CHOICES, choose_matmul
 from recycle.merge import MERGES, weighted_sum
-from recycle.report import write_report
+from recycle.report import markdown, record, write_report
 from recycle.route import arrow
 from recycle.study import ROLES, describe_environment, make_base, mean_gates, run_study, train_experts
 from tasks import TwoHop
@@ -111,6 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "draw a run's report again")
     report.add_argument("run", type=Path, metavar="RUN")
+    report.add_argument("--record", type=Path, metavar="FILE", help="also keep the result in a small JSON file")
+
+    table = command("table", _table, "print a recorded result as the README's tables")
+    table.add_argument("file", type=Path, metavar="FILE")
     return parser
 
 
@@ -129,8 +134,16 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    print(write_report(options.run, open_config(options.run)))
+    config = open_config(options.run)
+    print(write_report(options.run, config))
     print(f"\nreport: {options.run / 'report.html'}")
+    if options.record is not None:
+        record(options.run, config, options.record)
+        print(f"recorded: {options.record}")
+
+
+def _table(options: argparse.Namespace) -> None:
+    print(markdown(read_json(options.file)), end="")
 
 
 def open_config(run: Path) -> StudyConfig:
@@ -163,8 +176,8 @@ class _Opened:
     seed: int
     folder: Path
     task: TwoHop
-    model: torch.nn.Module
-    tokenizer: object
+    model: Transformer
+    tokenizer: Tokenizer
 
     def adapter(self, name: str) -> Adapter:
         inside, outside = self.folder / "library" / name, Path(name)
@@ -251,7 +264,7 @@ def _eval(options: argparse.Namespace) -> None:
     adapters = {name: opened.adapter(name) for name in options.adapters}
     if len(adapters) > 1:
         routers = arrow(list(adapters.values()), options.temperature, options.top_k)
-        mode = Gated(_attach_all(opened, adapters), routers, options.order)
+        mode: Mode = Gated(_attach_all(opened, adapters), routers, options.order)
     else:
         if options.top_k or options.temperature != 1.0:
             raise ValueError("one adapter is not routed: --top-k and --temperature want several")

@@ -28,7 +28,8 @@ def choose_matmul(choice: str = "auto") -> dict:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(shape, generator=generator) for shape in ((2048, 256), (256, 256)))
     exact = x.double() @ w.double()
-    seconds, errors, products = {"default": [], "bf16": []}, {}, {}
+    seconds: dict[str, list[float]] = {"default": [], "bf16": []}
+    errors, products = {}, {}
     for turn in range(12):
         for name, value in (("default", before), ("bf16", "bf16")):
             mkldnn.matmul.fp32_precision = value

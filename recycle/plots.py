@@ -6,14 +6,14 @@ import base64
 import io
 from pathlib import Path
 
-from recycle.claims import Metrics, estimate
+from recycle.claims import Estimate, Metrics, estimate
 from recycle.config import StudyConfig
 from recycle.disk import read_json
 
 try:
     from matplotlib.figure import Figure
 except ImportError:
-    Figure = None
+    Figure = None  # type: ignore[assignment, misc]
 
 
 def available() -> bool:
@@ -32,7 +32,7 @@ def accuracy(metrics: Metrics) -> str:
     axes = figure.subplots(1, len(metrics.sets), sharey=True, squeeze=False)[0]
     for ax, s in zip(axes, metrics.sets, strict=True):
         lines = [("joint", "alone"), *(("2-combination", m) for m in metrics.methods("2-combination"))]
-        bars = {"weaker hop": [], "direct": [], "chain of thought": []}
+        bars: dict[str, list[Estimate]] = {"weaker hop": [], "direct": [], "chain of thought": []}
         for library, method in lines:
             at = {
                 form: estimate(metrics.where(fact_set=s, library=library, method=method, form=form))

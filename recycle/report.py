@@ -11,7 +11,7 @@ from recycle.claims import Metrics, decide, estimate, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
 from recycle.study import LIBRARIES, ROLES
-from tasks.two_hop import OUTCOMES
+from tasks.two_hop import FORMS, OUTCOMES
 
 SET_NAMES = {
     "F": "F: new names, new cities",
@@ -67,7 +67,7 @@ def _terminal(metrics: Metrics, checked, claims) -> str:
         )
         for library, method in _lines(metrics, s):
             where = {"fact_set": s, "library": library, "method": method}
-            shares = [estimate(metrics.where(form=form, **where)).mean for form in ("hop1", "hop2", "direct", "cot")]
+            shares = [estimate(metrics.where(form=form, **where)).mean for form in FORMS]
             named = estimate(metrics.where(form="cot", **where), "bridge named").mean
             out.append(
                 f"{library:15}{method:18}{shares[0]:7.2f}{shares[1]:7.2f}{shares[2]:8.2f}{shares[3]:7.2f}{named:14.2f}"
@@ -120,7 +120,7 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> 
     parts.append("</table>")
     for s in metrics.sets:
         parts.append(_set_tables(metrics, s))
-    base = {form: estimate(metrics.where(fact_set="base", form=form)) for form in ("hop1", "hop2", "direct", "cot")}
+    base = {form: estimate(metrics.where(fact_set="base", form=form)) for form in FORMS}
     parts.append(
         "<h2>The base, on real people held out from each form</h2><p>"
         + "; ".join(f"{form} {value} (n = {value.n})" for form, value in base.items())
@@ -140,8 +140,7 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> 
 
 
 def _set_tables(metrics: Metrics, s: str) -> str:
-    forms = ("hop1", "hop2", "direct", "cot")
-    head = "".join(f"<th>{form}</th>" for form in forms)
+    head = "".join(f"<th>{form}</th>" for form in FORMS)
     rows = [
         f"<h2>{SET_NAMES[s]}</h2><table><caption>Right answers after the merge</caption><tr><th>library, method</th>"
         f"{head}<th>bridge named (cot)</th><th>n</th></tr>"
@@ -152,9 +151,9 @@ def _set_tables(metrics: Metrics, s: str) -> str:
     ]
     for library, method in _lines(metrics, s):
         name = f"<td>{library}, {method}</td>"
-        at = {form: metrics.where(fact_set=s, library=library, method=method, form=form) for form in forms}
+        at = {form: metrics.where(fact_set=s, library=library, method=method, form=form) for form in FORMS}
         rows.append(
-            f"<tr>{name}{''.join(_cell(at[form]) for form in forms)}{_cell(at['cot'], 'bridge named')}"
+            f"<tr>{name}{''.join(_cell(at[form]) for form in FORMS)}{_cell(at['cot'], 'bridge named')}"
             f"<td>{sum(r['n'] for r in at['direct'])}</td></tr>"
         )
         types.append(
@@ -208,3 +207,33 @@ def _examples(run: Path, config: StudyConfig) -> str:
         ]
         out.append(f"<details><summary>{e(name)}</summary><pre>{e(chr(10).join(lines))}</pre></details>")
     return "\n".join(out)
+
+
+def record(run: Path, config: StudyConfig, file: Path) -> None:
+    """Keep a run's result in a small file: what made it, where, its metrics, controls and claims."""
+    checked, claims = decide(load_metrics(run), chance_of(config))
+    environment = read_json(run / "env.json")
+    seconds = {}
+    for seed in config.seeds:
+        folder = run / f"seed-{seed}"
+        parts = {"base": folder / "base" / "curve.json", "experts": folder / "library.json"}
+        seconds[str(seed)] = {name: round(read_json(path)["seconds"]) for name, path in parts.items()}
+    metrics = load_metrics(run).rows
+    write_json(file, {**environment, "seconds": seconds, **to_json(checked, claims), "metrics": metrics})
+
+
+def markdown(recorded: dict) -> str:
+    """The README's tables of a recorded study."""
+    metrics = Metrics(recorded["metrics"])
+    out = [f"`{recorded['command']}` (torch {recorded['torch']}, {recorded['threads']} threads):", ""]
+    out += ["| control | value | needs |", "|---|---|---|"]
+    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['threshold']:.2f} |" for c in recorded["controls"]]
+    out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
+    out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
+    for s in metrics.sets:
+        out += ["", f"| {SET_NAMES[s]} | hop 1 | hop 2 | direct | chain of thought |", "|---|---|---|---|---|"]
+        for library, method in _lines(metrics, s):
+            where = {"fact_set": s, "library": library, "method": method}
+            shares = (estimate(metrics.where(form=form, **where)) for form in FORMS)
+            out.append(f"| {library}, {method} | " + " | ".join(f"{e.mean:.2f}" for e in shares) + " |")
+    return "\n".join(out) + "\n"
