@@ -1,0 +1,203 @@
+"""A check that cannot fail is a defect: every claim holds as it stands, and is caught when one thing in it is wrong."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from theory import (
+    attention_adapters,
+    capacity,
+    counter_conditions,
+    editing,
+    landscape,
+    leakage,
+    linear_adapters,
+    merging,
+    relu_adapters,
+    report,
+    trained_adapters,
+    two_hop,
+)
+from theory.catalogue import ALL
+from theory.claim import Settings, verify
+
+ONE_SEED = Settings(seeds=1)
+
+
+def scaled(factor):
+    return lambda original: lambda *a, **k: factor * original(*a, **k)
+
+
+def one_rank_less(original):
+    return lambda frozen, target, rank: original(frozen, target, rank - 1)
+
+
+def to_the_bridge(original):
+    return lambda relations: relations[0].new
+
+
+def gaussian_embeddings(original):
+    return lambda relations, n, d, m, rng: original(relations, n, 32, m, rng)
+
+
+def linear_kernel(original):
+    return lambda a, b: a @ b.T / 2
+
+
+def two_rank_one_updates(original):
+    def rewritten(column, row, old):
+        logits = torch.eye(row.shape[1]).double()[old] + column[:, :, None] * row[:, None]
+        logits = logits + column.roll(1, 0)[:, :, None] * row.roll(1, 0)[:, None]
+        return torch.tensor([len(set(a[a != old].tolist())) for a in logits.argmax(-1)]).double()
+
+    return rewritten
+
+
+def own_facts_only(original):
+    return lambda keys, targets: original(keys[:24], targets[:24])
+
+
+def one_component_less(original):
+    def edits(keys, relation, answers):
+        return editing.truncated(original(keys, relation, answers), editing.exact_rank(relation, answers) - 1)
+
+    return edits
+
+
+def ridge(original):
+    return lambda problem: torch.linalg.lstsq(problem.features.flatten(2), problem.values[..., None]).solution.reshape(
+        -1, landscape.SIDE, landscape.SIDE
+    )
+
+
+PLANTS = {
+    # claim id: (module, name of the thing that is made wrong, what it becomes given what it was)
+    "leak-kernel": (leakage, "overlap", scaled(1.1)),
+    "leak-rate": (leakage, "arc_cosine", scaled(1.05)),
+    "leak-constant": (leakage, "standard_error", scaled(0.7)),
+    "leak-fall": (leakage, "arc_cosine", scaled(1.05)),
+    "edit-one-exact": (editing, "one_edit", scaled(1.001)),
+    "edit-one-neighbours": (editing, "one_edit", scaled(3.0)),
+    "edit-sum-telescopes": (editing, "LEAK", lambda leak: leak - 0.1),
+    "edit-all-exact": (editing, "all_edits", one_component_less),
+    "edit-rank": (editing, "exact_rank", lambda f: lambda *a: f(*a) - 1),
+    "edit-truncation": (editing, "moved_logit", lambda f: lambda share: share),
+    "edit-preserve": (editing, "least_squares", own_facts_only),
+    "edit-sum-leak": (editing, "same_subject_leak", lambda f: lambda: 1 / torch.pi),
+    "capacity-argmax": (capacity, "circle_scale", scaled(0.9)),
+    "capacity-rank-one": (capacity, "rewritten_answers", two_rank_one_updates),
+    "capacity-margin": (capacity, "largest_cosine", scaled(0.5)),
+    "capacity-bits": (capacity, "circle", lambda f: lambda n: f(n)[:, :1]),
+    "two-hop-blind": (two_hop, "random_features", gaussian_embeddings),
+    "two-hop-logits": (two_hop, "kernel", linear_kernel),
+    "two-hop-answer": (two_hop, "predicted_winner", lambda f: lambda merge, adapters: "new bridge"),
+    "two-hop-chance": (two_hop, "composed", to_the_bridge),
+    "two-hop-tie": (two_hop, "MERGES", lambda m: {**m, "mean of products": m["sum"]}),
+    "merge-scale": (two_hop, "MERGES", lambda m: {**m, "product of means": m["mean of products"]}),
+    "two-hop-written-out": (two_hop, "composed", to_the_bridge),
+    "counter-dimension": (counter_conditions, "composed", to_the_bridge),
+    "counter-trained": (
+        counter_conditions,
+        "swap_edits",
+        lambda f: lambda *a: [replace(edit, b=0 * edit.b) for edit in f(*a)],
+    ),
+    "counter-adding": (counter_conditions, "predicted_logits", scaled(0.0)),
+    "counter-adding-alone": (
+        counter_conditions,
+        "adding_embeddings",
+        lambda f: lambda relations, n, m, rho, rng: f(relations, n, m, 0.0, rng),
+    ),
+    "counter-value-adapter": (counter_conditions, "bridge_adapter", scaled(0.3)),
+    "counter-second-layer": (
+        counter_conditions,
+        "writing_layer",
+        lambda f: lambda model, relations, edited, u: f(model, relations, [], u),
+    ),
+    "counter-aligned-factors": (counter_conditions, "MERGES", lambda m: {**m, "product of means": m["sum"]}),
+    "linear-error": (linear_adapters, "constructed", one_rank_less),
+    "linear-threshold": (linear_adapters, "constructed", one_rank_less),
+    "linear-lower": (linear_adapters, "predicted_error", lambda f: lambda gap, reach: f(gap, reach - 1)),
+    "relu-exact": (relu_adapters, "constructed", one_rank_less),
+    "relu-tails": (relu_adapters, "predicted_error", lambda f: lambda gap, reach: f(gap, reach + 1)),
+    "relu-one-layer": (
+        relu_adapters,
+        "adapt",
+        lambda f: lambda *a: (f(*a)[0], [tail / 2 for tail in f(*a)[1]]),
+    ),
+    "relu-closed-form": (relu_adapters, "expected_error", scaled(2.0)),
+    "relu-authors": (
+        relu_adapters,
+        "linear_prediction",
+        lambda f: lambda singular, reach: f(singular, reach + 1) * 0.9,
+    ),
+    "relu-layers": (relu_adapters, "layered_bound", scaled(0.05)),
+    "transformer-exact": (attention_adapters, "constructed", one_rank_less),
+    "transformer-threshold": (attention_adapters, "constructed", one_rank_less),
+    "trained-linear-bound": (
+        trained_adapters,
+        "linear_runs",
+        lambda f: lambda *a: (f(*a)[0], 1.001 * f(*a)[1]),
+    ),
+    "trained-linear-close": (trained_adapters, "linear_runs", lambda f: lambda *a: f(*a[:-1], 20)),
+    "trained-relu-low": (trained_adapters, "relu_runs", lambda f: lambda *a: f(*a[:-1], 2)),
+    "trained-relu-threshold": (
+        trained_adapters,
+        "relu_runs",
+        lambda f: lambda *a: (f(*a)[1], f(*a)[0], None),
+    ),
+    "merge-rank": (merging, "concatenated", lambda f: lambda adapters: f(adapters[:-1])),
+    "merge-core": (merging, "core_singular_values", scaled(0.99)),
+    "merge-floor": (merging, "floor", scaled(1.01)),
+    "merge-factors": (merging, "factor_mean", lambda f: merging.concatenated),
+    "route-rank": (
+        merging,
+        "routed",
+        lambda f: lambda tokens, prototypes, adapters: f(tokens, prototypes.roll(1, 0), adapters),
+    ),
+    "route-nonlinear": (
+        merging,
+        "routed",
+        lambda f: lambda tokens, prototypes, adapters: tokens @ sum(x.delta for x in adapters).T,
+    ),
+    "landscape-existence": (landscape, "convex_solution", ridge),
+    "landscape-no-spurious": (
+        landscape,
+        "factored_minimum",
+        lambda f: lambda problem, rank, *rest: f(problem, 1, *rest),
+    ),
+    "landscape-low-rank": (
+        landscape,
+        "factored_minimum",
+        lambda f: lambda problem, rank, starts, decay, name, steps: f(problem, rank, starts, 0.0, name, steps=50),
+    ),
+    "landscape-fit": (landscape, "manifold_dimension", lambda f: lambda rank: 2 * f(rank)),
+    "asymmetry-share": (landscape, "captured", scaled(0.5)),
+    "asymmetry-covariance": (
+        landscape,
+        "captured",
+        lambda f: (
+            lambda change, covariance, frozen, trained: f(change, covariance, frozen, {"A": "B", "B": "A"}[trained])
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("claim", ALL, ids=lambda claim: claim.id)
+def test_holds(claim):
+    result = verify(claim, ONE_SEED)
+    assert result.holds, report.counterexample(result)
+
+
+def test_every_claim_has_a_plant():
+    assert set(PLANTS) == {claim.id for claim in ALL}
+
+
+@pytest.mark.parametrize("claim", ALL, ids=lambda claim: claim.id)
+def test_planted_violation_is_caught(claim, monkeypatch):
+    module, name, wrong = PLANTS[claim.id]
+    monkeypatch.setattr(module, name, wrong(getattr(module, name)))
+    result = verify(claim, ONE_SEED)
+    assert result.verdict == "violated"
+    assert result.counterexample is not None
+    assert f"{claim.id}: {result.counterexample.case}, seed 0" in report.counterexample(result)

@@ -1,0 +1,196 @@
+"""Leakage: how much of one key is seen through another, for random ReLU features.
+
+For rows of U ~ N(0, I_d) and theta the angle between a and b (Cho and Saul 2009, arc-cosine kernel of order 1):
+
+    E[phi(a).phi(b)] / E||phi(a)||^2 = J(theta) ||b|| / ||a||,   J(theta) = (sin theta + (pi - theta) cos theta) / pi
+
+In the clean geometry (all V e_x, e_R orthonormal) every angle between prompts follows from counting shared terms:
+cos = shared / sqrt(terms_a terms_b). "x R1" has the two terms V e_x, e_R1; "x R1 R2" the three V e_x, V e_R1, e_R2.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from theory.claim import Claim, Observation, Settings, generator, normal
+from theory.one_layer import chain_world, random_features
+
+PAIRS = {
+    # name: (prompt a, prompt b, terms they share), prompts written as subject and relations
+    "itself": ("x R1", "x R1", 2),
+    "other entity, same relation": ("x R1", "y R1", 1),
+    "same entity, other relation": ("x R1", "x R2", 1),
+    "other entity, other relation": ("x R1", "y R2", 0),
+    "two-hop prompt on its first hop": ("x R1", "x R1 R2", 1),
+    "two-hop prompt on another first hop": ("y R1", "x R1 R2", 0),
+    "two-hop prompt on any second hop": ("y R2", "x R1 R2", 1),
+    "two-hop prompt on (x, R2)": ("x R2", "x R1 R2", 2),
+}
+
+
+def arc_cosine(theta: Tensor) -> Tensor:
+    """J(theta) for angles in [0, pi]: J(0) = 1, J(60 deg) = 0.609, J(90 deg) = 1/pi, J(180 deg) = 0."""
+    return (torch.sin(theta) + (math.pi - theta) * torch.cos(theta)) / math.pi
+
+
+def arc_cosine_second(theta: Tensor) -> Tensor:
+    """Order 2, scaled to 1 at 0: E[relu(g_a)^2 relu(g_b)^2] = (3/2) of it, for unit a and b."""
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    return (3 * sin * cos + (math.pi - theta) * (1 + 2 * cos**2)) / (3 * math.pi)
+
+
+def angles(a: Tensor, b: Tensor) -> Tensor:
+    """(i, d), (j, d) -> (i, j) angles between rows."""
+    cos = torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T
+    return torch.arccos(cos.clamp(-1, 1))
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(i, d), (j, d) -> (i, j): E[relu(u.a) relu(u.b)] over u ~ N(0, I); what phi(a).phi(b) / m tends to."""
+    return torch.outer(a.norm(dim=1), b.norm(dim=1)) * arc_cosine(angles(a, b)) / 2
+
+
+def overlap(a: str, b: str, shared: int) -> float:
+    """Predicted phi(a).phi(b) / ||phi(a)||^2 of two prompts in the clean geometry."""
+    terms_a, terms_b = len(a.split()), len(b.split())
+    theta = torch.tensor(shared / math.sqrt(terms_a * terms_b), dtype=torch.float64).arccos()
+    return float(arc_cosine(theta)) * math.sqrt(terms_b / terms_a)
+
+
+def standard_error(cos: float, m: int) -> float:
+    """Of the mean over m features of 2 relu(u.a) relu(u.b), unit a and b; its mean is J(theta)."""
+    theta = torch.tensor(cos, dtype=torch.float64).arccos()
+    variance = 4 * 1.5 * arc_cosine_second(theta) - arc_cosine(theta) ** 2
+    return math.sqrt(float(variance) / m)
+
+
+def measured_overlaps(n: int, m: int, rng: torch.Generator) -> dict[str, float]:
+    """Each pair of PAIRS on one random-feature model, averaged over the n choices of (x, y = the next entity)."""
+    first, second = relations = chain_world(n, 2, rng)
+    model = random_features(relations, n, None, m, rng)
+    tokens = {"x": torch.arange(n), "y": torch.arange(n).roll(-1)}
+    tokens |= {"R1": torch.full((n,), first.token), "R2": torch.full((n,), second.token)}
+
+    def keys(prompt: str) -> Tensor:
+        return model.keys(torch.stack([tokens[word] for word in prompt.split()], dim=1))
+
+    return {
+        name: float((keys(a) * keys(b)).sum(1).mean() / keys(a).square().sum(1).mean())
+        for name, (a, b, _) in PAIRS.items()
+    }
+
+
+def check_kernel(settings: Settings) -> Iterator[Observation]:
+    m = 65536 if settings.full else 8192
+    for seed in range(settings.seeds):
+        measured = measured_overlaps(n=16, m=m, rng=generator("leak-kernel", seed))
+        for name, (a, b, shared) in PAIRS.items():
+            yield Observation(name, seed, overlap(a, b, shared), measured[name])
+
+
+SIZES = [512, 1024, 2048, 4096, 8192, 16384]
+RATE_PAIRS = {"60 deg": 0.5, "two-hop prompt, 66 deg": 1 / math.sqrt(6)}
+
+
+def error_curve(cos: float, repeats: int, rng: torch.Generator) -> list[float]:
+    """Root mean square Monte-Carlo error of J at each m of SIZES, the smaller m as blocks of the largest one's draw.
+
+    Only u.a and u.b matter, so two Gaussians with correlation cos stand for U.
+    """
+    g, h = normal(2, repeats, SIZES[-1], rng=rng)
+    error = 2 * torch.relu(g) * torch.relu(cos * g + math.sqrt(1 - cos**2) * h)
+    error -= arc_cosine(torch.tensor(cos, dtype=torch.float64).arccos())
+    return [float(error.reshape(-1, m).mean(1).square().mean().sqrt()) for m in SIZES]
+
+
+def check_rate(settings: Settings) -> Iterator[Observation]:
+    x = torch.tensor(SIZES, dtype=torch.float64).log()
+    for seed in range(settings.seeds):
+        for name, cos in RATE_PAIRS.items():
+            rng = generator(f"leak-rate {name}", seed)
+            y = torch.tensor(error_curve(cos, 400 if settings.full else 100, rng), dtype=torch.float64).log()
+            slope = float((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum())
+            yield Observation(name, seed, -0.5, slope)
+
+
+def check_constant(settings: Settings) -> Iterator[Observation]:
+    for seed in range(settings.seeds):
+        for name, cos in RATE_PAIRS.items():
+            error = error_curve(cos, 20, generator(f"leak-constant {name}", seed))[0]
+            yield Observation(name, seed, 1.0, error / standard_error(cos, SIZES[0]))
+
+
+def check_fall(settings: Settings) -> Iterator[Observation]:
+    for seed in range(settings.seeds):
+        for degrees in range(0, 181, 30):
+            theta = torch.tensor(math.radians(degrees), dtype=torch.float64)
+            a, b = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.stack([theta.cos(), theta.sin()])
+            keys = torch.relu(torch.stack([a, b]) @ normal(2, 65536, rng=generator("leak-fall", seed)))
+            predicted = float(arc_cosine(theta))
+            yield Observation(f"{degrees} deg", seed, predicted, float(keys[0] @ keys[1] / keys[0].norm() ** 2))
+
+
+SOURCE = "Cho and Saul 2009 (arc-cosine kernel); [derived]"
+
+CLAIMS = (
+    Claim(
+        id="leak-kernel",
+        title="overlap of any two prompts' keys is J(theta) |b|/|a|",
+        statement="The share of one prompt's key that is seen through another's is set by the angle of their "
+        "residuals: 0.609 for another entity of the same relation, 0.318 for another entity and relation;"
+        " the two-hop prompt sees its first hop and every second hop alike at 0.673.",
+        formula="phi(a).phi(b) / |phi(a)|^2 -> J(theta) |b|/|a|,  J = (sin t + (pi - t) cos t) / pi",
+        source=SOURCE,
+        assumptions="rows of U ~ N(0, I); all V e_x, e_R orthonormal (clean geometry)",
+        derivation="u.a and u.b are jointly Gaussian with correlation cos theta; integrate relu relu over the wedge "
+        "where both are positive. The angles follow from the terms that two prompts share.",
+        computed="eight kinds of pairs on sampled models, m = 8192, the mean over 16 entities against J",
+        relation="==",
+        tolerance=0.04,
+        check=check_kernel,
+    ),
+    Claim(
+        id="leak-rate",
+        title="its Monte-Carlo error falls as m^(-1/2)",
+        statement="The distance of the sampled overlap from J(theta) shrinks as one over the root of the number of "
+        "features.",
+        formula="slope of log rms error on log m = -1/2",
+        source=SOURCE,
+        assumptions="independent rows of U",
+        derivation="a mean of m independent terms of finite variance",
+        computed="rms over blocks of 100 draws at m = 512 .. 16384, least-squares slope in log-log, two kinds of pairs",
+        relation="==",
+        tolerance=0.12,
+        check=check_rate,
+    ),
+    Claim(
+        id="leak-constant",
+        title="and its size is the closed-form standard error",
+        statement="The size of that error is known too: it comes from the arc-cosine kernel of order 2.",
+        formula="rms error / sqrt((6 J2(theta) - J(theta)^2) / m) = 1",
+        source=SOURCE,
+        assumptions="rows of U ~ N(0, I)",
+        derivation="Var = E[4 relu(g_a)^2 relu(g_b)^2] - J^2 and E[relu^2 relu^2] = (3/2) J2, J2(0) = 1",
+        computed="rms over 640 draws at m = 512 over the prediction",
+        relation="==",
+        tolerance=0.18,
+        check=check_constant,
+    ),
+    Claim(
+        id="leak-fall",
+        title="J falls from 1 through 1/pi at 90 deg to 0 at 180 deg",
+        statement="ReLU features of prompts whose residuals are at most orthogonal never decorrelate: they overlap "
+        "by 1/pi or more. Found on checking: 'never' needs that condition, for past 90 degrees the "
+        "overlap falls on, to 0 at 180.",
+        formula="J(theta) >= 1/pi for theta <= 90 deg,  J(180 deg) = 0",
+        source="[derived], corrected here",
+        assumptions="rows of U ~ N(0, I)",
+        derivation="J is decreasing: J' = -(pi - theta) sin theta / pi <= 0, and J(90 deg) = 1/pi",
+        computed="angles 0, 30, .. 180 degrees at m = 65536",
+        relation="==",
+        tolerance=0.02,
+        check=check_fall,
+    ),
+)
