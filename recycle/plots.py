@@ -52,7 +52,9 @@ def accuracy(metrics: Metrics) -> str:
         ax.set_title(f"set {s}")
         ax.set_ylim(0, 1.02)
     axes[0].set_ylabel("share right")
-    axes[-1].legend(frameon=False, fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=3, frameon=False
+    )
     return _png(figure)
 
 

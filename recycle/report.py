@@ -91,7 +91,7 @@ def _cell(rows: list[dict], outcome: str = "right") -> str:
 
 def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> str:
     e = html.escape
-    environment = read_json(run / "env.json") if (run / "env.json").exists() else {}
+    environment = read_json(run / "env.json") if (run / "env.json").exists() else []
     parts = [
         f"<h1>Two-hop study: {e(run.name)}</h1>",
         f"<p>Seeds {', '.join(map(str, config.seeds))}; {config.task.triples} triples in each fact set; chance on a two-hop "
@@ -147,7 +147,7 @@ def _set_tables(metrics: Metrics, s: str) -> str:
     ]
     types = [
         "<table><caption>What the wrong and right answers are: direct | chain of thought</caption><tr><th>library, method"
-        "</th>" + "".join(f"<th>{o}</th>" for o in OUTCOMES) * 2 + "</tr>"
+        "</th>" + "".join(f"<th>{o}</th>" for o in OUTCOMES) * 2 + "<th>n</th></tr>"
     ]
     for library, method in _lines(metrics, s):
         name = f"<td>{library}, {method}</td>"
@@ -156,11 +156,8 @@ def _set_tables(metrics: Metrics, s: str) -> str:
             f"<tr>{name}{''.join(_cell(at[form]) for form in FORMS)}{_cell(at['cot'], 'bridge named')}"
             f"<td>{sum(r['n'] for r in at['direct'])}</td></tr>"
         )
-        types.append(
-            f"<tr>{name}"
-            + "".join(f"<td>{estimate(at[form], o).mean:.2f}</td>" for form in ("direct", "cot") for o in OUTCOMES)
-            + "</tr>"
-        )
+        kinds = "".join(_cell(at[form], outcome) for form in ("direct", "cot") for outcome in OUTCOMES)
+        types.append(f"<tr>{name}{kinds}<td>{sum(r['n'] for r in at['direct'])}</td></tr>")
     return "\n".join([*rows, "</table>", *types, "</table>"])
 
 
@@ -212,14 +209,16 @@ def _examples(run: Path, config: StudyConfig) -> str:
 def record(run: Path, config: StudyConfig, file: Path) -> None:
     """Keep a run's result in a small file: what made it, where, its metrics, controls and claims."""
     checked, claims = decide(load_metrics(run), chance_of(config))
-    environment = read_json(run / "env.json")
+    environments = read_json(run / "env.json")
+    if len(environments) > 1:
+        raise ValueError(f"{run} was made under {len(environments)} environments (env.json): make it anew to record it")
     seconds = {}
     for seed in config.seeds:
         folder = run / f"seed-{seed}"
         parts = {"base": folder / "base" / "curve.json", "experts": folder / "library.json"}
         seconds[str(seed)] = {name: round(read_json(path)["seconds"]) for name, path in parts.items()}
     metrics = load_metrics(run).rows
-    write_json(file, {**environment, "seconds": seconds, **to_json(checked, claims), "metrics": metrics})
+    write_json(file, {**environments[0], "seconds": seconds, **to_json(checked, claims), "metrics": metrics})
 
 
 def markdown(recorded: dict) -> str:

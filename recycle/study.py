@@ -93,13 +93,14 @@ def derived(seed: int, name: str) -> int:
 
 def run_study(config: StudyConfig, run: Path, environment: dict[str, Any], quiet: bool = False) -> None:
     """Make whatever of the study is not on disk yet, then metrics.jsonl."""
-    open_run(config, run, environment)
+    open_run(config, run)
     for seed in config.seeds:
         folder = run / f"seed-{seed}"
         wanted = [cell for cell in cells(config) if cell.seed == seed]
         todo = [cell for cell in wanted if not _cell_file(folder, cell).exists()]
         if not todo:
             continue
+        note_environment(run, environment)
         task = TwoHop(config.task, seed)
         model, tokenizer = make_base(config, task, seed, folder, quiet)
         library = make_library(config, task, seed, model, tokenizer, folder, quiet)
@@ -114,22 +115,35 @@ def _cell_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.name}.json"
 
 
-def open_run(config: StudyConfig, run: Path, environment: dict[str, Any]) -> None:
+def open_run(config: StudyConfig, run: Path) -> None:
     """Take the folder for this configuration, or say by which key another one made it."""
     # Through JSON and back: tuples become lists, as they are on disk.
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if (run / "config.json").exists():
         theirs = read_json(run / "config.json")
         if different := [key for key, a, b in _compare(mine, theirs) if a != b]:
-            key = different[0]
+            more = f", and {len(different) - 1} more" if len(different) > 1 else ""
             raise ValueError(
-                f"{run} was made with another configuration ({key} differs"
-                f"{f', and {len(different) - 1} more' if len(different) > 1 else ''}): name a new folder with "
-                "--run, or delete this one"
+                f"{run} was made with another configuration ({different[0]} differs{more}): "
+                "name a new folder with --run, or delete this one"
             )
     else:
-        write_json(run / "config.json", mine)
-    write_json(run / "env.json", environment)
+        try:
+            write_json(run / "config.json", mine)
+        except OSError as error:
+            raise ValueError(f"{run} cannot be written ({error.strerror}): name another folder with --run") from None
+
+
+def note_environment(run: Path, environment: dict[str, Any]) -> None:
+    """env.json lists every environment that made a part of the run: one, unless it was gone on with under another."""
+    path = run / "env.json"
+    known = read_json(path) if path.exists() else []
+
+    def identity(e: dict[str, Any]) -> list:
+        return [e.get(key) for key in ("commit", "dirty", "python", "torch", "threads")] + [e["matmul"]["setting"]]
+
+    if identity(environment) not in map(identity, known):
+        write_json(path, [*known, environment])
 
 
 def _compare(mine: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -186,7 +200,12 @@ def make_base(
         write_json(folder / "base" / "curve.json", {"curve": curve, "seconds": time.monotonic() - started})
         save_torch(path, model.state_dict())
         checkpoint.unlink(missing_ok=True)
-    model.load_state_dict(load_torch(path))
+    try:
+        model.load_state_dict(load_torch(path))
+    except RuntimeError:
+        raise ValueError(
+            f"{path} is no base of this configuration: delete it, the same command makes it again"
+        ) from None
     return model.eval(), tokenizer
 
 

@@ -18,7 +18,7 @@ from recycle.__main__ import main
 ROOT = Path(__file__).parent.parent
 TINY = [
     "sets=F,H", "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
-    "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=40", "pretrain.rows=16", "train.steps=20",
+    "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=200", "pretrain.lr=1e-2", "pretrain.rows=16", "train.steps=40",
     "train.rows=4", "train.lr=1e-2", "adapter.rank=4",
 ]  # fmt: skip
 STUDY = ["study", "two-hop", "--quiet", *(word for pair in TINY for word in ("--set", pair))]
@@ -157,7 +157,8 @@ def test_bad_input_is_one_line(copy, capsys, arguments, message):
 
 def test_an_unwritable_folder_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert "file" in failing(capsys, *STUDY, "--run", tmp_path / "file" / "run")
+    line = failing(capsys, *STUDY, "--run", tmp_path / "file" / "run")
+    assert "file/run cannot be written (Not a directory): name another folder" in line
 
 
 def test_damaged_files_are_named_and_not_overwritten(copy, capsys):
@@ -241,8 +242,28 @@ def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
     assert "was made for the base 0123456789abcdef" in failing(capsys, "eval", copy, "hop1-F", "--facts", "F")
 
 
+def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_path, capsys):
+    assert main(["report", str(copy), "--record", str(tmp_path / "kept.json")]) == 0
+    capsys.readouterr()
+    assert main(["table", str(tmp_path / "kept.json")]) == 0
+    table = capsys.readouterr().out
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert str(copy) not in (tmp_path / "kept.json").read_text()
+    assert kept["metrics"] == metrics(copy)
+    row = next(r for r in kept["metrics"] if (r["fact_set"], r["library"], r["form"]) == ("F", "joint", "hop1"))
+    assert f"| joint, alone | {row['right'] / row['n']:.2f} |" in table
+    env = json.loads((copy / "env.json").read_text())
+    (copy / "env.json").write_text(json.dumps([*env, {**env[0], "commit": "other"}]))
+    assert "made under 2 environments" in failing(capsys, "report", copy, "--record", tmp_path / "kept.json")
+
+
+def test_a_base_of_another_shape_is_named(copy, capsys):
+    torch.save({"x": torch.zeros(1)}, copy / "seed-0/base/model.pt")
+    assert "is no base of this configuration" in failing(capsys, "eval", copy, "hop1-F", "--facts", "F")
+
+
 def test_the_environment_is_recorded(run):
-    environment = json.loads((run / "env.json").read_text())
+    (environment,) = json.loads((run / "env.json").read_text())
     assert environment["torch"] == torch.__version__ and environment["threads"] == torch.get_num_threads()
     assert re.fullmatch(r"[0-9a-f]{40}", environment["commit"] or "0" * 40)
     assert environment["matmul"]["setting"] in ("default", "oneDNN")
