@@ -1,4 +1,4 @@
-# make study | make test | make theory | make bench: each makes its own environment in .venv first.
+# make study | make test | make theory | make bench | make interop: each makes its own environment in .venv first.
 # PYTHON picks the interpreter (3.10 to 3.13); CONSTRAINTS= (empty) leaves the versions to pip, for a torch of your own.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: study test theory bench lint clean
+.PHONY: study test theory bench interop lint clean
 study: $(VENV)/plots
 	$(RUN) -m recycle study two-hop --preset quick
 
@@ -19,6 +19,9 @@ theory: $(VENV)/plots
 bench: $(VENV)/plots
 	$(RUN) -m bench
 
+interop: $(VENV)/dev $(VENV)/interop
+	$(RUN) -m pytest -q -m interop
+
 lint: $(VENV)/dev
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
@@ -28,6 +31,10 @@ $(RUN):
 
 $(VENV)/plots: setup.cfg $(CONSTRAINTS) | $(RUN)
 	$(INSTALL) --editable .[plots]
+	@touch $@
+
+$(VENV)/interop: setup.cfg $(CONSTRAINTS) | $(RUN)
+	$(INSTALL) --editable .[interop]
 	@touch $@
 
 $(VENV)/dev: setup.cfg $(CONSTRAINTS) | $(RUN)

@@ -17,9 +17,9 @@ from recycle.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "sets=F,H", "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
-    "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=200", "pretrain.lr=1e-2", "pretrain.rows=16", "train.steps=40",
-    "train.rows=4", "train.lr=1e-2", "adapter.rank=4",
+    "sets=F,H", "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32",
+    "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=200",
+    "pretrain.lr=1e-2", "pretrain.rows=16", "train.steps=40", "train.rows=4", "train.lr=1e-2", "adapter.rank=4",
 ]  # fmt: skip
 STUDY = ["study", "two-hop", "--quiet", *(word for pair in TINY for word in ("--set", pair))]
 
