@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from recycle.evaluate import wilson
+from recycle.methods import CONTROLS
 
 Row = dict
 # Two-sided 97.5 % quantiles of Student's t for 1, 2, .. degrees of freedom, two decimals more than they are used to.
@@ -90,7 +91,8 @@ class Metrics:
         return [s for s in dict.fromkeys(row["fact_set"] for row in self.rows) if s != "base"]
 
     def methods(self, library: str) -> list[str]:
-        return list(dict.fromkeys(row["method"] for row in self.where(library=library)))
+        """The methods that claims speak of: all but the negative controls."""
+        return [m for m in dict.fromkeys(row["method"] for row in self.where(library=library)) if m not in CONTROLS]
 
 
 def controls(metrics: Metrics) -> list[Control]:

@@ -49,4 +49,5 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     p = successes / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The limits at 0 and n are exactly 0 and 1; rounding must not put them inside.
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)

@@ -9,6 +9,8 @@ from pathlib import Path
 from recycle.claims import Estimate, Metrics, estimate
 from recycle.config import StudyConfig
 from recycle.disk import read_json
+from recycle.merge import MERGES
+from recycle.methods import SWEEP
 
 try:
     from matplotlib.figure import Figure
@@ -26,12 +28,15 @@ def _png(figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+MAIN = (*MERGES, "arrow", "arrow_top1", "arrow_factors")
+
+
 def accuracy(metrics: Metrics) -> str:
-    """For every set: each 2-combination method's weaker hop, direct and chain-of-thought accuracy, and joint training."""
+    """For every set: the weaker hop, direct and chain-of-thought accuracy of joint training and of the main methods."""
     figure = Figure(figsize=(4.2 * len(metrics.sets), 3.4))
     axes = figure.subplots(1, len(metrics.sets), sharey=True, squeeze=False)[0]
     for ax, s in zip(axes, metrics.sets, strict=True):
-        lines = [("joint", "alone"), *(("2-combination", m) for m in metrics.methods("2-combination"))]
+        lines = [("joint", "alone"), *(("2-combination", m) for m in (*MAIN, "random_router"))]
         bars: dict[str, list[Estimate]] = {"weaker hop": [], "direct": [], "chain of thought": []}
         for library, method in lines:
             at = {
@@ -54,6 +59,28 @@ def accuracy(metrics: Metrics) -> str:
     axes[0].set_ylabel("share right")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=3, frameon=False
+    )
+    return _png(figure)
+
+
+def sweep(metrics: Metrics) -> str:
+    """For every set: accuracy of each form against the weight w of the sum w (dW_1 + dW_2)."""
+    weights = {0.5: "mean_of_products", 1.0: "plain_sum", **{w: f"sum_at_{w}" for w in SWEEP}}
+    figure = Figure(figsize=(4.2 * len(metrics.sets), 2.8))
+    axes = figure.subplots(1, len(metrics.sets), sharey=True, squeeze=False)[0]
+    colours = {"hop1": "#9aa5b1", "hop2": "#555555", "direct": "#c8553d", "cot": "#2a6f97"}
+    for ax, s in zip(axes, metrics.sets, strict=True):
+        for form, colour in colours.items():
+            found = [
+                estimate(metrics.where(fact_set=s, library="2-combination", method=weights[w], form=form))
+                for w in sorted(weights)
+            ]
+            ax.plot(sorted(weights), [e.mean for e in found], "o-", color=colour, ms=3, label=form)
+            ax.fill_between(sorted(weights), [e.low for e in found], [e.high for e in found], color=colour, alpha=0.15)
+        ax.set(title=f"set {s}", xlabel="weight of each expert", ylim=(0, 1.03))
+    axes[0].set_ylabel("share right")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=4, frameon=False
     )
     return _png(figure)
 

@@ -10,6 +10,7 @@ from recycle import plots
 from recycle.claims import Metrics, decide, estimate, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
+from recycle.methods import CONTROLS
 from recycle.study import LIBRARIES, ROLES
 from tasks.two_hop import FORMS, OUTCOMES
 
@@ -63,14 +64,14 @@ def _terminal(metrics: Metrics, checked, claims) -> str:
     out = []
     for s in metrics.sets:
         out.append(
-            f"\n{SET_NAMES[s]}\n{'library':15}{'method':18}{'hop1':>7}{'hop2':>7}{'direct':>8}{'cot':>7}{'bridge named':>14}"
+            f"\n{SET_NAMES[s]}\n{'library':15}{'method':24}{'hop1':>7}{'hop2':>7}{'direct':>8}{'cot':>7}{'bridge named':>14}"
         )
         for library, method in _lines(metrics, s):
             where = {"fact_set": s, "library": library, "method": method}
             shares = [estimate(metrics.where(form=form, **where)).mean for form in FORMS]
             named = estimate(metrics.where(form="cot", **where), "bridge named").mean
             out.append(
-                f"{library:15}{method:18}{shares[0]:7.2f}{shares[1]:7.2f}{shares[2]:8.2f}{shares[3]:7.2f}{named:14.2f}"
+                f"{library:15}{method:24}{shares[0]:7.2f}{shares[1]:7.2f}{shares[2]:8.2f}{shares[3]:7.2f}{named:14.2f}"
             )
     out.append("\ncontrols")
     out += [
@@ -87,6 +88,11 @@ def _cell(rows: list[dict], outcome: str = "right") -> str:
         return "<td>-</td>"
     e = estimate(rows, outcome)
     return f"<td>{e.mean:.2f} <small>{e.low:.2f}-{e.high:.2f}</small></td>"
+
+
+def _known(rows: list[dict]) -> list[dict]:
+    """The same counts among the triples both of whose hops are answered right after the merge."""
+    return [{**row, "n": row["both known"], "right": row["right of known"]} for row in rows if row["both known"]]
 
 
 def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> str:
@@ -143,7 +149,8 @@ def _set_tables(metrics: Metrics, s: str) -> str:
     head = "".join(f"<th>{form}</th>" for form in FORMS)
     rows = [
         f"<h2>{SET_NAMES[s]}</h2><table><caption>Right answers after the merge</caption><tr><th>library, method</th>"
-        f"{head}<th>bridge named (cot)</th><th>n</th></tr>"
+        f"{head}<th>bridge named (cot)</th><th>n</th><th>direct, both hops known</th><th>cot, both hops known</th>"
+        "<th>n known</th></tr>"
     ]
     types = [
         "<table><caption>What the wrong and right answers are: direct | chain of thought</caption><tr><th>library, method"
@@ -154,7 +161,8 @@ def _set_tables(metrics: Metrics, s: str) -> str:
         at = {form: metrics.where(fact_set=s, library=library, method=method, form=form) for form in FORMS}
         rows.append(
             f"<tr>{name}{''.join(_cell(at[form]) for form in FORMS)}{_cell(at['cot'], 'bridge named')}"
-            f"<td>{sum(r['n'] for r in at['direct'])}</td></tr>"
+            f"<td>{sum(r['n'] for r in at['direct'])}</td>{_cell(_known(at['direct']))}{_cell(_known(at['cot']))}"
+            f"<td>{sum(r['both known'] for r in at['direct'])}</td></tr>"
         )
         kinds = "".join(_cell(at[form], outcome) for form in ("direct", "cot") for outcome in OUTCOMES)
         types.append(f"<tr>{name}{kinds}<td>{sum(r['n'] for r in at['direct'])}</td></tr>")
@@ -167,6 +175,7 @@ def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     seed = run / f"seed-{config.seeds[0]}"
     pictures = [
         ("Two-hop accuracy beside one-hop recall after the merge", plots.accuracy(metrics)),
+        ("The sum of both experts at every weight", plots.sweep(metrics)),
         ("Training curves", plots.curves(run, config)),
     ]
     for s in metrics.sets:
@@ -229,10 +238,14 @@ def markdown(recorded: dict) -> str:
     out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['threshold']:.2f} |" for c in recorded["controls"]]
     out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
     out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
-    for s in metrics.sets:
-        out += ["", f"| {SET_NAMES[s]} | hop 1 | hop 2 | direct | chain of thought |", "|---|---|---|---|---|"]
-        for library, method in _lines(metrics, s):
-            where = {"fact_set": s, "library": library, "method": method}
-            shares = (estimate(metrics.where(form=form, **where)) for form in FORMS)
-            out.append(f"| {library}, {method} | " + " | ".join(f"{e.mean:.2f}" for e in shares) + " |")
+    out += ["", "| library, method | " + " | ".join(SET_NAMES[s] for s in metrics.sets) + " |"]
+    out += ["|---|" + "---|" * len(metrics.sets), "| | " + " | ".join([" / ".join(FORMS)] * len(metrics.sets)) + " |"]
+    for library, method in _lines(metrics, metrics.sets[0]):
+        if method in ("alone", *plots.MAIN, *CONTROLS):
+            where = {"library": library, "method": method}
+            shares = [
+                " / ".join(f"{estimate(metrics.where(fact_set=s, form=form, **where)).mean:.2f}" for form in FORMS)
+                for s in metrics.sets
+            ]
+            out.append(f"| {library}, {method} | " + " | ".join(shares) + " |")
     return "\n".join(out) + "\n"

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from tqdm import tqdm
 
 from lora import (
     Adapter,
-    Gated,
-    Mix,
     Rows,
     attach,
     detach,
@@ -45,21 +43,14 @@ from recycle.config import StudyConfig
 from recycle.corpus import Corpus
 from recycle.disk import load_torch, read_json, save_torch, write_json, write_text
 from recycle.evaluate import ask, tally
-from recycle.merge import MERGES
-from recycle.route import arrow
+from recycle.methods import METHODS
+from recycle.route import ArrowRouter
 from recycle.train import fit
 from tasks import TwoHop
 from tasks.two_hop import FORMS
 
 ROLES = ("hop1", "hop2", "target", "joint")
 LIBRARIES = {"2-combination": ("hop1", "hop2"), "3-combination": ("hop1", "hop2", "target")}
-# Routed methods: (mixing order, top_k; None is all).
-ROUTES: dict[str, tuple[str, int | None]] = {
-    "arrow": ("outputs", None),
-    "arrow_top1": ("outputs", 1),
-    "arrow_factors": ("factors", None),
-}
-METHODS = (*MERGES, *ROUTES)
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Cell:
     seed: int
     fact_set: str  # or "base": real people that were held out from the form
     library: str  # "none", a single expert's role, or a key of LIBRARIES
-    method: str  # "alone", or one of METHODS
+    method: str  # a key of METHODS; "alone" for none and for single experts
 
     @property
     def name(self) -> str:
@@ -82,7 +73,9 @@ def cells(config: StudyConfig) -> list[Cell]:
         found.append(Cell(seed, "base", "none", "alone"))
         for s in config.sets:
             found += [Cell(seed, s, library, "alone") for library in ("none", *ROLES)]
-            found += [Cell(seed, s, library, method) for library in LIBRARIES for method in METHODS]
+            found += [
+                Cell(seed, s, library, method) for library in LIBRARIES for method in METHODS if method != "alone"
+            ]
     return found
 
 
@@ -288,47 +281,42 @@ def train_experts(
 def evaluate(cell: Cell, task: TwoHop, model: Transformer, tokenizer: Tokenizer, experts: dict[str, Adapter]) -> dict:
     """Answer every form of the cell's questions; return metric rows, a few answers to read, and a router's mean gates."""
     members = () if cell.library == "none" else LIBRARIES.get(cell.library, (cell.library,))
-    chosen = {role: experts[role] for role in members}
-    routers = None
-    if cell.method in MERGES:
-        chosen = {"merged": MERGES[cell.method](list(chosen.values()))}
-        mode: Any = Mix({"merged": 1.0})
-    elif cell.method in ROUTES:
-        order, top_k = ROUTES[cell.method]
-        routers = arrow(list(chosen.values()), top_k=top_k)
-        mode = Gated(tuple(chosen), routers, order)
-    else:
-        mode = Mix(dict.fromkeys(chosen, 1.0)) if chosen else None
-    attach(model, chosen)
-    rows, examples, gates = [], {}, {}
-    with using(model, mode):
+    generator = torch.Generator().manual_seed(derived(cell.seed, cell.name))
+    prepared = METHODS[cell.method]({role: experts[role] for role in members}, generator)
+    attach(model, prepared.adapters)
+    answers, gates = {}, {}
+    with using(model, prepared.mode):
         for form in FORMS:
             questions = task.questions(cell.fact_set, form)
-            answers = ask(model, tokenizer, task, questions)
-            rows.append({**dataclasses.asdict(cell), "form": form, **tally(task, answers)})
-            examples[form] = [
-                {
-                    "prompt": a.question.prompt,
-                    "right": a.question.completion,
-                    "said": a.completion,
-                    "outcome": a.outcome,
-                }
-                for a in answers[:3]
-            ]
-            if routers is not None:
+            answers[form] = ask(model, tokenizer, task, questions)
+            if prepared.routers is not None:
                 prompts = torch.tensor([[tokenizer.boundary, *tokenizer.encode(q.prompt)] for q in questions])
-                gates[form] = mean_gates(model, prompts, routers)
+                gates[form] = mean_gates(model, prompts, prepared.routers)
     detach(model)
+    rows = [{**dataclasses.asdict(cell), "form": form, **tally(task, answers[form])} for form in FORMS]
+    if cell.fact_set != "base":  # where the forms ask about the same triples, one by one
+        known = [all(a.outcome == "right" for a in hops) for hops in zip(answers["hop1"], answers["hop2"], strict=True)]
+        for row in rows:
+            right = [answer.outcome == "right" for answer in answers[row["form"]]]
+            row["both known"] = sum(known)
+            row["right of known"] = sum(r and k for r, k in zip(right, known, strict=True))
+    examples = {
+        form: [
+            {"prompt": a.question.prompt, "right": a.question.completion, "said": a.completion, "outcome": a.outcome}
+            for a in answers[form][:3]
+        ]
+        for form in FORMS
+    }
     return {"rows": rows, "examples": examples, "gates": {"members": list(members), "means": gates}}
 
 
 @torch.inference_mode()
-def mean_gates(model: Transformer, prompts: Tensor, routers: dict) -> dict[str, list[float]]:
+def mean_gates(model: Transformer, prompts: Tensor, routers: Mapping[str, ArrowRouter]) -> dict[str, list[float]]:
     """Each layer's gates averaged over all tokens of the prompts (rows, length): {path: one mean for each adapter}."""
-    for router in routers.values():
-        router.seen = []
+    seen: dict[str, list[Tensor]] = {path: [] for path in routers}
+    for path, router in routers.items():
+        router.seen = seen[path]
     model(prompts)
-    means = {path: torch.cat(router.seen).mean(0).tolist() for path, router in routers.items()}
     for router in routers.values():
         router.seen = None
-    return means
+    return {path: torch.cat(gates).mean(0).tolist() for path, gates in seen.items()}

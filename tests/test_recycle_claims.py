@@ -106,7 +106,8 @@ def test_wilson_intervals_are_the_textbooks():
     assert wilson(0, 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     low, high = wilson(50, 50)
-    assert high == pytest.approx(1.0) and low == pytest.approx(0.9287, abs=1e-4)
+    assert high == 1.0 and low == pytest.approx(0.9287, abs=1e-4)
+    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 200))
     for bad in ((3, 2), (0, 0), (-1, 4)):
         with pytest.raises(ValueError, match="no proportion"):
             wilson(*bad)

@@ -51,11 +51,19 @@ def failing(capsys, *arguments):
 
 def test_every_cell_is_measured_once_and_counts_add_up(run):
     rows = metrics(run)
-    assert len(rows) == 4 * (1 + 2 * (5 + 2 * 6))
+    assert len(rows) == 4 * (1 + 2 * (5 + 2 * 14))
     keys = [(r["fact_set"], r["library"], r["method"], r["form"]) for r in rows]
     assert len(set(keys)) == len(rows)
     assert all(r["right"] + r["bridge"] + r["wrong city"] + r["malformed"] == r["n"] for r in rows)
     assert {r["n"] for r in rows if r["fact_set"] == "F"} == {6}
+
+
+def test_what_is_known_is_counted_triple_by_triple(run):
+    for row in metrics(run):
+        if row["fact_set"] != "base":
+            assert row["right of known"] <= min(row["both known"], row["right"])
+            if row["form"] in ("hop1", "hop2"):
+                assert row["right of known"] == row["both known"]
 
 
 def test_training_changed_something(run):
@@ -251,7 +259,7 @@ def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_pat
     assert str(copy) not in (tmp_path / "kept.json").read_text()
     assert kept["metrics"] == metrics(copy)
     row = next(r for r in kept["metrics"] if (r["fact_set"], r["library"], r["form"]) == ("F", "joint", "hop1"))
-    assert f"| joint, alone | {row['right'] / row['n']:.2f} |" in table
+    assert f"| joint, alone | {row['right'] / row['n']:.2f} /" in table
     env = json.loads((copy / "env.json").read_text())
     (copy / "env.json").write_text(json.dumps([*env, {**env[0], "commit": "other"}]))
     assert "made under 2 environments" in failing(capsys, "report", copy, "--record", tmp_path / "kept.json")

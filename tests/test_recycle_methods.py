@@ -1,0 +1,76 @@
+"""Every method by name, on experts small enough to check by hand; the negative controls carry no content."""
+
+import pytest
+import torch
+from torch import nn
+
+from lora import Adapter, attach, using
+from recycle.methods import CONTROLS, METHODS, SWEEP
+
+
+def experts():
+    g = torch.Generator().manual_seed(0)
+    return {
+        name: Adapter({"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))}, 4.0)
+        for name in ("hop1", "hop2")
+    }
+
+
+def output(method, x, several=None, seed=0):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 5))
+    base = net(x)
+    prepared = METHODS[method](several or experts(), torch.Generator().manual_seed(seed))
+    attach(net, prepared.adapters)
+    with using(net, prepared.mode):
+        return net(x) - base
+
+
+X = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
+DELTAS = [X @ e.delta("0").mT for e in experts().values()]
+
+
+@pytest.mark.parametrize(
+    "method, weight", [("alone", 1), ("plain_sum", 1), ("mean_of_products", 0.5), *((f"sum_at_{w}", w) for w in SWEEP)]
+)
+def test_sums_at_their_weights(method, weight):
+    torch.testing.assert_close(output(method, X), weight * sum(DELTAS))
+
+
+@pytest.mark.parametrize("method", ["arrow_top1", "shuffled_prototypes", "random_router"])
+def test_a_choice_of_one_is_one_experts_output(method):
+    for i, row in enumerate(output(method, X)):
+        assert any(torch.allclose(row, delta[i], atol=1e-5) for delta in DELTAS)
+
+
+def test_shuffled_prototypes_choose_the_other_expert():
+    right, wrong = output("arrow_top1", X), output("shuffled_prototypes", X)
+    torch.testing.assert_close(right + wrong, sum(DELTAS))
+
+
+def test_random_controls_depend_on_the_seed_and_nothing_else():
+    for method in ("random_router", "random_adapters"):
+        assert torch.equal(output(method, X, seed=3), output(method, X, seed=3))
+        assert not torch.equal(output(method, X, seed=3), output(method, X, seed=4))
+
+
+def test_random_adapters_have_the_experts_size():
+    several = experts()
+    (merged,) = METHODS["random_adapters"](several, torch.Generator().manual_seed(5)).adapters.values()
+    A, B = merged.factors["0"]
+    for i, (own_A, own_B) in enumerate(e.factors["0"] for e in several.values()):
+        torch.testing.assert_close(A[2 * i : 2 * i + 2].norm(), own_A.norm())
+        torch.testing.assert_close(
+            B[:, 2 * i : 2 * i + 2].norm(), 2 * own_B.norm()
+        )  # the scaling, alpha / r = 2, is in B
+    assert not torch.allclose(merged.delta("0"), sum(e.delta("0") for e in several.values()))
+
+
+def test_low_temperature_is_the_choice_and_high_is_the_mean():
+    torch.testing.assert_close(output("arrow_temperature_10", X), sum(DELTAS) / 2, atol=1.0, rtol=0.5)
+    sharp, choice = output("arrow_temperature_0.1", X), output("arrow_top1", X)
+    assert (sharp - choice).norm() < (output("arrow", X) - choice).norm()
+
+
+def test_controls_are_methods():
+    assert set(CONTROLS) <= set(METHODS)
