@@ -56,8 +56,8 @@ class StudyConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600, rows=8))
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: at least one, each once")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds = {self.seeds}: at least one, each once, none below 0")
         if not self.sets or set(self.sets) - set(SETS):
             raise ValueError(f"sets = {self.sets}: choose from {', '.join(SETS)}")
         for name in ("pretrain", "train"):

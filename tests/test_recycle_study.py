@@ -150,6 +150,8 @@ def test_another_configuration_does_not_touch_the_run(run, capsys):
         (["--set", "train=3"], "a group of keys: train.steps"),
         (["--set", "seeds.a=3"], "seeds is a single value"),
         (["--set", "sets=Q"], "choose from F, H, R"),
+        (["--set", "seeds=-1"], "none below 0"),
+        (["--set", "seeds=1,1"], "each once"),
         (["--set", "model.width=33"], "model.width = 33"),
         (["--set", "adapter.rank=999"], "rank = 999: layer layers.0"),
         (["--set", "adapter.patterns=nose"], "no linear layer fits the pattern 'nose'"),
