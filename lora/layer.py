@@ -116,7 +116,7 @@ class LoRALinear(nn.Module):
         """(A, B) of an adapter."""
         if name not in self.scales:
             raise KeyError(f"{self.path}: no adapter {name!r}, there are {', '.join(self.names) or 'none'}")
-        return getattr(self, f"lora_A_{name}"), getattr(self, f"lora_B_{name}")
+        return self._parameters[f"lora_A_{name}"], self._parameters[f"lora_B_{name}"]
 
     def fold(self, weights: Mapping[str, float]) -> None:
         """Add sum_i w_i s_i B_i A_i to the weight, in the weight's own precision, keeping the old one aside."""
@@ -147,27 +147,26 @@ class LoRALinear(nn.Module):
                 return F.linear(x, self.weight, self.bias)
             A, B, ranks = self._concatenated(names)
             weights = [mode.weights[name] * self.scales[name] for name in names]
-            c = weights[0] if len(names) == 1 else self._columns(x.new_tensor(weights), ranks)
-            return lora_linear(x, self.weight, self.bias, A, B, c)
+            if len(set(weights)) > 1:
+                columns = [weight for weight, rank in zip(weights, ranks, strict=True) for _ in range(rank)]
+                return lora_linear(x, self.weight, self.bias, A, B, x.new_tensor(columns))
+            return lora_linear(x, self.weight, self.bias, A, B, weights[0])
+        each = [self.scales[name] for name in mode.names]
+        scales = each[0] if len(set(each)) == 1 else x.new_tensor(each)  # one number needs no product of its own
         if isinstance(mode, Rows):
-            factors = [self.factors(name) for name in mode.names]
-            A, B = torch.stack([A for A, _ in factors]), torch.stack([B for _, B in factors])
-            scales = x.new_tensor([self.scales[name] for name in mode.names])
+            A, B = (torch.stack(factors) for factors in zip(*map(self.factors, mode.names), strict=True))
             return lora_linear_rows(x, self.weight, self.bias, A, B, scales)
         gates = mode.routers[self.path](x.reshape(-1, self.d_in))
         A, B, ranks = self._concatenated(tuple(mode.names))
-        scales = x.new_tensor([self.scales[name] for name in mode.names])
+        one_rank = len(set(ranks)) == 1
         if mode.order == "factors":
-            if len(set(ranks)) > 1:
+            if not one_rank:
                 raise ValueError(f"{self.path}: factors of ranks {ranks} cannot be averaged: mix the outputs")
             return lora_linear_factors(x, self.weight, self.bias, A, B, gates, scales)
-        return lora_linear(x, self.weight, self.bias, A, B, self._columns(gates * scales, ranks))
-
-    @staticmethod
-    def _columns(weights: Tensor, ranks: Sequence[int]) -> Tensor:
-        """One weight for each adapter (..., N) -> one for each column of the concatenated rank (..., R)."""
-        repeats = ranks[0] if len(set(ranks)) == 1 else torch.tensor(ranks, device=weights.device)
-        return weights.repeat_interleave(repeats, dim=-1)
+        c = gates * scales
+        if not one_rank:
+            c = c.repeat_interleave(torch.tensor(ranks, device=c.device), dim=-1, output_size=sum(ranks))
+        return lora_linear(x, self.weight, self.bias, A, B, c)
 
     def _concatenated(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """[A_1; ..; A_N] (R, d_in), [B_1 | .. | B_N] (d_out, R), and the ranks that sum to R.
@@ -177,17 +176,16 @@ class LoRALinear(nn.Module):
         factors = [self.factors(name) for name in names]
         if len(names) == 1:
             return *factors[0], (factors[0][0].shape[0],)
+        ranks = tuple(A.shape[0] for A, _ in factors)
         trained = torch.is_grad_enabled() and any(p.requires_grad for pair in factors for p in pair)
+        if trained or torch.compiler.is_compiling():
+            return torch.cat([A for A, _ in factors]), torch.cat([B for _, B in factors], dim=1), ranks
         key = (names, tuple((p.data_ptr(), p._version) for pair in factors for p in pair))
-        if trained or self._kept is None or self._kept[0] != key:
-            stacked = (
-                torch.cat([A for A, _ in factors]),
-                torch.cat([B for _, B in factors], dim=1),
-                tuple(A.shape[0] for A, _ in factors),
-            )
-            if trained:
-                return stacked
-            self._kept = (key, stacked)
+        if self._kept is None or self._kept[0] != key:
+            # Ordinary tensors, also when first asked for in inference mode: a later call may differentiate through them.
+            with torch.inference_mode(False), torch.no_grad():
+                A, B = torch.cat([A for A, _ in factors]), torch.cat([B for _, B in factors], dim=1)
+            self._kept = (key, (A, B, ranks))
         return self._kept[1]
 
     def extra_repr(self) -> str:
