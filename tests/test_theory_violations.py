@@ -17,6 +17,7 @@ from theory import (
     relu_adapters,
     report,
     trained_adapters,
+    trained_experts,
     two_hop,
 )
 from theory.catalogue import ALL
@@ -56,6 +57,20 @@ def two_rank_one_updates(original):
 
 def own_facts_only(original):
     return lambda keys, targets: original(keys[:24], targets[:24])
+
+
+def kept_in_the_span(original):
+    """What gradient descent would have done: dA as a combination of the expert's own keys."""
+
+    def projected(run, k):
+        keys = run.model.keys(run.relations[k].prompts)
+        return original(run, k) @ torch.linalg.pinv(keys) @ keys
+
+    return projected
+
+
+def stopped_early(original):
+    return lambda rate, seed, steps: original(rate, seed, steps // 4)
 
 
 def one_component_less(original):
@@ -115,6 +130,13 @@ PLANTS = {
         lambda f: lambda model, relations, edited, u: f(model, relations, [], u),
     ),
     "counter-aligned-factors": (counter_conditions, "MERGES", lambda m: {**m, "product of means": m["sum"]}),
+    "gradient-bridge": (trained_experts, "composed", to_the_bridge),
+    "gradient-bridge-early": (trained_experts, "trained_run", stopped_early),
+    "gradient-logits": (trained_experts, "kernel", linear_kernel),
+    "gradient-leak": (trained_experts, "moved", kept_in_the_span),
+    "gradient-span": (trained_experts, "moved", kept_in_the_span),
+    "gradient-overshoot": (trained_experts, "trained_run", stopped_early),
+    "gradient-recall": (trained_experts, "predicted_recall", scaled(0.5)),
     "linear-error": (linear_adapters, "constructed", one_rank_less),
     "linear-threshold": (linear_adapters, "constructed", one_rank_less),
     "linear-lower": (linear_adapters, "predicted_error", lambda f: lambda gap, reach: f(gap, reach - 1)),

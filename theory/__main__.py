@@ -3,7 +3,8 @@
     python -m theory list                    ids and titles
     python -m theory show ID [--plot F.png]  statement, derivation, source, how it is checked; its picture
     python -m theory run ID [ID ...]         some claims, case by case
-    python -m theory table                   the README's table, from theory/results/theory.json
+    python -m theory study RUN [--plot F]    the theory against the transformer of a finished two-hop study
+    python -m theory table                   the README's tables, from theory/results/
 
 Options: --json FILE  --seeds N  --full  --plots DIR  --quiet  --debug. Exit code 0: every claim holds. 1: one is
 violated, and its first counterexample is named with its seed. 2: bad input, in one line.
@@ -14,28 +15,30 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
-from theory import pictures, report
+from recycle.disk import read_json, write_json
+from theory import pictures, report, study, study_report
 from theory.catalogue import ALL, pick
 from theory.claim import Claim, Result, Settings, TheoryError, verify
 
-COMMANDS = ("list", "show", "run", "table")
+COMMANDS = ("list", "show", "run", "study", "table")
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise TheoryError(f"{message}; see python -m theory --help")
 
 
 def parser() -> Parser:
     p = Parser(prog="python -m theory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("words", nargs="*", metavar="list | show ID | run ID [ID ...] | table")
+    p.add_argument("words", nargs="*", metavar="list | show ID | run ID [ID ...] | study RUN | table")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     p.add_argument("--seeds", type=int, default=Settings.seeds, metavar="N", help="repetitions of every case")
     p.add_argument("--full", action="store_true", help="larger sizes: minutes")
-    p.add_argument("--plot", type=Path, metavar="FILE.png", help="with show: draw the claim's picture")
+    p.add_argument("--plot", type=Path, metavar="FILE.png", help="with show or study: draw its picture")
     p.add_argument("--plots", type=Path, metavar="DIR", help="draw every picture there")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -44,7 +47,7 @@ def parser() -> Parser:
 
 def check_all(claims: Sequence[Claim], settings: Settings, quiet: bool) -> list[Result]:
     """Verify each claim, printing its row as soon as it is known."""
-    results = []
+    results: list[Result] = []
     print(report.HEADER)
     bar = tqdm(claims, disable=quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
     for claim in bar:
@@ -85,6 +88,28 @@ def show(claim: Claim, args: argparse.Namespace) -> int:
     return 0
 
 
+def study_run(run: Path, args: argparse.Namespace, command: str) -> int:
+    if args.json:
+        report.check_writable(args.json)
+    if args.plot:
+        study_report.check_plot(args.plot)
+    content = {"command": command, **study.compare(run)}
+    print(study_report.text(content))
+    if args.json:
+        write_json(args.json, content)
+    if args.plot:
+        print(f"\npicture: {study_report.draw(content, args.plot)}")
+    return 0
+
+
+def tables(args: argparse.Namespace) -> int:
+    """The README's: of the claims, and of the study where one is recorded."""
+    print(report.markdown(report.read_results(args.json or report.RESULTS)), end="")
+    if not args.json and study_report.STUDY.exists():
+        print("\n" + study_report.markdown(read_json(study_report.STUDY)), end="")
+    return 0
+
+
 def dispatch(args: argparse.Namespace, command: str) -> int:
     name, ids = (args.words[0], args.words[1:]) if args.words else ("all", [])
     if name == "all":
@@ -92,14 +117,18 @@ def dispatch(args: argparse.Namespace, command: str) -> int:
     if name not in COMMANDS:
         raise TheoryError(f"unknown command {name!r}; known: {', '.join(COMMANDS)}, or none to check every claim")
     if (name in ("list", "table")) != (not ids):
-        remedy = "takes no id" if ids else "needs an id; python -m theory list shows them"
+        needs = "a run folder" if name == "study" else "an id; python -m theory list shows them"
+        remedy = "takes no id" if ids else f"needs {needs}"
         raise TheoryError(f"{' '.join(args.words)}: {remedy}")
     if name == "list":
         print("\n".join(f"{claim.id:<24} {claim.title}" for claim in ALL))
         return 0
     if name == "table":
-        print(report.markdown(report.read_results(args.json or report.RESULTS)), end="")
-        return 0
+        return tables(args)
+    if name == "study":
+        if len(ids) > 1:
+            raise TheoryError(f"study {' '.join(ids)}: one run folder at a time")
+        return study_run(Path(ids[0]), args, command)
     claims = pick(ids)
     if name == "run":
         return run(claims, args, command)
@@ -108,11 +137,17 @@ def dispatch(args: argparse.Namespace, command: str) -> int:
     return show(claims[0], args)
 
 
+def recorded(argv: Sequence[str]) -> str:
+    """The command as it is kept in a result: absolute paths by their last name, which no machine owns."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in argv)
+    return " ".join(["python -m theory", *words])
+
+
 def main(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     try:
         args = parser().parse_intermixed_args(argv)
-        return dispatch(args, " ".join(["python -m theory", *argv]))
+        return dispatch(args, recorded(argv))
     except TheoryError as error:
         if debug:
             raise

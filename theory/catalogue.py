@@ -13,6 +13,7 @@ from theory import (
     merging,
     relu_adapters,
     trained_adapters,
+    trained_experts,
     two_hop,
 )
 from theory.claim import Claim, TheoryError
@@ -23,6 +24,7 @@ ALL: tuple[Claim, ...] = (
     *capacity.CLAIMS,
     *two_hop.CLAIMS,
     *counter_conditions.CLAIMS,
+    *trained_experts.CLAIMS,
     *linear_adapters.CLAIMS,
     *relu_adapters.CLAIMS,
     *attention_adapters.CLAIMS,

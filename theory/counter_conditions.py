@@ -125,7 +125,7 @@ def writing_layer(model: OneLayer, relations: Sequence[Relation], edited: Sequen
 
 def two_layer_logits(lower: OneLayer, upper: OneLayer, edit: Adapter, prompts: Tensor) -> Tensor:
     """The upper layer reads, at each earlier position, what the lower layer wrote there."""
-    written = sum(lower.logits(prompts[:, : t + 1]) for t in range(prompts.shape[1] - 1))
+    written = torch.stack([lower.logits(prompts[:, : t + 1]) for t in range(prompts.shape[1] - 1)]).sum(0)
     keys = torch.relu((written @ upper.value.T + upper.embed[prompts[:, -1]]) @ upper.up.T)
     return keys @ upper.down.T + keys @ edit.a.T @ edit.b.T
 

@@ -150,7 +150,7 @@ def check_route_nonlinear(settings: Settings) -> Iterator[Observation]:
         best = torch.linalg.lstsq(tokens, wanted).solution
         share = float((tokens @ best - wanted).square().sum() / wanted.square().sum())
         yield Observation("best matrix of any rank", seed, 0.5 - 1 / math.pi, share)
-        summed = tokens @ sum(x.delta for x in adapters).T
+        summed = tokens @ torch.stack([x.delta for x in adapters]).sum(0).T
         share = float((summed - wanted).square().sum() / wanted.square().sum())
         yield Observation("sum of the experts", seed, 1 / (0.5 + 1 / math.pi) - 1, share)
 

@@ -97,16 +97,35 @@ def draw(claim_id: str, path: Path) -> Path:
     """
     if claim_id not in PICTURES:
         raise TheoryError(f"claim {claim_id!r} has no picture; claims with one: {', '.join(PICTURES)}")
+    figure = canvas(8.5, 4.6)
+    PICTURES[claim_id](figure.add_subplot())
+    return save(figure, path)
+
+
+def canvas(width: float, height: float) -> Any:
+    """An empty matplotlib figure, in inches.
+
+    Raises:
+        TheoryError: matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise TheoryError("pictures need matplotlib, which is not installed: pip install -e .[plots]") from error
-    figure = Figure(figsize=(8.5, 4.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    PICTURES[claim_id](axes)
-    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write the figure as PNG; its folder is made if need be.
+
+    Raises:
+        TheoryError: the file cannot be written.
+    """
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", metadata={"Software": None})

@@ -46,6 +46,7 @@ def line(result: Result, seconds: float) -> str:
 def counterexample(result: Result) -> str:
     """The first observation that broke the claim, with the seed that makes it again."""
     found = result.counterexample
+    assert found is not None, f"{result.claim.id} holds"
     return (
         f"violated: {result.claim.id}: {found.case}, seed {found.seed}: observed {found.observed:.8g}, "
         f"expected {result.claim.relation} {found.bound:.8g} within {result.claim.tolerance:g}"
