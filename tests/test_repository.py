@@ -36,7 +36,9 @@ def test_lora_imports_torch_alone_and_tasks_no_torch():
     for package, names in allowed.items():
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                found = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+                found = (
+                    [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+                )
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     for name in found:
                         top = name.split(".")[0]
