@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,10 @@ class LoRALinear(nn.Module):
         """(A, B) of an adapter."""
         if name not in self.scales:
             raise KeyError(f"{self.path}: no adapter {name!r}, there are {', '.join(self.names) or 'none'}")
-        return self._parameters[f"lora_A_{name}"], self._parameters[f"lora_B_{name}"]
+        own = cast(
+            dict[str, nn.Parameter], self._parameters
+        )  # past __getattr__: decoding asks for these thousands of times
+        return own[f"lora_A_{name}"], own[f"lora_B_{name}"]
 
     def fold(self, weights: Mapping[str, float]) -> None:
         """Add sum_i w_i s_i B_i A_i to the weight, in the weight's own precision, keeping the old one aside."""
