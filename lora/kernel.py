@@ -60,18 +60,21 @@ def _adapted(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c:
 def _merging_pays(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float) -> bool:
     """Whether W + c B A, once for forward and once for backward, costs less than adding to y and to dx.
 
-    Adding takes 2 M r (k + n) multiplications and a pass over y and dx, building twice 2 k n r. The factor of 2 between
-    them is a margin. One core of a Zen 3, forward plus backward over frozen, unmerged and merged: 1.63 and 1.45 (M=2048,
-    k=n=128, r=16), 1.78 and 1.65 (2048, 256, 64), 1.35 and 1.32 (512, 256, 8), a tie at (2048, 512, 8).
+    Adding takes 2 M r (k + n) multiplications and a pass over y and dx, building twice 2 k n r; M counts the tokens of one
+    adapter. The factor of 2 between them is a margin. Zen 3, forward plus backward over frozen, unmerged and merged. One
+    thread: 1.63 and 1.45 (M=2048, k=n=128, r=16), 1.78 and 1.65 (2048, 256, 64), 1.35 and 1.32 (512, 256, 8), a tie at
+    (2048, 512, 8). Two threads, K adapters: 1.78 and 1.47 (K=12, M=512, k=n=128, r=16), 1.40 and 1.42 (8, 256, 256, 8), 1.26
+    and 1.45 (8, 256, 512, 8).
     Only in fp32 and in training: rounded to bf16, W would swallow a small B A; for inference the layer folds for good.
     """
     exact = x.dtype in (torch.float32, torch.float64)
-    if x.dim() != 2 or isinstance(c, Tensor) or x.device.type != "cpu" or not exact or len(x) < 64:
+    tokens = x.shape[-2]  # of one adapter
+    if isinstance(c, Tensor) or x.device.type != "cpu" or not exact or tokens < 64:
         return False
     if W.requires_grad or (bias is not None and bias.requires_grad) or not (A.requires_grad or B.requires_grad):
         return False
     n, k = W.shape
-    return x.shape[0] * (k + n) >= 4 * k * n
+    return tokens * (k + n) >= 4 * k * n
 
 
 def _one_dtype(x: Tensor, *others):
@@ -170,32 +173,39 @@ class _Adapted(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The same for one weight c on all rows, through W + c B A: keeps x alone, h is computed where it is needed.
+    """The same for one number c, through W + c B A: keeps x alone, h is computed where it is needed.
 
-    h and g are (parts, r, M / parts): MKL runs one narrow product on one thread, and a batch of them on all. Two threads of
-    a Zen 3, M=2048, k=512, r=8: A x^T 0.43 ms, in eight parts 0.24.
+    For one adapter h and g are (parts, r, M / parts): MKL runs one narrow product on one thread, and a batch of them on all.
+    Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43 ms, in eight parts 0.24. K adapters are a batch already.
     """
 
     @staticmethod
     def forward(ctx, x, W, bias, A, B, c):
         ctx.scale = c
         ctx.save_for_backward(x, W, A, B)
-        return F.linear(x, torch.addmm(W, B, A, alpha=c), bias)
+        if x.dim() == 2:
+            return F.linear(x, torch.addmm(W, B, A, alpha=c), bias)
+        y = torch.bmm(x, torch.baddbmm(W, B, A, alpha=c).mT)
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx, dy):
         _refuse_second_derivative()
         x, W, A, B = ctx.saved_tensors
         need_x, _, _, need_A, need_B, _ = ctx.needs_input_grad
-        parts = 8 if len(x) % 8 == 0 else 1
-        xs, dys = x.unflatten(0, (parts, -1)), dy.unflatten(0, (parts, -1))
         dx = dA = dB = None
-        if need_A:
-            g = torch.bmm(B.mT.expand(parts, -1, -1), dys.mT)
-            dA = torch.bmm(g, xs).sum(0).mul_(ctx.scale)
         if need_x:
-            dx = dy @ torch.addmm(W, B, A, alpha=ctx.scale)
+            whole = torch.addmm if x.dim() == 2 else torch.baddbmm
+            dx = dy @ whole(W, B, A, alpha=ctx.scale)
+        one = x.dim() == 2
+        if one:
+            parts = 8 if len(x) % 8 == 0 else 1
+            x, dy = x.unflatten(0, (parts, -1)), dy.unflatten(0, (parts, -1))
+            A, B = A.expand(parts, -1, -1), B.expand(parts, -1, -1)
+        if need_A:
+            dA = torch.bmm(torch.bmm(B.mT, dy.mT), x).mul_(ctx.scale)
         if need_B:
-            h = torch.bmm(A.expand(parts, -1, -1), xs.mT)
-            dB = torch.bmm(h, dys).sum(0).mul_(ctx.scale).mT
+            dB = torch.bmm(torch.bmm(A, x.mT), dy).mul_(ctx.scale).mT
+        if one:
+            dA, dB = (None if d is None else d.sum(0) for d in (dA, dB))
         return dx, None, None, dA, dB, None

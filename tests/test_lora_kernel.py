@@ -79,7 +79,9 @@ def test_fast_is_the_reference(kind, dtype, batch, k, n, N, r, bias, seed):
                       dy.abs(), torch.float64)  # fmt: skip
     for got, want, size in zip(gradients(kernel, kind, arguments, dy, dtype), expected, terms, strict=True):
         assert got.shape == want.shape
-        assert (got.double() - want).norm() <= BOUNDS[dtype] * torch.maximum(want.norm(), size.norm())
+        # A single number is rounded up to four times on its way (h, c h, the product, the sum), with nothing to average over.
+        bound = max(BOUNDS[dtype], 4 * torch.finfo(dtype).eps / 2)
+        assert (got.double() - want).norm() <= bound * torch.maximum(want.norm(), size.norm())
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -99,22 +101,23 @@ def test_gradients_are_derivatives(kind):
     assert torch.autograd.gradcheck(product(kernel, kind), arguments)
 
 
-@pytest.mark.parametrize("rows", [64, 67])
-def test_merged_is_unmerged(rows, monkeypatch):
+@pytest.mark.parametrize("kind, rows", [("number", 64), ("number", 67), ("rows", 65)])
+def test_merged_is_unmerged(kind, rows, monkeypatch):
     """For one weight, through W + c B A: the same values and gradients, and derivatives indeed."""
     arguments = [a.requires_grad_(i in (0, 3, 4)) if torch.is_tensor(a) else a
-                 for i, a in enumerate(case("number", (rows,), 3, 4, 1, 2))]  # fmt: skip
+                 for i, a in enumerate(case(kind, (rows,), 3, 4, 2, 2))]  # fmt: skip
     tensors = [arguments[i] for i in (0, 3, 4)]
     found = []
     for pays in (True, False):
         monkeypatch.setattr(kernel, "_merging_pays", lambda *a, pays=pays: pays)
-        y = kernel.lora_linear(*arguments)
+        y = product(kernel, kind)(*arguments)
         found.append((y, *torch.autograd.grad(y.square().sum(), tensors)))
     for merged, unmerged in zip(*found, strict=True):
         torch.testing.assert_close(merged, unmerged)
     monkeypatch.undo()
-    assert kernel._merging_pays(*arguments)
-    assert torch.autograd.gradcheck(lambda x, A, B: kernel.lora_linear(x, *arguments[1:3], A, B, -1.7), tensors)
+    x = arguments[0] if kind == "number" else arguments[0].view(2, rows, 3)
+    assert kernel._merging_pays(x, *arguments[1:])
+    assert torch.autograd.gradcheck(lambda x, A, B: product(kernel, kind)(x, *arguments[1:3], A, B, -1.7), tensors)
 
 
 def test_merging_is_for_one_weight_in_training_beyond_bf16():
@@ -123,7 +126,8 @@ def test_merging_is_for_one_weight_in_training_beyond_bf16():
     assert kernel._merging_pays(x, W, None, A, B, c)
     assert not kernel._merging_pays(x.bfloat16(), W.bfloat16(), None, A, B, c)
     assert not kernel._merging_pays(x, W, None, A, B, torch.ones(6))
-    assert not kernel._merging_pays(x.view(2, 128, 8), W, None, A, B, c)
+    assert kernel._merging_pays(x.view(2, 128, 8), W, None, A, B, c)
+    assert not kernel._merging_pays(x.view(16, 16, 8), W, None, A, B, c)
     assert not kernel._merging_pays(x, W, bias.requires_grad_(), A, B, c)
     assert not kernel._merging_pays(x, W, None, A.detach(), B, c)
     assert not kernel._merging_pays(x[:63], W, None, A, B, c)
@@ -167,12 +171,12 @@ def saved_storages(make):
 
 
 @pytest.mark.parametrize(
-    "kind, batch", [("number", (3, 7)), ("gates", (4, 30)), ("rows", (4, 30)), ("number", (4, 30))]
+    "kind, batch", [("number", (3, 7)), ("gates", (4, 30)), ("rows", (2, 7)), ("number", (4, 30)), ("rows", (4, 30))]
 )
 def test_only_x_and_h_are_saved(kind, batch):
     x, W, bias, A, B, c = case(kind, batch, 32, 48, 2, 4)
-    merged = kind == "number" and batch == (4, 30)
-    flat = x.view(-1, 32) if kind == "number" else x
+    merged = kind != "gates" and batch == (4, 30)
+    flat = x.view(2, -1, 32) if kind == "rows" else x.view(-1, 32)
     assert kernel._merging_pays(flat, W, bias, A.requires_grad_(), B.requires_grad_(), c) == merged
     given = {t.untyped_storage().data_ptr() for t in (x, W, bias, A, B, c) if torch.is_tensor(t)}
     kept, y = saved_storages(lambda: product(kernel, kind)(x.requires_grad_(), W, bias, A, B, c))
