@@ -1,6 +1,6 @@
 """Train toy models, recycle their adapters, and decide what that achieves.
 
-    python -m recycle study two-hop --preset quick       the whole study: about 8 minutes on two cores
+    python -m recycle study two-hop --preset quick       the whole study: about 6 minutes on two cores
     python -m recycle train  RUN --role hop1 --facts F   one more expert on a finished study's base
     python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
     python -m recycle route  RUN hop1-F hop2-F --facts F

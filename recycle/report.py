@@ -20,9 +20,10 @@ SET_NAMES = {
     "R": "R: real names, real cities, new facts",
 }
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }
 table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th, td { padding: .2rem .5rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; } td.text { white-space: normal; }
 td small { color: #777; } .good { color: #11682f; } .bad { color: #a11212; } .open { color: #7a5b00; }
 tr.group td { border-bottom: 1px solid #888; font-weight: 600; padding-top: .8rem; } img { max-width: 100%; }
