@@ -87,7 +87,10 @@ def load_adapter(folder: Path | str) -> Adapter:
     tensors = _read_tensors(folder)
 
     factors, left = {}, set(tensors)
-    for key in tensors:
+    # safetensors lists them in an order that changes from process to process: take the order of the layers as saved.
+    listed = config.get("target_modules")
+    order = {f"{_PREFIX}{path}{_A}": i for i, path in enumerate(listed)} if isinstance(listed, list) else {}
+    for key in sorted(tensors, key=lambda key: (order.get(key, len(order)), key)):
         if key.startswith(_PREFIX) and key.endswith(_A):
             path = key[len(_PREFIX) : -len(_A)]
             if (other := f"{_PREFIX}{path}{_B}") not in tensors:

@@ -11,7 +11,7 @@ from lora import Adapter, AdapterFileError, load_adapter, save_adapter
 
 def make(**kwargs):
     torch.manual_seed(0)
-    paths = ("layers.0.self_attn.q_proj", "layers.0.mlp.weight_proj", "layers.1.lora.bias")
+    paths = ("layers.1.self_attn.q_proj", "layers.0.mlp.weight_proj", "layers.0.lora.bias")
     factors = {path: (torch.randn(2 + i, 6), torch.randn(4, 2 + i)) for i, path in enumerate(paths)}
     return Adapter(factors, 3.0, alphas={paths[1]: 7.0}, base="abc", origin={"role": "hop1"}, **kwargs)
 
@@ -30,7 +30,7 @@ def test_round_trip(tmp_path, safetensors, rslora):
     save_adapter(one, tmp_path / "a")
     save_adapter(one, tmp_path / "a")  # again, over itself
     back = load_adapter(tmp_path / "a")
-    assert sorted(back.paths) == sorted(one.paths)
+    assert back.paths == one.paths  # in their order too: what draws numbers layer by layer must not notice the disk
     assert (back.alpha, back.rslora, back.alphas, back.base, back.origin) == (
         one.alpha, one.rslora, one.alphas, one.base, one.origin)  # fmt: skip
     for path in one.paths:
@@ -115,4 +115,4 @@ def test_patterns_of_other_tools_are_read(tmp_path):
     save_adapter(make(), tmp_path / "a")
     edit(tmp_path / "a", rank_pattern={"weight_proj": 3, "lora.bias": 4}, alpha_pattern={r"layers\.\d+\.mlp.*": 9.0})
     back = load_adapter(tmp_path / "a")
-    assert back.scale("layers.0.mlp.weight_proj") == 3.0 and back.scale("layers.0.self_attn.q_proj") == 1.5
+    assert back.scale("layers.0.mlp.weight_proj") == 3.0 and back.scale("layers.1.self_attn.q_proj") == 1.5
