@@ -1,19 +1,22 @@
 """Train toy models, recycle their adapters, and decide what that achieves.
 
-    python -m recycle study two-hop --preset quick       the whole study: about 6 minutes on two cores
-    python -m recycle train  RUN --role hop1 --facts F   one more expert on a finished study's base
+    python -m recycle study two-hop --preset quick       a whole study: minutes on two cores
+    python -m recycle study two-hop --preset laptop --processes 2
+    python -m recycle train  RUN --reads hop1 --group F  one more expert on a finished study's base
     python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
-    python -m recycle route  RUN hop1-F hop2-F --facts F
-    python -m recycle eval   RUN both-F --facts F
+    python -m recycle route  RUN hop1-F hop2-F --group F
+    python -m recycle eval   RUN both-F --group F
     python -m recycle report RUN
 
-RUN is a run folder, as in runs/two-hop-quick; adapters are named as in RUN/seed-0/library.
+RUN is a run folder, as in runs/two-hop-quick; adapters are named as in RUN/seed-0/standard/library. Where one machine is not
+enough, start the study under torchrun: its processes share the (seed, base) pairs out among them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -24,19 +27,21 @@ from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, 
 from models import Tokenizer, Transformer
 from recycle.config import PRESETS, StudyConfig, override, preset
 from recycle.disk import read_json
-from recycle.evaluate import ask, tally, wilson
+from recycle.evaluate import ask, encode_prompt, tally
 from recycle.matmul import CHOICES, choose_matmul
 from recycle.merge import MERGES, weighted_sum
+from recycle.methods import Phase
 from recycle.report import markdown, record, write_report
 from recycle.route import arrow
-from recycle.study import ROLES, describe_environment, make_base, mean_gates, run_study, train_experts
-from tasks import TwoHop
-from tasks.two_hop import FORMS, SETS
+from recycle.statistics import wilson
+from recycle.study import describe_environment, make_base, mean_gates, run_study, train_experts
+from tasks import TASKS, Expert, Task
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
+    options.given = sys.argv[1:] if arguments is None else arguments
     try:
         options.run_command(options)
     except KeyboardInterrupt:
@@ -74,12 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     def on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
         sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished study")
         sub.add_argument("--seed", type=int, help="which seed's base and library (default: the study's first)")
+        sub.add_argument("--base", default="standard", help="which of the study's bases (default standard)")
         if adapters:
             sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help="names in the seed's library, or folders")
 
     study = command("study", _study, "run a study, or go on with one")
-    study.add_argument("task", choices=["two-hop"])
-    study.add_argument("--preset", default="quick", help=f"{', '.join(PRESETS)} (default quick)")
+    study.add_argument("task", choices=list(TASKS))
+    study.add_argument("--preset", default="quick", help="quick, laptop or full (default quick)")
+    study.add_argument("--processes", type=int, default=1, metavar="N",
+                       help="share the bases out among N processes of this machine (default 1)")  # fmt: skip
     study.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train.lr=3e-3; may be repeated"
     )
@@ -87,9 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train one expert on a study's base, into its library")
     on_run(train)
-    train.add_argument("--role", choices=ROLES, required=True)
-    train.add_argument("--facts", choices=SETS, required=True, help="the fact set it learns")
-    train.add_argument("--name", help="its name in the library (default ROLE-FACTS-own)")
+    train.add_argument("--reads", required=True, help="what it learns, as hop1 or joint in the two-hop task")
+    train.add_argument("--group", required=True, help="of which group, as F")
+    train.add_argument("--name", help="its name in the library (default READS-GROUP-own)")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.* and adapter.* keys")
 
     merge = command("merge", _merge, "merge adapters into one")
@@ -98,16 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("--weights", type=float, nargs="+", help="for weighted_sum: one for each adapter")
     merge.add_argument("--out", required=True, help="its name in the library")
 
-    route = command("route", _route, "show how Arrow routes a fact set's questions among adapters")
+    route = command("route", _route, "show how Arrow routes a group's questions among adapters")
     on_run(route, adapters=True)
     _routing_options(route)
-    route.add_argument("--facts", choices=SETS, required=True)
+    route.add_argument("--group", required=True, help="whose questions, as F")
 
-    evaluate = command("eval", _eval, "answer a fact set's questions with an adapter, or with several routed by Arrow")
+    evaluate = command("eval", _eval, "answer a group's questions with an adapter, or with several routed by Arrow")
     on_run(evaluate, adapters=True)
     _routing_options(evaluate)
     evaluate.add_argument("--order", choices=["outputs", "factors"], default="outputs", help="what Arrow mixes")
-    evaluate.add_argument("--facts", choices=SETS, required=True)
+    evaluate.add_argument("--group", required=True, help="whose questions, as F")
     evaluate.add_argument("--show", type=int, default=0, metavar="N", help="print the first N answers of each form")
 
     report = command("report", _report, "draw a run's report again")
@@ -125,12 +133,18 @@ def _routing_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    config = override(preset(options.preset), options.set)
+    config = override(preset(options.task, options.preset), options.set)
+    if options.processes < 1:
+        raise ValueError(f"--processes {options.processes}: at least one")
+    if options.processes > 1 and "RANK" not in os.environ:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
+        os.execv(sys.executable, [sys.executable, *launch, "-m", "--", "recycle", *options.given])
     run = options.run or Path("runs") / f"{options.task}-{options.preset}"
     environment = describe_environment(choose_matmul(options.matmul), "python -m recycle " + shlex.join(sys.argv[1:]))
     run_study(config, run, environment, options.quiet)
-    print(write_report(run, config))
-    print(f"\nreport: {run / 'report.html'}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(write_report(run, config))
+        print(f"\nreport: {run / 'report.html'}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -150,32 +164,38 @@ def open_config(run: Path) -> StudyConfig:
     """The configuration that a run folder was made with."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} is no run folder: there is no config.json in it")
-    return _build(StudyConfig, read_json(run / "config.json"), run)
+    values = read_json(run / "config.json")
+    if values.get("name") not in PRESETS:
+        raise ValueError(
+            f"{run}/config.json is of the unknown task {values.get('name')!r}: another version made this run"
+        )
+    return _build(preset(values["name"], "quick"), values, run)
 
 
-def _build(kind, values: dict, run: Path):
-    """A dataclass from its JSON: nested ones by their default's type, lists as tuples."""
-    default = kind() if kind is StudyConfig else None
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := set(values) - set(fields):
-        raise ValueError(f"{run}/config.json has the unknown key {sorted(unknown)[0]!r}: another version made this run")
+def _build(default, values: dict, run: Path):
+    """A dataclass from its JSON: nested ones by the default's type, lists as tuples."""
+    fields = {f.name: f for f in dataclasses.fields(default)}
+    if unknown := set(values) ^ set(fields):
+        raise ValueError(
+            f"{run}/config.json: the key {sorted(unknown)[0]!r} is unknown or missing: another version made it"
+        )
     built = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            built[key] = _build(type(getattr(default, key)), value, run)
+            built[key] = _build(getattr(default, key), value, run)
         else:
             built[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**built)
+    return type(default)(**built)
 
 
 @dataclasses.dataclass
 class _Opened:
-    """A run's seed, ready to be used."""
+    """A run's seed and base, ready to be used."""
 
     config: StudyConfig
     seed: int
     folder: Path
-    task: TwoHop
+    task: Task
     model: Transformer
     tokenizer: Tokenizer
 
@@ -188,20 +208,26 @@ class _Opened:
         known = sorted(p.name for p in (self.folder / "library").iterdir() if not p.name.startswith("."))
         raise ValueError(f"no adapter {name!r} in {self.folder / 'library'}: there are {', '.join(known)}")
 
+    def check_group(self, group: str) -> None:
+        if group not in self.task.groups:
+            raise ValueError(f"--group {group}: choose from {', '.join(self.task.groups)}")
+
 
 def _open(options: argparse.Namespace) -> _Opened:
     config = open_config(options.run)
     seed = config.seeds[0] if options.seed is None else options.seed
-    folder = options.run / f"seed-{seed}"
-    if seed not in config.seeds or not (folder / "base" / "model.pt").exists():
+    folder = options.run / f"seed-{seed}" / options.base
+    if seed not in config.seeds or not (folder / "model.pt").exists():
         raise ValueError(
-            f"{options.run} has no finished base for seed {seed}: its seeds are "
+            f"{options.run} has no finished base {options.base!r} for seed {seed}: its seeds are "
             f"{', '.join(map(str, config.seeds))}; run the study first"
         )
     choose_matmul(options.matmul)
-    task = TwoHop(config.task, seed)
-    model, tokenizer = make_base(config, task, seed, folder, options.quiet)
-    return _Opened(config, seed, folder, task, model, tokenizer)
+    task, model, tokenizer = make_base(config, seed, options.base, options.run, options.quiet)
+    opened = _Opened(config, seed, folder, task, model, tokenizer)
+    if hasattr(options, "group"):
+        opened.check_group(options.group)
+    return opened
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -212,21 +238,18 @@ def _train(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--set {assignment}: the base is trained already, only train.* and adapter.* can be set here"
             )
-    config = override(config, options.set)
-    name = options.name or f"{options.role}-{options.facts}-own"
+    config = override(override(config, opened.task.bases[options.base]), options.set)
+    name = options.name or f"{options.reads}-{options.group}-own"
     target = opened.folder / "library" / name
     if target.exists():
         raise ValueError(f"{target} exists: choose another --name")
-    expert = train_experts(
-        config,
-        opened.task,
-        opened.seed,
-        opened.model,
-        opened.tokenizer,
-        {name: (options.role, options.facts)},
-        quiet=options.quiet,
-    )[0][name]
-    save_adapter(expert, target)
+    expert = Expert(options.reads, options.group, base=options.base)
+    made, _ = train_experts(
+        config, opened.task, opened.seed, opened.model, opened.tokenizer, [expert], quiet=options.quiet
+    )
+    adapter = made[expert.name]
+    assert isinstance(adapter, Adapter)
+    save_adapter(adapter, target)
     print(f"saved {target}")
 
 
@@ -249,9 +272,10 @@ def _route(options: argparse.Namespace) -> None:
     adapters = {name: opened.adapter(name) for name in options.adapters}
     routers = arrow(list(adapters.values()), options.temperature, options.top_k)
     names = _attach_all(opened, adapters)
-    for form in FORMS:
-        questions = opened.task.questions(options.facts, form)
-        prompts = torch.tensor([[opened.tokenizer.boundary, *opened.tokenizer.encode(q.prompt)] for q in questions])
+    for form in opened.task.forms:
+        questions = opened.task.questions(options.group, form)
+        encoded = [encode_prompt(opened.tokenizer, question) for question in questions]
+        prompts = torch.tensor([prompt for prompt in encoded if len(prompt) == len(encoded[0])])
         with using(opened.model, Gated(names, routers)):
             means = mean_gates(opened.model, prompts, routers)
         print(f"\n{form}: mean gate of {', '.join(options.adapters)}; e.g. {questions[0].prompt}")
@@ -269,17 +293,17 @@ def _eval(options: argparse.Namespace) -> None:
         if options.top_k or options.temperature != 1.0:
             raise ValueError("one adapter is not routed: --top-k and --temperature want several")
         mode = Mix(dict.fromkeys(_attach_all(opened, adapters), 1.0))
-    with using(opened.model, mode):
-        for form in FORMS:
-            answers = ask(opened.model, opened.tokenizer, opened.task, opened.task.questions(options.facts, form))
-            counts = tally(opened.task, answers)
-            low, high = wilson(counts["right"], counts["n"])
-            print(
-                f"{form:8} {counts['right'] / counts['n']:.2f} [{low:.2f}, {high:.2f}]  "
-                + ", ".join(f"{key} {value}" for key, value in counts.items())
-            )
-            for a in answers[: options.show]:
-                print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
+    for form in opened.task.forms:
+        questions = opened.task.questions(options.group, form)
+        answers = ask(opened.model, opened.tokenizer, opened.task, questions, [Phase(mode)])
+        counts = tally(opened.task, answers)
+        low, high = wilson(counts["right"], counts["n"])
+        print(
+            f"{form:8} {counts['right'] / counts['n']:.2f} [{low:.2f}, {high:.2f}]  "
+            + ", ".join(f"{key} {value}" for key, value in counts.items())
+        )
+        for a in answers[: options.show]:
+            print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
 
 
 def _attach_all(opened: _Opened, adapters: dict[str, Adapter]) -> tuple[str, ...]:

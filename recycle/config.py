@@ -10,56 +10,50 @@ from typing import Any
 
 from models import TransformerConfig
 from recycle.train import TrainConfig
-from tasks import TwoHopConfig
-from tasks.two_hop import SETS
+from tasks import TASKS, TwoHop, TwoHopConfig
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
-class ReadingShares:
-    """What share of the texts that the base reads is of each kind."""
-
-    statement: float = 0.5
-    hop1: float = 0.1
-    hop2: float = 0.1
-    direct: float = 0.05
-    cot: float = 0.25
-
-
-@dataclass(frozen=True)
 class AdapterConfig:
     """The experts: rank and alpha, the layers by name pattern, and which share of the texts that an expert reads is taken
-    from the base's own, so that it keeps what the base knows."""
+    from the base's own, so that it keeps what the base knows. ``kind`` full trains all weights, as a reference."""
 
+    kind: str = "lora"
     rank: int = 16
     alpha: float = 32.0
     patterns: tuple[str, ...] = LINEARS
     preservation: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.kind not in ("lora", "full"):
+            raise ValueError(f"adapter.kind = {self.kind!r}: lora or full")
         if not 0 <= self.preservation < 1:
             raise ValueError(f"adapter.preservation = {self.preservation}: a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """One base for each seed, one expert for each role and fact set, and a cell for each library and method."""
+    """A task's libraries, those of some parts and groups, for each seed."""
 
+    name: str
+    task: Any  # the task's own Config
+    groups: tuple[str, ...]
+    parts: tuple[str, ...] = ("main",)
     seeds: tuple[int, ...] = (0,)
-    sets: tuple[str, ...] = SETS
-    task: TwoHopConfig = field(default_factory=TwoHopConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
     pretrain: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0))
-    shares: ReadingShares = field(default_factory=ReadingShares)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600, rows=8))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, rows=8))
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds = {self.seeds}: at least one, each once, none below 0")
-        if not self.sets or set(self.sets) - set(SETS):
-            raise ValueError(f"sets = {self.sets}: choose from {', '.join(SETS)}")
+        for name in ("groups", "parts"):
+            chosen, known = getattr(self, name), getattr(TASKS[self.name], name)
+            if not chosen or set(chosen) - set(known):
+                raise ValueError(f"{name} = {', '.join(chosen)}: choose from {', '.join(known)}")
         for name in ("pretrain", "train"):
             if getattr(self, name).length >= self.model.context:
                 raise ValueError(
@@ -117,14 +111,19 @@ def _parse(text: str, old: Any, key: str) -> Any:
     return value
 
 
+_TWO_HOP = StudyConfig("two-hop", TwoHopConfig(), ("F", "H", "R"), ("main", "entities", "templates"))
+# Seed 0 was looked at while the rules of recycle/claims were written; the presets that decide do not use it.
+_ALL_TWO_HOP = dataclasses.replace(_TWO_HOP, groups=TwoHop.groups, parts=TwoHop.parts)
 PRESETS = {
-    "quick": StudyConfig(),
-    "laptop": StudyConfig(seeds=(0, 1, 2)),
-    "full": StudyConfig(seeds=(0, 1, 2, 3, 4)),
+    "two-hop": {
+        "quick": _TWO_HOP,
+        "laptop": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3)),
+        "full": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3, 4, 5)),
+    }
 }
 
 
-def preset(name: str) -> StudyConfig:
-    if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
-    return PRESETS[name]
+def preset(task: str, name: str) -> StudyConfig:
+    if name not in PRESETS[task]:
+        raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS[task])}")
+    return PRESETS[task][name]

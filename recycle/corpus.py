@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import Tokenizer
-from tasks.two_hop import Text
+from tasks import Text
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 
+import torch
+from torch import Tensor
+
+from lora import using
 from models import Tokenizer, Transformer, greedy
-from tasks.two_hop import LONGEST_COMPLETION, OUTCOMES, Question, TwoHop
+from recycle.methods import Phase
+from tasks import Question, Task, Text
 
 
 @dataclass(frozen=True)
@@ -19,35 +25,81 @@ class Answer:
 
 
 def ask(
-    model: Transformer, tokenizer: Tokenizer, task: TwoHop, questions: Sequence[Question], batch: int = 256
+    model: Transformer,
+    tokenizer: Tokenizer,
+    task: Task,
+    questions: Sequence[Question],
+    phases: Sequence[Phase] | None = None,
+    contexts: Sequence[Sequence[Text]] | None = None,
+    batch: int = 256,
 ) -> list[Answer]:
-    """Greedy answers, in the order of the questions; whatever adapters are active in the model act."""
+    """Greedy answers, in the order of the questions. Each phase goes on from what the last one wrote; without phases the
+    adapters act as they do now. ``contexts`` are texts that stand before each question, as they stand in training."""
     answers = []
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
-        prompts = [[tokenizer.boundary, *tokenizer.encode(question.prompt)] for question in part]
-        decoded = greedy(model, prompts, LONGEST_COMPLETION, tokenizer.boundary, tokenizer.pad)
-        for question, ids in zip(part, decoded, strict=True):
+        prompts = [encode_prompt(tokenizer, q, () if contexts is None else contexts[start + i])
+                   for i, q in enumerate(part)]  # fmt: skip
+        said: list[list[int]] = [[] for _ in part]
+        for phase in (None,) if phases is None else phases:
+            until = phase.until if phase else None
+            end = tokenizer.boundary if until is None else tokenizer.encode(until)[0]
+            begun = [prompt + words for prompt, words in zip(prompts, said, strict=True)]
+            with using(model, phase.mode) if phase else nullcontext():
+                decoded = greedy(model, begun, task.longest, end, tokenizer.pad)
+            stop = [] if until is None else [end]
+            said = [words + more + stop for words, more in zip(said, decoded, strict=True)]
+        for question, ids in zip(part, said, strict=True):
             completion = tokenizer.decode(ids)
             answers.append(Answer(question, completion, task.score(question, completion)))
     return answers
 
 
-def tally(task: TwoHop, answers: Sequence[Answer]) -> dict:
-    """Counts: n, one for each outcome, and how many chains of thought name the right bridge first."""
+def encode_prompt(tokenizer: Tokenizer, question: Question, context: Sequence[Text] = ()) -> list[int]:
+    before = [token for text in context for token in (*tokenizer.encode(str(text)), tokenizer.boundary)]
+    return [tokenizer.boundary, *before, *tokenizer.encode(question.prompt)]
+
+
+def tally(task: Task, answers: Sequence[Answer]) -> dict[str, int]:
+    """Counts: n, one for each outcome, and one for each of the task's notes."""
     outcomes = Counter(answer.outcome for answer in answers)
-    counts = {"n": len(answers), **{outcome: outcomes[outcome] for outcome in OUTCOMES}}
-    if answers and answers[0].question.form == "cot":
-        counts["bridge named"] = sum(task.names_bridge(a.question, a.completion) for a in answers)
+    counts = {"n": len(answers), **{outcome: outcomes[outcome] for outcome in task.outcomes}}
+    for answer in answers:
+        for note, holds in task.notes(answer.question, answer.completion).items():
+            counts[note] = counts.get(note, 0) + holds
     return counts
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion (Wilson 1927)."""
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} successes of {n}: no proportion")
-    p = successes / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # The limits at 0 and n are exactly 0 and 1; rounding must not put them inside.
-    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+@torch.inference_mode()
+def compare(
+    model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], alternatives: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Log-probability of the right completion beside that of others' right completions (shuffled answers), in nats:
+    the means of both, and the share of pairs in which the right one is the more probable (.5 is chance; ties count half).
+
+    A failure in accuracy can hide a signal here. An answer's overall frequency cancels: each is right as often as wrong.
+    """
+    rows = [
+        (tokenizer.encode(q.prompt), tokenizer.encode(completion))
+        for q, others in zip(questions, alternatives, strict=True)
+        for completion in (q.completion, *others)
+    ]
+    width = 1 + max(len(prompt) + len(completion) for prompt, completion in rows)
+    tokens = torch.full((len(rows), width), tokenizer.pad)
+    scored = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (prompt, completion) in enumerate(rows):  # padding behind the text is seen by nothing that is scored
+        text = [tokenizer.boundary, *prompt, *completion]
+        tokens[i, : len(text)] = torch.tensor(text)
+        scored[i, 1 + len(prompt) : len(text)] = True
+    states = model.hidden_states(tokens[:, :-1])[scored[:, 1:]]
+    logp = model.unembed(states).log_softmax(-1).gather(1, tokens[:, 1:][scored[:, 1:]][:, None])[:, 0]
+    of_row = scored[:, 1:].nonzero()[:, 0]
+    totals: Tensor = torch.zeros(len(rows), dtype=logp.dtype).index_add(0, of_row, logp)
+    right, others, beaten, start = [], [], [], 0
+    for group in alternatives:
+        own, rest = totals[start], totals[start + 1 : start + 1 + len(group)]
+        right.append(own.item())
+        others += rest.tolist()
+        beaten += ((own > rest).double() + 0.5 * (own == rest)).tolist()
+        start += 1 + len(group)
+    return {"log p right": fmean(right), "log p others": fmean(others), "right above others": fmean(beaten)}

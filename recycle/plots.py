@@ -6,16 +6,18 @@ import base64
 import io
 from pathlib import Path
 
-from recycle.claims import Estimate, Metrics, estimate
-from recycle.config import StudyConfig
+from recycle.claims import Metrics
 from recycle.disk import read_json
-from recycle.merge import MERGES
-from recycle.methods import SWEEP
+from recycle.methods import MAIN, SWEEP
+from recycle.statistics import Estimate, estimate
+from tasks import Task
 
 try:
     from matplotlib.figure import Figure
 except ImportError:
     Figure = None  # type: ignore[assignment, misc]
+
+COLOURS = ("#9aa5b1", "#c8553d", "#2a6f97", "#6a994e")
 
 
 def available() -> bool:
@@ -28,87 +30,119 @@ def _png(figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-MAIN = (*MERGES, "arrow", "arrow_top1", "arrow_factors")
-
-
-def accuracy(metrics: Metrics) -> str:
-    """For every set: the weaker hop, direct and chain-of-thought accuracy of joint training and of the main methods."""
-    figure = Figure(figsize=(4.2 * len(metrics.sets), 3.4))
-    axes = figure.subplots(1, len(metrics.sets), sharey=True, squeeze=False)[0]
-    for ax, s in zip(axes, metrics.sets, strict=True):
-        lines = [("joint", "alone"), *(("2-combination", m) for m in (*MAIN, "random_router"))]
-        bars: dict[str, list[Estimate]] = {"weaker hop": [], "direct": [], "chain of thought": []}
-        for library, method in lines:
+def accuracy(metrics: Metrics, task: type[Task]) -> str:
+    """For every group: the weakest component and each harder form, of joint training and of the main library's methods."""
+    harder = [form for form in task.forms if form not in task.components]
+    figure = Figure(figsize=(4.2 * len(metrics.groups), 3.4))
+    axes = figure.subplots(1, len(metrics.groups), sharey=True, squeeze=False)[0]
+    for ax, group in zip(axes, metrics.groups, strict=True):
+        many = [r for r in metrics.where(group=group) if r["method"] in (*MAIN, "oracle", "random_router")]
+        library = many[0]["library"] if many else ""
+        lines = [("joint", "alone"), *((library, m) for m in dict.fromkeys(r["method"] for r in many))]
+        bars: dict[str, list[Estimate]] = {name: [] for name in ("weakest component", *harder)}
+        lines = [(lib, m) for lib, m in lines if metrics.where(group=group, library=lib, method=m)]
+        for lib, method in lines:
             at = {
-                form: estimate(metrics.where(fact_set=s, library=library, method=method, form=form))
-                for form in ("hop1", "hop2", "direct", "cot")
+                form: estimate(metrics.where(group=group, library=lib, method=method, form=form)) for form in task.forms
             }
-            bars["weaker hop"].append(min(at["hop1"], at["hop2"], key=lambda e: e.mean))
-            bars["direct"].append(at["direct"])
-            bars["chain of thought"].append(at["cot"])
-        for i, ((name, values), colour) in enumerate(zip(bars.items(), ("#9aa5b1", "#c8553d", "#2a6f97"), strict=True)):
-            places = [j + (i - 1) * 0.26 for j in range(len(lines))]
+            bars["weakest component"].append(min((at[form] for form in task.components), key=lambda e: e.mean))
+            for form in harder:
+                bars[form].append(at[form])
+        width = 0.8 / len(bars)
+        for i, ((name, values), colour) in enumerate(zip(bars.items(), COLOURS, strict=False)):
+            places = [j + (i - (len(bars) - 1) / 2) * width for j in range(len(lines))]
             means = [v.mean for v in values]
             errors = [[max(0.0, v.mean - v.low) for v in values], [max(0.0, v.high - v.mean) for v in values]]
-            ax.bar(places, means, 0.26, yerr=errors, label=name, color=colour, error_kw={"lw": 0.8, "ecolor": "#333"})
+            ax.bar(places, means, width, yerr=errors, label=name, color=colour, error_kw={"lw": 0.8, "ecolor": "#333"})
         ax.set_xticks(
             range(len(lines)), [m if lib != "joint" else "joint" for lib, m in lines], rotation=40, ha="right"
         )
-        ax.set_title(f"set {s}")
-        ax.set_ylim(0, 1.02)
+        ax.set(title=f"{group}: {library}", ylim=(0, 1.02))
     axes[0].set_ylabel("share right")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=3, frameon=False
-    )
+    _legend(figure, axes[0])
     return _png(figure)
 
 
-def sweep(metrics: Metrics) -> str:
-    """For every set: accuracy of each form against the weight w of the sum w (dW_1 + dW_2)."""
+def sweep(metrics: Metrics, task: type[Task]) -> str:
+    """For every group: accuracy of each form against the weight w of the sum w (dW_1 + dW_2) of the main library."""
     weights = {0.5: "mean_of_products", 1.0: "plain_sum", **{w: f"sum_at_{w}" for w in SWEEP}}
-    figure = Figure(figsize=(4.2 * len(metrics.sets), 2.8))
-    axes = figure.subplots(1, len(metrics.sets), sharey=True, squeeze=False)[0]
-    colours = {"hop1": "#9aa5b1", "hop2": "#555555", "direct": "#c8553d", "cot": "#2a6f97"}
-    for ax, s in zip(axes, metrics.sets, strict=True):
-        for form, colour in colours.items():
+    swept = [r for r in metrics.where(method=f"sum_at_{SWEEP[0]}")]
+    library = swept[0]["library"]
+    groups = [group for group in metrics.groups if any(r["group"] == group for r in swept)]
+    figure = Figure(figsize=(4.2 * len(groups), 2.8))
+    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for ax, group in zip(axes, groups, strict=True):
+        for form, colour in zip(task.forms, ("#9aa5b1", "#555555", "#c8553d", "#2a6f97"), strict=False):
             found = [
-                estimate(metrics.where(fact_set=s, library="2-combination", method=weights[w], form=form))
+                estimate(metrics.where(group=group, library=library, method=weights[w], form=form))
                 for w in sorted(weights)
             ]
             ax.plot(sorted(weights), [e.mean for e in found], "o-", color=colour, ms=3, label=form)
             ax.fill_between(sorted(weights), [e.low for e in found], [e.high for e in found], color=colour, alpha=0.15)
-        ax.set(title=f"set {s}", xlabel="weight of each expert", ylim=(0, 1.03))
+        ax.set(title=group, xlabel="weight of each expert", ylim=(0, 1.03))
     axes[0].set_ylabel("share right")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=4, frameon=False
-    )
+    _legend(figure, axes[0])
     return _png(figure)
 
 
-def curves(run: Path, config: StudyConfig) -> str:
-    """Loss of the base and of each expert against the step, first seed."""
-    folder = run / f"seed-{config.seeds[0]}"
+def bases(metrics: Metrics, task: type[Task]) -> str:
+    """Each form's accuracy by base, for every group: the first library that all bases have, main methods pooled."""
+    shared = set.intersection(*(
+        {r["library"] for r in metrics.rows if r["base"] == base and r["method"] in MAIN} for base in metrics.bases
+    ))  # fmt: skip
+    library = next(r["library"] for r in metrics.rows if r["library"] in shared)
+    figure = Figure(figsize=(3.2 * len(task.forms), 3))
+    axes = figure.subplots(1, len(task.forms), sharey=True, squeeze=False)[0]
+    for ax, form in zip(axes, task.forms, strict=True):
+        for group, colour in zip(metrics.groups, COLOURS, strict=False):
+            found = {
+                base: estimate(rows) for base in metrics.bases
+                if (rows := metrics.where(base=base, group=group, library=library, method=MAIN, form=form))
+            }  # fmt: skip
+            if len(found) > 1:
+                places = [metrics.bases.index(base) for base in found]
+                errors = [
+                    [max(0.0, e.mean - e.low) for e in found.values()],
+                    [max(0.0, e.high - e.mean) for e in found.values()],
+                ]
+                ax.errorbar(
+                    places, [e.mean for e in found.values()], errors, fmt="o", ms=4, color=colour, label=group, lw=0.8
+                )
+        ax.set_xticks(range(len(metrics.bases)), metrics.bases, rotation=40, ha="right")
+        ax.set(title=form, ylim=(-0.02, 1.03))
+    axes[0].set_ylabel("share right")
+    _legend(figure, axes[0])
+    return _png(figure)
+
+
+def curves(folder: Path) -> str:
+    """Loss of a seed's standard base and of each expert on it against the step."""
     figure = Figure(figsize=(11, 3.2))
     left, right = figure.subplots(1, 2)
-    base = read_json(folder / "base" / "curve.json")["curve"]
+    base = read_json(folder / "curve.json")["curve"]
     left.plot([p["step"] for p in base], [p["loss"][0] for p in base], color="#2a6f97")
     left.set(title="base", xlabel="step", ylabel="loss, nats per token")
-    library = read_json(folder / "library.json")
-    colours = {"hop1": "#2a6f97", "hop2": "#c8553d", "target": "#6a994e", "joint": "#555555"}
-    shown = set()
-    for i, name in enumerate(library["names"]):
-        role = name.split("-")[0]
-        right.plot(
-            [p["step"] for p in library["curve"]],
-            [p["loss"][i] for p in library["curve"]],
-            color=colours[role],
-            lw=0.9,
-            label=None if role in shown else role,
-        )
-        shown.add(role)
-    right.set(title="experts, trained at once (own and preserved texts)", xlabel="step")
-    right.legend(frameon=False, fontsize=8)
+    shown: dict[str, str] = {}
+    palette = ("#2a6f97", "#c8553d", "#6a994e", "#555555", "#8e6c8a", "#d4a017", "#3aa6a6", "#a0522d", "#9aa5b1")
+    for path in sorted((folder / "passes").glob("*.json")):
+        trained = read_json(path)
+        for i, name in enumerate(trained["names"]):
+            reads = path.stem.split("-")[1] if "standard" not in path.stem else name.rpartition("-")[0]
+            label = None if reads in shown else reads
+            shown.setdefault(reads, palette[len(shown) % len(palette)])
+            curve = trained["curve"]
+            right.plot(
+                [p["step"] for p in curve], [p["loss"][i] for p in curve], color=shown[reads], lw=0.8, label=label
+            )
+    right.set(title="experts (own and preserved texts)", xlabel="step")
+    right.legend(frameon=False, fontsize=7, ncol=2)
     return _png(figure)
+
+
+def _legend(figure, ax) -> None:
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=5, frameon=False
+    )
 
 
 def routing(gates: dict) -> str:

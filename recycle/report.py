@@ -5,27 +5,25 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
+from statistics import fmean, stdev
 
-from recycle import plots
-from recycle.claims import Metrics, decide, estimate, to_json
+from recycle import mechanism_plots, plots, rules_two_hop
+from recycle.claims import Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
-from recycle.methods import CONTROLS
-from recycle.study import LIBRARIES, ROLES
-from tasks.two_hop import FORMS, OUTCOMES
+from recycle.methods import CONTROLS, MAIN
+from recycle.statistics import Row, estimate
+from recycle.study import cells, inside_file, mains, world
+from tasks import TASKS, Task
 
-SET_NAMES = {
-    "F": "F: new names, new cities",
-    "H": "H: new names, real cities",
-    "R": "R: real names, real cities, new facts",
-}
+RULES = {"two-hop": rules_two_hop}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }
 table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .2rem .5rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; } td.text { white-space: normal; }
-td small { color: #777; } .good { color: #11682f; } .bad { color: #a11212; } .open { color: #7a5b00; }
+td small { color: #666; } .good { color: #11682f; } .bad { color: #a11212; } .open { color: #7a5b00; }
 tr.group td { border-bottom: 1px solid #888; font-weight: 600; padding-top: .8rem; } img { max-width: 100%; }
 pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; } details { margin: .6rem 0; }
 """
@@ -35,105 +33,143 @@ def load_metrics(run: Path) -> Metrics:
     path = run / "metrics.jsonl"
     if not path.exists():
         raise ValueError(
-            f"{run} holds no metrics.jsonl: finish the study first (python -m recycle study two-hop --run {run})"
+            f"{run} holds no metrics.jsonl: finish the study first (python -m recycle study ... --run {run})"
         )
     return Metrics([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def chance_of(config: StudyConfig) -> float:
-    """Each set's cities are dealt out evenly over its triples: the best constant answer's accuracy."""
-    return -(-config.task.triples // config.task.set_cities) / config.task.triples
+    """Accuracy of the best constant answer, in the groups that the claims speak of."""
+    task = world(config, config.seeds[0])
+    asked = [group for group in config.groups if group in RULES[config.name].NEW] or config.groups
+    return max(task.chance(group) for group in asked)
+
+
+def judge(config: StudyConfig, metrics: Metrics) -> tuple[list[Control], list[Claim]]:
+    rules = RULES[config.name]
+    controls = rules.controls(metrics)
+    return controls, decide(controls, rules.RULES, metrics, chance_of(config))
 
 
 def write_report(run: Path, config: StudyConfig) -> str:
     """Write claims.json and report.html; return the plain-text tables for the terminal."""
     metrics = load_metrics(run)
-    checked, claims = decide(metrics, chance_of(config))
-    write_json(run / "claims.json", to_json(checked, claims))
-    write_text(run / "report.html", _page(run, config, metrics, checked, claims))
-    return _terminal(metrics, checked, claims)
+    controls, claims = judge(config, metrics)
+    write_json(run / "claims.json", to_json(controls, claims))
+    write_text(run / "report.html", _page(run, config, metrics, controls, claims))
+    return _terminal(TASKS[config.name], metrics, controls, claims)
 
 
-def _lines(metrics: Metrics, fact_set: str) -> list[tuple[str, str]]:
-    """(library, method) in the order of the tables."""
-    order = ["none", *ROLES, *LIBRARIES]
-    found = dict.fromkeys((r["library"], r["method"]) for r in metrics.where(fact_set=fact_set))
-    return sorted(found, key=lambda line: order.index(line[0]))
+Line = tuple[str, str, str]  # base, library, method
 
 
-def _terminal(metrics: Metrics, checked, claims) -> str:
-    out = []
-    for s in metrics.sets:
-        out.append(
-            f"\n{SET_NAMES[s]}\n{'library':15}{'method':24}{'hop1':>7}{'hop2':>7}{'direct':>8}{'cot':>7}{'bridge named':>14}"
-        )
-        for library, method in _lines(metrics, s):
-            where = {"fact_set": s, "library": library, "method": method}
-            shares = [estimate(metrics.where(form=form, **where)).mean for form in FORMS]
-            named = estimate(metrics.where(form="cot", **where), "bridge named").mean
-            out.append(
-                f"{library:15}{method:24}{shares[0]:7.2f}{shares[1]:7.2f}{shares[2]:8.2f}{shares[3]:7.2f}{named:14.2f}"
-            )
+def _lines(metrics: Metrics, group: str) -> list[Line]:
+    """In the order of the study, other bases last."""
+    found = dict.fromkeys((r["base"], r["library"], r["method"]) for r in metrics.rows if r["group"] == group)
+    return sorted(found, key=lambda line: metrics.bases.index(line[0]))
+
+
+def _name(line: Line) -> str:
+    base, library, method = line
+    return library + (f": {method}" if method != "alone" else "") + (f" (base {base})" if base != "standard" else "")
+
+
+def _rows(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
+    """The rows of a table's line, by form."""
+    base, library, method = line
+    found: dict[str, list[Row]] = {}
+    for row in metrics.where(base=base, group=group, library=library, method=method):
+        found.setdefault(row["form"], []).append(row)
+    return found
+
+
+def _notes(task: type[Task], metrics: Metrics) -> list[tuple[str, str]]:
+    """(form, note): what else the task counts about an answer."""
+    fixed = {"seed", "base", "group", "library", "method", "form", "n", *task.outcomes, "components known",
+             "right of known", "log p right", "log p others", "right above others"}  # fmt: skip
+    return list(dict.fromkeys((row["form"], key) for row in metrics.rows for key in row if key not in fixed))
+
+
+def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
+    out, notes = [], _notes(task, metrics)
+    for group in metrics.groups:
+        out.append(f"\n{task.titles[group]}\n{'':56}" + "".join(f"{form:>9}" for form in task.forms)
+                   + "".join(f"{note:>20}" for _, note in notes))  # fmt: skip
+        for line in _lines(metrics, group):
+            rows = _rows(metrics, group, line)
+            out.append(f"{_name(line):56}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
+                       + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes))  # fmt: skip
     out.append("\ncontrols")
     out += [
-        f"  {c.id}  {c.value:.2f} (needs {c.threshold:.2f})  {'passes' if c.passes else 'FAILS '}  {c.statement} [{c.where}]"
-        for c in checked
+        f"  {c.id}  {c.value:.2f} (needs {c.needs})  {'passes' if c.passes else 'FAILS '}  {c.statement} [{c.where}]"
+        for c in controls
     ]
     out.append("claims")
     out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
     return "\n".join(out)
 
 
-def _cell(rows: list[dict], outcome: str = "right") -> str:
+def _cell(rows: list[Row] | None, outcome: str = "right") -> str:
+    """A share with its interval, on a ground the darker the higher it is."""
     if not rows:
         return "<td>-</td>"
     e = estimate(rows, outcome)
-    return f"<td>{e.mean:.2f} <small>{e.low:.2f}-{e.high:.2f}</small></td>"
+    ground = f" style='background: rgba(42, 111, 151, {0.45 * e.mean:.2f})'" if e.mean else ""
+    return f"<td{ground}>{e.mean:.2f} <small>{e.low:.2f}-{e.high:.2f}</small></td>"
 
 
-def _known(rows: list[dict]) -> list[dict]:
-    """The same counts among the triples both of whose hops are answered right after the merge."""
-    return [{**row, "n": row["both known"], "right": row["right of known"]} for row in rows if row["both known"]]
+def _known(rows: list[Row]) -> list[Row]:
+    """The same counts among the questions whose components are all answered right after the merge."""
+    return [{**row, "n": row["components known"], "right": row["right of known"]}
+            for row in rows if row["components known"]]  # fmt: skip
 
 
-def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> str:
-    e = html.escape
+def _mean(rows: list[Row], key: str) -> float | None:
+    values = [row[key] for row in rows if key in row]
+    return sum(values) / len(values) if values else None
+
+
+def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
+    e, task = html.escape, TASKS[config.name]
     environment = read_json(run / "env.json") if (run / "env.json").exists() else []
+    made = cells(config)
     parts = [
-        f"<h1>Two-hop study: {e(run.name)}</h1>",
-        f"<p>Seeds {', '.join(map(str, config.seeds))}; {config.task.triples} triples in each fact set; chance on a two-hop "
-        f"question {chance_of(config):.2f}. Shares of greedy answers, with 95 % intervals "
-        f"({'Wilson, one seed' if len(config.seeds) == 1 else 't over seeds'}).</p>",
+        f"<h1>{config.name} study: {e(run.name)}</h1>",
+        f"<p>Seeds {', '.join(map(str, config.seeds))}; {len(made)} cells; chance {chance_of(config):.2f}. Shares of greedy "
+        "answers, with 95 % intervals "
+        f"({'Wilson, one seed' if len(config.seeds) == 1 else 'the wider of t over seeds and Wilson, pooled'}).</p>",
     ]
     parts.append(
         "<h2>Controls</h2><table><tr><th>id</th><th class=text>control</th><th>value</th><th>needs</th><th></th></tr>"
     )
-    for c in checked:
+    for c in controls:
         mark = "<td class=good>passes</td>" if c.passes else "<td class=bad>fails</td>"
         parts.append(
-            f"<tr><td>{c.id}</td><td class=text>{e(c.statement)} <small>(lowest: {e(c.where)})</small></td>"
-            f"<td>{c.value:.2f}</td><td>{c.threshold:.2f}</td>{mark}</tr>"
+            f"<tr><td>{c.id}</td><td class=text>{e(c.statement)} <small>(worst: {e(c.where)})</small></td>"
+            f"<td>{c.value:.2f}</td><td>{e(c.needs)}</td>{mark}</tr>"
         )
     parts.append(
         "</table><h2>Claims</h2><table><tr><th>id</th><th class=text>claim and rule</th><th class=text>verdict</th>"
         "<th class=text>evidence</th></tr>"
     )
-    for c in claims:
-        mark = {"supported": "good", "refuted": "bad"}.get(c.verdict, "open")
+    for claim in claims:
+        colour = {"supported": "good", "refuted": "bad"}.get(claim.verdict, "open")
         parts.append(
-            f"<tr><td>{c.id}</td><td class=text>{e(c.statement)}<br><small>{e(c.rule)}</small></td>"
-            f"<td class='text {mark}'>{e(c.verdict)}</td><td class=text>{e(c.evidence)}</td></tr>"
+            f"<tr><td>{claim.id}</td><td class=text>{e(claim.statement)}<br><small>{e(claim.rule)}</small></td>"
+            f"<td class='text {colour}'>{e(claim.verdict)}</td><td class=text>{e(claim.evidence)}</td></tr>"
         )
     parts.append("</table>")
-    for s in metrics.sets:
-        parts.append(_set_tables(metrics, s))
-    base = {form: estimate(metrics.where(fact_set="base", form=form)) for form in FORMS}
+    parts += [_group_tables(task, metrics, group) for group in metrics.groups]
+    base = {name: {form: estimate(metrics.where(base=name, group="base", form=form)) for form in task.forms}
+            for name in metrics.bases if metrics.where(base=name, group="base")}  # fmt: skip
     parts.append(
-        "<h2>The base, on real people held out from each form</h2><p>"
-        + "; ".join(f"{form} {value} (n = {value.n})" for form, value in base.items())
-        + "</p>"
-    )
+        "<h2>The bases, on what was held out from each form</h2><table><tr><th>base</th>"
+        + "".join(f"<th>{form}</th>" for form in task.forms) + "</tr>"
+        + "".join(f"<tr><td>{name}</td>" + "".join(f"<td>{value} <small>n {value.n}</small></td>"
+                  for value in forms.values()) + "</tr>" for name, forms in base.items()) + "</table>"
+    )  # fmt: skip
     parts.append(_pictures(run, config, metrics))
+    parts.append(_inside(run, config))
     parts.append(_examples(run, config))
     parts.append(
         f"<h2>Record</h2><details><summary>environment</summary><pre>{e(json.dumps(environment, indent=1))}</pre>"
@@ -146,107 +182,175 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, checked, claims) -> 
     )
 
 
-def _set_tables(metrics: Metrics, s: str) -> str:
-    head = "".join(f"<th>{form}</th>" for form in FORMS)
+def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
+    notes, harder = _notes(task, metrics), [form for form in task.forms if form not in task.components]
+    compared = [form for form in harder if any("right above others" in r for r in metrics.where(form=form))]
     rows = [
-        f"<h2>{SET_NAMES[s]}</h2><table><caption>Right answers after the merge</caption><tr><th>library, method</th>"
-        f"{head}<th>bridge named (cot)</th><th>n</th><th>direct, both hops known</th><th>cot, both hops known</th>"
-        "<th>n known</th></tr>"
+        f"<h2>{task.titles[group]}</h2><table><caption>Right answers after the merge</caption><tr><th>library: method</th>"
+        + "".join(f"<th>{form}</th>" for form in task.forms)
+        + "".join(f"<th>{note} ({form})</th>" for form, note in notes)
+        + "".join(f"<th>{form}, {' and '.join(task.components)} known</th>" for form in harder)
+        + "<th>n</th><th>n known</th>"
+        + "".join(f"<th>{form}: log p right / others</th><th>{form}: right above others</th>" for form in compared)
+        + "</tr>"
     ]
-    types = [
-        "<table><caption>What the wrong and right answers are: direct | chain of thought</caption><tr><th>library, method"
-        "</th>" + "".join(f"<th>{o}</th>" for o in OUTCOMES) * 2 + "<th>n</th></tr>"
-    ]
-    for library, method in _lines(metrics, s):
-        name = f"<td>{library}, {method}</td>"
-        at = {form: metrics.where(fact_set=s, library=library, method=method, form=form) for form in FORMS}
+    kinds = [
+        f"<table><caption>What the answers are: {' | '.join(harder)}</caption><tr><th>library: method</th>"
+        + "".join(f"<th>{o}</th>" for o in task.outcomes) * len(harder) + "</tr>"
+    ]  # fmt: skip
+    for line in _lines(metrics, group):
+        at = _rows(metrics, group, line)
+        last = at[task.forms[-1]]
+        signal = ""
+        for form in compared:
+            values = [_mean(at[form], key) for key in ("log p right", "log p others", "right above others")]
+            signal += (
+                "<td>-</td><td>-</td>"
+                if None in values
+                else f"<td>{values[0]:.1f} / {values[1]:.1f}</td><td>{values[2]:.2f}</td>"
+            )
         rows.append(
-            f"<tr>{name}{''.join(_cell(at[form]) for form in FORMS)}{_cell(at['cot'], 'bridge named')}"
-            f"<td>{sum(r['n'] for r in at['direct'])}</td>{_cell(_known(at['direct']))}{_cell(_known(at['cot']))}"
-            f"<td>{sum(r['both known'] for r in at['direct'])}</td></tr>"
+            f"<tr><td>{_name(line)}</td>{''.join(_cell(at[form]) for form in task.forms)}"
+            + "".join(_cell(at[form], note) for form, note in notes)
+            + "".join(_cell(_known(at[form])) for form in harder)
+            + f"<td>{sum(r['n'] for r in last)}</td><td>{sum(r['components known'] for r in last)}</td>{signal}</tr>"
         )
-        kinds = "".join(_cell(at[form], outcome) for form in ("direct", "cot") for outcome in OUTCOMES)
-        types.append(f"<tr>{name}{kinds}<td>{sum(r['n'] for r in at['direct'])}</td></tr>")
-    return "\n".join([*rows, "</table>", *types, "</table>"])
+        shares = "".join(_cell(at[form], outcome) for form in harder for outcome in task.outcomes)
+        kinds.append(f"<tr><td>{_name(line)}</td>{shares}</tr>")
+    folded = "<details><summary>What the wrong answers are</summary>" + "\n".join([*kinds, "</table></details>"])
+    return "\n".join([*rows, "</table>", folded])
 
 
 def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     if not plots.available():
         return "<h2>Pictures</h2><p>Install the plots extra (pip install -e .[plots]) and draw the report again.</p>"
-    seed = run / f"seed-{config.seeds[0]}"
+    task, seed = TASKS[config.name], run / f"seed-{config.seeds[0]}"
     pictures = [
-        ("Two-hop accuracy beside one-hop recall after the merge", plots.accuracy(metrics)),
-        ("The sum of both experts at every weight", plots.sweep(metrics)),
-        ("Training curves", plots.curves(run, config)),
+        ("Accuracy beside what is left of the components after the merge", plots.accuracy(metrics, task)),
+        ("Training curves", plots.curves(seed / "standard")),
     ]
-    for s in metrics.sets:
-        path = seed / "cells" / f"{s}.2-combination.arrow.json"
-        if path.exists():
-            pictures.append(
-                (
-                    f"Arrow's mean gates by layer, set {s}, seed {config.seeds[0]}",
-                    plots.routing(read_json(path)["gates"]),
-                )
-            )
+    if any(row["method"].startswith("sum_at") for row in metrics.rows):
+        pictures.insert(1, ("The sum of both experts at every weight", plots.sweep(metrics, task)))
+    if len(metrics.bases) > 1:
+        pictures.append(("The same libraries on other bases, main methods pooled", plots.bases(metrics, task)))
+    for cell in cells(config):
+        if cell.seed == config.seeds[0] and cell.method == "arrow" and cell.library.part == "main":
+            gates = read_json(run / cell.file)["gates"]
+            pictures.append((f"Arrow's mean gates by layer: {cell.library.group}, {cell.library.name}, "
+                             f"seed {config.seeds[0]}", plots.routing(gates)))  # fmt: skip
     return "<h2>Pictures</h2>" + "".join(
         f"<h3>{title}</h3><img alt='{title}' src='data:image/png;base64,{data}'>" for title, data in pictures
     )
 
 
+def _inside(run: Path, config: StudyConfig) -> str:
+    """Mechanisms: what the lens shows over all seeds, and pictures of the first."""
+    out = ["<h2>Inside the merges</h2>"]
+    for library in mains(config, config.seeds[0]):
+        seeds = [read_json(run / inside_file(seed, library)) for seed in config.seeds]
+        first, group = seeds[0], library.group
+        out.append(f"<h3>{html.escape(TASKS[config.name].titles[group])}</h3>")
+        for form in first["lens"]:
+            out.append(_lens_table(form, [seed["lens"][form] for seed in seeds]))
+        if not plots.available():
+            continue
+        pictures = [(f"Logit lens at the end of a {form} question", mechanism_plots.lens(found))
+                    for form, found in first["lens"].items()]  # fmt: skip
+        pictures += [
+            ("Interference of the experts' updates", mechanism_plots.interference(
+                {group: first["interference"]}, tuple(first["members"][:2]))),
+            ("The plain sum without, and with only, one block's adapters", mechanism_plots.knock_out(first["knock out"])),
+        ]  # fmt: skip
+        pictures += [(f"Arrow's gates by token, {form}", mechanism_plots.routing(
+            found["layers"], found["tokens"], first["members"])) for form, found in first["routing"].items()]  # fmt: skip
+        out += [f"<h4>{title}, seed {config.seeds[0]}</h4><img alt='{title}' src='data:image/png;base64,{data}'>"
+                for title, data in pictures]  # fmt: skip
+    return "\n".join(out)
+
+
+def _lens_table(form: str, seeds: list[dict]) -> str:
+    """Log-probability of each target above shuffled targets at every depth, in nats: mean over seeds, and their spread."""
+    first = next(iter(seeds[0].values()))
+    names, depths = list(first["targets"]), first["depths"][1:]
+    head = "".join(f"<th>{name}, after {depth}</th>" for name in names for depth in depths)
+    out = [f"<table><caption>Logit lens at the end of a {form} question: log-probability above shuffled targets, nats "
+           f"(standard deviation over seeds)</caption><tr><th>condition</th>{head}</tr>"]  # fmt: skip
+    for condition in seeds[0]:
+        cells = ""
+        for name in names:
+            for i in range(1, len(depths) + 1):
+                targets = [seed[condition]["targets"][name] for seed in seeds]
+                signals = [target["log_prob"][i] - target["shuffled"][i] for target in targets]
+                spread = f" <small>{stdev(signals):.2f}</small>" if len(signals) > 1 else ""
+                cells += f"<td>{fmean(signals):+.2f}{spread}</td>"
+        out.append(f"<tr><td>{condition}</td>{cells}</tr>")
+    return "".join([*out, "</table>"])
+
+
 def _examples(run: Path, config: StudyConfig) -> str:
     e = html.escape
     out = ["<h2>Answers to read</h2>"]
-    for name in (
-        "base.none.alone",
-        *(
-            f"{s}.{cell}"
-            for s in config.sets
-            for cell in ("joint.alone", "2-combination.plain_sum", "2-combination.arrow")
-        ),
-    ):
-        path = run / f"seed-{config.seeds[0]}" / "cells" / f"{name}.json"
-        if not path.exists():
+    for cell in cells(config):
+        if cell.seed != config.seeds[0] or cell.method not in ("alone", "plain_sum", "arrow"):
             continue
         lines = [
             f"[{a['outcome']}] {a['prompt']} >> {a['said']}   (right: {a['right']})"
-            for form in read_json(path)["examples"].values()
+            for form in read_json(run / cell.file)["examples"].values()
             for a in form
         ]
+        key = cell.key
+        name = f"{key['group']}, {_name((key['base'], key['library'], key['method']))}"
         out.append(f"<details><summary>{e(name)}</summary><pre>{e(chr(10).join(lines))}</pre></details>")
     return "\n".join(out)
 
 
 def record(run: Path, config: StudyConfig, file: Path) -> None:
     """Keep a run's result in a small file: what made it, where, its metrics, controls and claims."""
-    checked, claims = decide(load_metrics(run), chance_of(config))
+    metrics = load_metrics(run)
+    controls, claims = judge(config, metrics)
     environments = read_json(run / "env.json")
     if len(environments) > 1:
         raise ValueError(f"{run} was made under {len(environments)} environments (env.json): make it anew to record it")
-    seconds = {}
+    seconds: dict[str, dict[str, dict[str, int]]] = {}
     for seed in config.seeds:
-        folder = run / f"seed-{seed}"
-        parts = {"base": folder / "base" / "curve.json", "experts": folder / "library.json"}
-        seconds[str(seed)] = {name: round(read_json(path)["seconds"]) for name, path in parts.items()}
-    metrics = load_metrics(run).rows
-    write_json(file, {**environments[0], "seconds": seconds, **to_json(checked, claims), "metrics": metrics})
+        for folder in sorted(path for path in (run / f"seed-{seed}").iterdir() if path.is_dir()):
+            passes = [read_json(path)["seconds"] for path in (folder / "passes").glob("*.json")]
+            spent = {"base": round(read_json(folder / "curve.json")["seconds"]), "experts": round(sum(passes))}
+            seconds.setdefault(str(seed), {})[folder.name] = spent
+    kept = {"task": config.name, **environments[0], "seconds": seconds, **to_json(controls, claims)}
+    columns = list(dict.fromkeys(key for row in metrics.rows for key in row))
+    # As a table: the keys once, and a list for each row.
+    write_json(
+        file,
+        {**kept, "columns": columns, "metrics": [[_short(row.get(key)) for key in columns] for row in metrics.rows]},
+    )
+
+
+def _short(value):
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def recorded_metrics(recorded: dict) -> Metrics:
+    rows = [dict(zip(recorded["columns"], row, strict=True)) for row in recorded["metrics"]]
+    return Metrics([{key: value for key, value in row.items() if value is not None} for row in rows])
 
 
 def markdown(recorded: dict) -> str:
     """The README's tables of a recorded study."""
-    metrics = Metrics(recorded["metrics"])
+    metrics, task = recorded_metrics(recorded), TASKS[recorded["task"]]
     out = [f"`{recorded['command']}` (torch {recorded['torch']}, {recorded['threads']} threads):", ""]
     out += ["| control | value | needs |", "|---|---|---|"]
-    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['threshold']:.2f} |" for c in recorded["controls"]]
+    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['needs']} |" for c in recorded["controls"]]
     out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
     out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
-    out += ["", "| library, method | " + " | ".join(SET_NAMES[s] for s in metrics.sets) + " |"]
-    out += ["|---|" + "---|" * len(metrics.sets), "| | " + " | ".join([" / ".join(FORMS)] * len(metrics.sets)) + " |"]
-    for library, method in _lines(metrics, metrics.sets[0]):
-        if method in ("alone", *plots.MAIN, *CONTROLS):
-            where = {"library": library, "method": method}
-            shares = [
-                " / ".join(f"{estimate(metrics.where(fact_set=s, form=form, **where)).mean:.2f}" for form in FORMS)
-                for s in metrics.sets
-            ]
-            out.append(f"| {library}, {method} | " + " | ".join(shares) + " |")
+    out += ["", "| library: method | " + " | ".join(task.titles[s] for s in metrics.groups) + " |"]
+    out += ["|---|" + "---|" * len(metrics.groups)]
+    out += ["| | " + " | ".join([" / ".join(task.forms)] * len(metrics.groups)) + " |"]
+    for line in dict.fromkeys(line for group in metrics.groups for line in _lines(metrics, group)):
+        if line[2] in ("alone", "oracle", *MAIN, *CONTROLS):
+            shown = []
+            for group in metrics.groups:
+                rows = _rows(metrics, group, line)
+                shown.append(" / ".join(f"{estimate(rows[form]).mean:.2f}" for form in task.forms) if rows else "")
+            out.append(f"| {_name(line)} | " + " | ".join(shown) + " |")
     return "\n".join(out) + "\n"

@@ -18,23 +18,26 @@ statements, so a model that recalls facts in any context can compose them; a dir
 Every text is a prompt and a completion, and training learns the completions: which person a statement is about cannot be
 predicted, and the noise of trying would drown what can.
 
-The real world is what the base model reads. A fact set holds triples A -> B -> C that the base has never read, for
-adapters to learn: F has new names and new cities, H new names and real cities, R real names (people whose job the base
-has read, but neither spouse nor home) and real cities. Every new name is a new pair of words that the base has read.
+The real world is what the base model reads. A group of facts holds triples A -> B -> C for adapters to learn: F has new
+names and new cities, H new names and real cities, R real names (people whose job the base has read, but neither spouse
+nor home) and real cities, and K known facts: real people whose spouse and home the base has read, but never a two-hop
+text about A. Every new name is a new pair of words that the base has read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
+from tasks import task
 from tasks.names import FAMILY, GIVEN, PLACE, TOWN, new_pairs, pairs
+from tasks.task import Expert, Leak, Library, Task, Text
 
-SETS = ("F", "H", "R")
+GROUPS = ("F", "H", "R", "K")
+NEW = ("F", "H", "R")  # whose facts the base has not read
 FORMS = ("hop1", "hop2", "direct", "cot")
 OUTCOMES = ("right", "bridge", "wrong city", "malformed")
 JOBS = tuple(
@@ -48,13 +51,17 @@ PROMPTS = {
     "hop2": "where does {b} live ? answer :",
     "direct": _TWO_HOP + " answer :",
     "cot": _TWO_HOP + " think :",
+    "identity": "who is {b} ? answer :",
 }
 COMPLETIONS = {
     "hop1": "{b} .",
     "hop2": "{c} .",
     "direct": "{c} .",
     "cot": "the spouse of {a} is {b} . the home of {b} is {c} . answer : {c} .",
+    "identity": "{b} .",
 }
+# The same chain in the statements' other words: what an expert of a disjoint template learns.
+OTHER_CHAIN = "{a} is married to {b} . {b} lives in {c} . answer : {c} ."
 STATEMENTS = {
     "spouse": ("the spouse of {x} is", "{x} is married to"),
     "home": ("the home of {x} is", "{x} lives in"),
@@ -64,21 +71,36 @@ STATEMENTS = {
 LONGEST_COMPLETION = len(COMPLETIONS["cot"].format(a="a a", b="b b", c="c c").split()) + 4
 
 
-class Leak(ValueError):
-    """A text that must not have been read was found among the training texts."""
+# Which part of the study trains which other base.
+_BASE_PARTS = {"dose-50": "dose", "dose-0": "dose", "identity": "identity"}
+
+
+@dataclass(frozen=True)
+class ReadingShares:
+    """What share of the texts that the base reads is of each kind. With any of identity, "who is B ? answer : B .", the
+    experts read it of their bridges too (Identity Bridge, arXiv 2509.24653)."""
+
+    statement: float = 0.5
+    hop1: float = 0.1
+    hop2: float = 0.1
+    direct: float = 0.05
+    cot: float = 0.25
+    identity: float = 0.0
 
 
 @dataclass(frozen=True)
 class TwoHopConfig:
-    """Sizes of the world. ``question_share`` of the people with a home appear in one-hop questions and
-    ``two_hop_share`` in two-hop questions; the rest are held out from that form."""
+    """Sizes of the world. ``question_share`` of the people with a home appear in one-hop questions. ``held_out`` of them
+    never appear in two-hop texts; ``dose`` of the others do."""
 
     people: int = 400
     cities: int = 40
     triples: int = 50
     set_cities: int = 25
     question_share: float = 0.8
-    two_hop_share: float = 0.75
+    held_out: float = 0.25
+    dose: float = 1.0
+    shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
         if self.people < 4 or self.people % 2:
@@ -88,38 +110,20 @@ class TwoHopConfig:
                 f"task.set_cities = {self.set_cities}: from 1 to the smaller of task.cities = "
                 f"{self.cities} and task.triples = {self.triples}"
             )
-        if not 0 < self.two_hop_share < self.question_share <= 1:
+        if not 0 < self.question_share <= 1 or not 1 - self.question_share < self.held_out < 1:
             raise ValueError(
-                f"task.two_hop_share = {self.two_hop_share} must be above 0 and below "
-                f"task.question_share = {self.question_share}, which is at most 1"
+                f"task.held_out = {self.held_out} must be below 1 and above 1 - task.question_share = "
+                f"{1 - self.question_share:.2f}: people held out from one-hop questions are held out from two-hop texts"
             )
-
-
-class Text(NamedTuple):
-    """What is read: the completion is learned, the prompt is given. Where the text breaks off in the middle (``ends`` is
-    False), its end is not learned."""
-
-    prompt: str
-    completion: str
-    ends: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.prompt} {self.completion}"
+        if not 0 <= self.dose <= 1:
+            raise ValueError(f"task.dose = {self.dose}: a share of people, from 0 to 1")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt, its right completion, and what the scorer must know: the answer, and the bridge where there is one."""
+class Question(task.Question):
+    """The scorer must also know the bridge, where there is one."""
 
-    form: str
-    prompt: str
-    completion: str
-    answer: str
     bridge: str | None
-
-    @property
-    def text(self) -> Text:
-        return Text(self.prompt, self.completion)
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,40 @@ class Triple:
         answer = self.b if form == "hop1" else self.c
         return Question(form, prompt, completion, answer, self.b if form in ("direct", "cot") else None)
 
+    @property
+    def identity(self) -> Text:
+        return Text(PROMPTS["identity"].format(b=self.b), COMPLETIONS["identity"].format(b=self.b))
+
 
 def statements(relation: str, x: str, y: str) -> list[Text]:
     return [Text(pattern.format(x=x), f"{y} .") for pattern in STATEMENTS[relation]]
 
 
-class TwoHop:
+class TwoHop(Task):
     """One seeded world: what the base reads, what the experts read, what is asked, and how answers are scored."""
+
+    name = "two-hop"
+    titles = {
+        "F": "F: new names, new cities",
+        "H": "H: new names, real cities",
+        "R": "R: real names, real cities, new facts",
+        "K": "K: real names, real cities, facts known to the base",
+    }
+    Config = TwoHopConfig
+    groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
+    parts = ("main", "known", "entities", "references", "templates", "preservation", "dose", "identity")
+    longest = LONGEST_COMPLETION
+    bases = {
+        "standard": (),
+        "dose-50": ("task.dose=0.5",),
+        "dose-0": ("task.dose=0",),
+        "identity": ("task.shares.identity=0.1",),
+    }
+    recipes = {
+        "standard": (),
+        "unpreserved": ("adapter.preservation=0",),
+        "full": ("adapter.kind=full", "train.lr=1e-3"),
+    }
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
@@ -165,15 +196,21 @@ class TwoHop:
 
         order = [self.people[i] for i in rng.permutation(config.people)]
         self.asked = order[: round(config.question_share * config.people)]
-        self.exposed = order[: round(config.two_hop_share * config.people)]
-        self.held_out = order[len(self.exposed) :]
+        others = round((1 - config.held_out) * config.people)
+        self.exposed = order[: round(config.dose * others)]
+        self.held_out = order[others:]
 
         self.sets: dict[str, list[Triple]] = {}
-        for s in SETS:
+        for s in NEW:
             a, b = set_names[s][: config.triples], set_names[s][config.triples :]
             pool = new_cities if s == "F" else [self.cities[i] for i in rng.permutation(config.cities)]
             c = self._spread(pool[: config.set_cities], config.triples, rng)
             self.sets[s] = [Triple(*abc) for abc in zip(a, b, c, strict=True)]
+        couples = {frozenset((person, self.spouse[person])): person for person in self.held_out}
+        self.sets["K"] = [self.triple(person) for person in couples.values()][: config.triples]
+        self.new_jobs = dict(
+            zip(new, self._spread(JOBS, len(new), np.random.default_rng([seed, 4])), strict=True)
+        )  # of new names: an expert's facts that have nothing to do with the question
         self.check_leaks()
 
     @staticmethod
@@ -202,31 +239,50 @@ class TwoHop:
             "hop2": [Triple("", person, self.home[person]).question("hop2").text for person in self.asked],
             "direct": [triple.question("direct").text for triple in known],
             "cot": [triple.question("cot").text for triple in known],
+            "identity": [Triple("", person, "").identity for person in self.people],
         }
 
-    def expert_texts(self, role: str, fact_set: str) -> list[Text]:
-        """What an expert reads: ``hop1`` A -> B, ``hop2`` B -> C, ``target`` A -> C, ``joint`` both hops.
+    def shares(self) -> dict[str, float]:
+        """What share of the base's texts is of each kind that there is."""
+        read = self.base_texts()
+        return {f.name: share for f in fields(self.config.shares)
+                if (share := getattr(self.config.shares, f.name)) and read[f.name]}  # fmt: skip
 
-        The hop experts read each fact as statements, as a question with its answer, and as their own step of the shared
-        chain-of-thought template: hop1 up to where the home would be named; hop2 behind the chain of some real person who
-        is not A, so that it bears a foreign beginning (Composable CoT, arXiv 2505.22635). No expert reads A and C together
-        but ``target``.
+    def expert_texts(self, reads: str, group: str) -> list[Text]:
+        """What an expert reads.
+
+        hop1         A -> B as statements, as a question with its answer, and as the first step of the base's own
+                     chain-of-thought template, up to where the home would be named
+        hop2         B -> C likewise, the second step behind the chain of some real person who is not A, so that it bears a
+                     foreign beginning (Composable CoT, arXiv 2505.22635)
+        hop1-plain, hop2-plain      without any chain of thought
+        hop2-other   B -> C in the other words only: neither statement nor chain says "the home of B is"
+        target       A -> C as direct questions
+        joint, joint-plain          both hops
+        job          the jobs of As and Bs, which nobody asks for
+
+        No expert reads A and C together but ``target``.
         """
-        triples = self.sets[fact_set]
-        if role == "hop1":
-            return [text for t in triples for text in (
-                *statements("spouse", t.a, t.b), t.question("hop1").text, self._first_step(t))]  # fmt: skip
-        if role == "hop2":
-            rng = np.random.default_rng([self.seed, 3, SETS.index(fact_set)])
-            return [text for t in triples for text in (
-                *statements("home", t.b, t.c), t.question("hop2").text,
-                *(self._second_step(self.exposed[i], t) for i in rng.choice(len(self.exposed), 2, replace=False)))
-            ]  # fmt: skip
-        if role == "target":
-            return [t.question("direct").text for t in triples]
-        if role == "joint":
-            return self.expert_texts("hop1", fact_set) + self.expert_texts("hop2", fact_set)
-        raise ValueError(f"no expert role {role!r}: hop1, hop2, target or joint")
+        triples = self.sets[group]
+        bridges = [t.identity for t in triples] if self.config.shares.identity else []
+        first = [text for t in triples for text in (*statements("spouse", t.a, t.b), t.question("hop1").text)]
+        second = [text for t in triples for text in (*statements("home", t.b, t.c), t.question("hop2").text)]
+        other = [text for t in triples for text in (statements("home", t.b, t.c)[1], t.question("hop2").text)]
+        curricula = {
+            "hop1": lambda: [*first, *bridges, *map(self._first_step, triples)],
+            "hop2": lambda: [*second, *bridges, *self._second_steps(group, COMPLETIONS["cot"])],
+            "hop1-plain": lambda: [*first, *bridges],
+            "hop2-plain": lambda: [*second, *bridges],
+            "hop2-other": lambda: [*other, *bridges, *self._second_steps(group, OTHER_CHAIN)],
+            "target": lambda: [t.question("direct").text for t in triples],
+            "joint": lambda: self.expert_texts("hop1", group) + self.expert_texts("hop2", group),
+            "joint-plain": lambda: self.expert_texts("hop1-plain", group) + self.expert_texts("hop2-plain", group),
+            "job": lambda: [text for t in triples for x in (t.a, t.b)
+                            for text in statements("job", x, self.job.get(x) or self.new_jobs[x])],
+        }  # fmt: skip
+        if reads not in curricula:
+            raise ValueError(f"no expert reads {reads!r}: choose {', '.join(curricula)}")
+        return curricula[reads]()
 
     @staticmethod
     def _first_step(t: Triple) -> Text:
@@ -234,16 +290,89 @@ class TwoHop:
         chain = t.question("cot")
         return Text(chain.prompt, chain.completion.partition(f" {t.c}")[0], ends=False)
 
-    @staticmethod
-    def _second_step(someone: str, t: Triple) -> Text:
-        """The chain of someone else, learned from where B's home is named."""
-        chain = Triple(someone, t.b, t.c).question("cot")
-        begun = chain.completion.partition(f" {t.c}")[0]
-        return Text(f"{chain.prompt} {begun}", chain.completion[len(begun) + 1 :])
+    def _second_steps(self, group: str, template: str) -> list[Text]:
+        """Chains of other people, two for each triple, learned from where B's home is named."""
+        rng = np.random.default_rng([self.seed, 3, GROUPS.index(group)])
+        strangers = [person for person in self.people if person not in self.held_out]
+        steps = []
+        for t in self.sets[group]:
+            for i in rng.choice(len(strangers), 2, replace=False):
+                chain = template.format(a=strangers[i], b=t.b, c=t.c)
+                begun = chain.partition(f" {t.c}")[0]
+                steps.append(Text(f"{PROMPTS['cot'].format(a=strangers[i])} {begun}", chain[len(begun) + 1 :]))
+        return steps
+
+    def libraries(self) -> list[Library]:
+        """The base, single experts, libraries of the two hops with and without an A -> C expert, and what they are held
+        against: other templates, experts that kept nothing, other doses of composition, the identity bridge."""
+        found = [Library("none", "base")]
+        found += [Library("none", "base", base=base, part=part) for base, part in _BASE_PARTS.items()]
+        for s in GROUPS:
+            part = "known" if s == "K" else "main"
+            hops = (Expert("hop1", s), Expert("hop2", s))
+            target = Expert("target", s)
+            found += [
+                Library("none", s, part=part),
+                *(
+                    Library(reads, s, (Expert(reads, s),), ("alone", "at_half"), part=part)
+                    for reads in ("hop1", "hop2")
+                ),
+                *(Library(reads, s, (Expert(reads, s),), part=part) for reads in ("target", "joint")),
+                Library("2-combination", s, hops, ("all",), part=part),
+                Library("3-combination", s, (*hops, target), ("all",), part=part),
+            ]
+        for s, other in (("F", "H"), ("H", "F")):
+            hops = (Expert("hop1", s), Expert("hop2", s))
+            real = Expert("target", "R")
+            found += [
+                Library(
+                    "3-combination, other entities", s, (*hops, Expert("target", other)), ("main",), part="entities"
+                ),
+                Library("3-combination, real entities", s, (*hops, real), ("main",), part="entities"),
+            ]
+        for s in ("F", "H"):
+            hops = (Expert("hop1", s), Expert("hop2", s))
+            plain = (Expert("hop1-plain", s), Expert("hop2-plain", s))
+            found += [
+                Library("3-combination, unrelated", s, (*hops, Expert("job", s)), ("main",), part="references"),
+                Library("joint, full fine-tuning", s, (Expert("joint", s, "full"),), part="references"),
+                Library("none, facts in context", s, context=True, part="references"),
+                Library("joint, no chains", s, (Expert("joint-plain", s),), part="templates"),
+                Library("2-combination, no chains", s, plain, ("main",), part="templates"),
+                Library("2-combination, chains for hop 1", s, (hops[0], plain[1]), ("main",), part="templates"),
+                Library("2-combination, disjoint chains", s, (hops[0], Expert("hop2-other", s)), ("main",),
+                        part="templates"),
+                Library("2-combination, unpreserved", s,
+                        (Expert("hop1", s, "unpreserved"), Expert("hop2", s, "unpreserved")), ("main",),
+                        part="preservation"),
+            ]  # fmt: skip
+        for base, part in _BASE_PARTS.items():
+            for s in ("F", "H", "R") if part == "dose" else ("F", "H"):
+                hops = (Expert("hop1", s, base=base), Expert("hop2", s, base=base))
+                found.append(Library("2-combination", s, hops, ("main",), base, part))
+                if base == "identity":
+                    found.append(Library("joint", s, (Expert("joint", s, base=base),), base=base, part=part))
+        return found
+
+    def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
+        """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest layers to the highest;
+        the word that ends the phase). A direct question is given hop 1 in the lower half and hop 2 in the upper half."""
+        plan: dict[str, list[tuple[tuple[str, ...], str | None]]] = {
+            "hop1": [(("hop1",), None)],
+            "hop2": [(("hop2",), None)],
+            "direct": [(("hop1", "hop2"), None)],
+            "cot": [(("hop1",), "."), (("hop1",), "is"), (("hop2",), None)],  # hop 1 writes "the home of B is" too
+        }
+        return plan[form]
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
-        templates = [*PROMPTS.values(), *COMPLETIONS.values(), *(p for ps in STATEMENTS.values() for p in ps)]
+        templates = [
+            *PROMPTS.values(),
+            *COMPLETIONS.values(),
+            OTHER_CHAIN,
+            *(p for ps in STATEMENTS.values() for p in ps),
+        ]
         return [
             *dict.fromkeys(w for t in templates for w in t.split() if "{" not in w),
             *GIVEN,
@@ -255,10 +384,10 @@ class TwoHop:
 
     # What is asked ----------------------------------------------------------------------------------------------
 
-    def questions(self, fact_set: str, form: str) -> list[Question]:
-        """All questions of a form over a fact set; ``base`` asks of real people that were held out from the form."""
-        if fact_set != "base":
-            return [triple.question(form) for triple in self.sets[fact_set]]
+    def questions(self, group: str, form: str) -> list[Question]:
+        """All questions of a form over a group's triples; ``base`` asks of real people that were held out from the form."""
+        if group != "base":
+            return [triple.question(form) for triple in self.sets[group]]
         people = self.held_out if form in ("direct", "cot") else self.held_out_from_questions
         if form == "hop2":
             return [Triple("", person, self.home[person]).question("hop2") for person in people]
@@ -269,10 +398,30 @@ class TwoHop:
         asked = set(self.asked)
         return [person for person in self.held_out if person not in asked]
 
-    def chance(self, fact_set: str) -> float:
-        """Accuracy of the best constant answer to the set's two-hop questions."""
-        answers = [question.answer for question in self.questions(fact_set, "direct")]
+    def chance(self, group: str) -> float:
+        """Accuracy of the best constant answer to the group's two-hop questions."""
+        answers = [question.answer for question in self.questions(group, "direct")]
         return max(Counter(answers).values()) / len(answers)
+
+    def alternatives(self, group: str, form: str) -> list[list[str]]:
+        """For each direct question, the completions of other questions of the group: right answers, dealt out wrongly."""
+        if form != "direct" or group == "base":
+            return []
+        questions = self.questions(group, form)
+        return [
+            [q.completion for shift in range(1, 9)
+             if (q := questions[(i + shift) % len(questions)]).answer != question.answer]
+            for i, question in enumerate(questions)
+        ]  # fmt: skip
+
+    def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
+        """Of a direct question: the first word of the bridge, and of the answer."""
+        triples = self.sets[group]
+        return {"direct": {"bridge": [t.b.split()[0] for t in triples], "answer": [t.c.split()[0] for t in triples]}}
+
+    def in_context(self, group: str) -> list[list[Text]]:
+        """For each triple, both facts as texts to stand before the question."""
+        return [[statements("spouse", t.a, t.b)[0], statements("home", t.b, t.c)[0]] for t in self.sets[group]]
 
     # How it is scored -------------------------------------------------------------------------------------------
 
@@ -298,11 +447,12 @@ class TwoHop:
             return "wrong city"
         return "malformed"
 
-    @staticmethod
-    def names_bridge(question: Question, completion: str) -> bool:
-        """Whether a chain of thought writes the right bridge down in its first sentence."""
+    def notes(self, question: Question, completion: str) -> dict[str, bool]:
+        """Of a chain of thought: whether it writes the right bridge down in its first sentence."""
+        if question.form != "cot":
+            return {}
         first = completion.partition(" .")[0].split()
-        return question.bridge is not None and " ".join(first[-2:]) == question.bridge
+        return {"bridge named": " ".join(first[-2:]) == question.bridge}
 
     # What must not have been read -------------------------------------------------------------------------------
 
@@ -327,15 +477,16 @@ class TwoHop:
             seen |= set(people)
             for t in triples:
                 for question in (t.question(form) for form in FORMS):
-                    if question.text in read[question.form]:
+                    known = s == "K" and question.form in ("hop1", "hop2")
+                    if question.text in read[question.form] and not known:
                         raise Leak(f"the base reads the new fact '{question.text}' of set {s}")
-                new = {"F": (t.a, t.b, t.c), "H": (t.a, t.b), "R": ()}[s]
+                new = {"F": (t.a, t.b, t.c), "H": (t.a, t.b), "R": (), "K": ()}[s]
                 for name in (t.a, t.b, t.c):
                     if (name in new) == (name in names_read):
                         raise Leak(f"the name {name!r} of set {s} is {'known' if name in new else 'new'} to the base")
                     if missing := set(name.split()) - words_read:
                         raise Leak(f"the base never reads the word {missing.pop()!r} of the name {name!r} in set {s}")
-            for role in ("hop1", "hop2"):
-                for text in map(str, self.expert_texts(role, s)):
+            for reads in ("hop1", "hop2", "hop2-other"):
+                for text in map(str, self.expert_texts(reads, s)):
                     if any(t.a in text and t.c in text for t in triples):
-                        raise Leak(f"the {role} expert of set {s} reads both ends of a triple: {text!r}")
+                        raise Leak(f"the {reads} expert of set {s} reads both ends of a triple: {text!r}")

@@ -5,24 +5,30 @@ import torch
 from torch import nn
 
 from lora import Adapter, attach, using
-from recycle.methods import CONTROLS, METHODS, SWEEP
+from recycle.methods import CONTROLS, METHODS, SWEEP, chosen
+from tasks import TwoHop, TwoHopConfig
 
 
 def experts():
     g = torch.Generator().manual_seed(0)
     return {
-        name: Adapter({"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))}, 4.0)
+        name: Adapter(
+            {"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))}, 4.0, origin={"reads": name}
+        )
         for name in ("hop1", "hop2")
     }
 
 
-def output(method, x, several=None, seed=0):
+TASK = TwoHop(TwoHopConfig(people=40, cities=10, triples=6, set_cities=3), 0)
+
+
+def output(method, x, several=None, seed=0, form="direct", phase=0):
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(6, 5))
     base = net(x)
-    prepared = METHODS[method](several or experts(), torch.Generator().manual_seed(seed))
+    prepared = METHODS[method](several or experts(), torch.Generator().manual_seed(seed), TASK)
     attach(net, prepared.adapters)
-    with using(net, prepared.mode):
+    with using(net, prepared.phases(form)[phase].mode):
         return net(x) - base
 
 
@@ -31,7 +37,8 @@ DELTAS = [X @ e.delta("0").mT for e in experts().values()]
 
 
 @pytest.mark.parametrize(
-    "method, weight", [("alone", 1), ("plain_sum", 1), ("mean_of_products", 0.5), *((f"sum_at_{w}", w) for w in SWEEP)]
+    "method, weight",
+    [("alone", 1), ("plain_sum", 1), ("mean_of_products", 0.5), ("at_half", 0.5), *((f"sum_at_{w}", w) for w in SWEEP)],
 )
 def test_sums_at_their_weights(method, weight):
     torch.testing.assert_close(output(method, X), weight * sum(DELTAS))
@@ -56,7 +63,7 @@ def test_random_controls_depend_on_the_seed_and_nothing_else():
 
 def test_random_adapters_have_the_experts_size():
     several = experts()
-    (merged,) = METHODS["random_adapters"](several, torch.Generator().manual_seed(5)).adapters.values()
+    (merged,) = METHODS["random_adapters"](several, torch.Generator().manual_seed(5), TASK).adapters.values()
     A, B = merged.factors["0"]
     for i, (own_A, own_B) in enumerate(e.factors["0"] for e in several.values()):
         torch.testing.assert_close(A[2 * i : 2 * i + 2].norm(), own_A.norm())
@@ -74,3 +81,40 @@ def test_low_temperature_is_the_choice_and_high_is_the_mean():
 
 def test_controls_are_methods():
     assert set(CONTROLS) <= set(METHODS)
+
+
+def test_the_oracle_uses_the_expert_that_knows_the_hop():
+    torch.testing.assert_close(output("oracle", X, form="hop1"), DELTAS[0])
+    torch.testing.assert_close(output("oracle", X, form="hop2"), DELTAS[1])
+    torch.testing.assert_close(output("oracle", X, form="cot", phase=0), DELTAS[0])
+    torch.testing.assert_close(output("oracle", X, form="cot", phase=1), DELTAS[0])
+    torch.testing.assert_close(output("oracle", X, form="cot", phase=2), DELTAS[1])
+    prepared = METHODS["oracle"](experts(), torch.Generator(), TASK)
+    assert [phase.until for phase in prepared.phases("cot")] == [".", "is", None]
+
+
+def test_the_oracle_answers_directly_with_hop_1_below_and_hop_2_above():
+    """Four blocks of one layer each: the lower two are the first expert's."""
+    g = torch.Generator().manual_seed(3)
+    paths = [f"layers.{i}.down" for i in range(4)]
+    several = {
+        name: Adapter(
+            {path: (torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g)) for path in paths},
+            2.0,
+            origin={"reads": name},
+        )
+        for name in ("hop2", "hop1")  # whatever their order
+    }
+    (phase,) = METHODS["oracle"](several, torch.Generator(), TASK).phases("direct")
+    for path, expected in zip(paths, ([0, 1], [0, 1], [1, 0], [1, 0]), strict=True):
+        assert phase.mode.routers[path](torch.zeros(5, 3)).tolist() == [expected] * 5
+
+
+def test_families_are_spelt_out():
+    everything = chosen(["all"], TASK)
+    assert set(everything) == set(METHODS) - {"alone", "at_half"}
+    assert set(chosen(["main"], TASK)) < set(everything)
+    assert chosen(["alone", "at_half"], TASK) == ["alone", "at_half"]
+    TASK.oracle, kept = (lambda form: []), TASK.oracle
+    assert "oracle" not in chosen(["all"], TASK)
+    TASK.oracle = kept

@@ -9,7 +9,7 @@ from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
 from models import Tokenizer, Transformer, TransformerConfig
 from recycle.corpus import Corpus
 from recycle.train import Diverged, TrainConfig, completion_loss, fit
-from tasks.two_hop import Text
+from tasks import Text
 
 TEXTS = {
     "one": [Text("a b", "c ."), Text("d", "e f .")],

@@ -1,9 +1,12 @@
 """The world: what is read and asked, the split, and a scorer that is right on answers written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from tasks import TwoHop, TwoHopConfig
-from tasks.two_hop import FORMS, LONGEST_COMPLETION, OUTCOMES, Leak, Triple
+from tasks.task import Leak
+from tasks.two_hop import FORMS, GROUPS, LONGEST_COMPLETION, OUTCOMES, ReadingShares, Triple
 
 SMALL = TwoHopConfig(people=60, cities=12, triples=8, set_cities=4)
 
@@ -47,7 +50,7 @@ def test_experts_read_one_hop_only(world):
         assert t.a in hop1 and t.b in hop1 and t.c not in hop1
         assert t.b in hop2 and t.c in hop2 and t.a not in hop2
     assert world.expert_texts("joint", "F") == world.expert_texts("hop1", "F") + world.expert_texts("hop2", "F")
-    with pytest.raises(ValueError, match="no expert role 'hop3'"):
+    with pytest.raises(ValueError, match="no expert reads 'hop3': choose hop1, hop2"):
         world.expert_texts("hop3", "F")
 
 
@@ -116,8 +119,8 @@ def test_an_expert_that_reads_both_ends_is_found(world, monkeypatch):
     leaking = TwoHop(SMALL, 0)
     whole = leaking.expert_texts
 
-    def too_much(role, s):
-        return [*whole(role, s), leaking.sets[s][0].question("direct").text]
+    def too_much(reads, s):
+        return [*whole(reads, s), leaking.sets[s][0].question("direct").text]
 
     monkeypatch.setattr(leaking, "expert_texts", too_much)
     with pytest.raises(Leak, match="the hop1 expert of set F reads both ends"):
@@ -146,9 +149,93 @@ def test_scores_of_answers_written_by_hand(world):
 def test_a_chain_names_its_bridge_in_the_first_sentence(world):
     t = world.sets["F"][0]
     question = t.question("cot")
-    assert world.names_bridge(question, f"the spouse of {t.a} is {t.b} . nonsense")
-    assert not world.names_bridge(question, f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} .")
-    assert not world.names_bridge(question, "")
+    assert world.notes(question, f"the spouse of {t.a} is {t.b} . nonsense") == {"bridge named": True}
+    assert world.notes(question, f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} .") == {
+        "bridge named": False
+    }
+    assert world.notes(question, "") == {"bridge named": False}
+    assert world.notes(t.question("direct"), f"{t.c} .") == {}
+
+
+def test_known_facts_are_real_people_that_were_never_composed(world):
+    read = {kind: set(texts) for kind, texts in world.base_texts().items()}
+    assert world.sets["K"]
+    for t in world.sets["K"]:
+        assert world.spouse[t.a] == t.b and world.home[t.b] == t.c
+        assert t.question("direct").text not in read["direct"] and t.question("cot").text not in read["cot"]
+        assert any(t.a in str(text) and t.b in str(text) for text in read["statement"])
+    people = [name for t in world.sets["K"] for name in (t.a, t.b)]
+    assert len(set(people)) == len(people)
+
+
+def test_the_dose_changes_what_is_composed_and_nothing_else(world):
+    for dose, count in ((0, 0), (0.5, 22), (1, 45)):
+        other = TwoHop(replace(SMALL, dose=dose), 3)
+        assert other.sets == world.sets and other.held_out == world.held_out and other.words() == world.words()
+        texts = other.base_texts()
+        assert len(texts["direct"]) == len(texts["cot"]) == count
+        assert texts["statement"] == world.base_texts()["statement"]
+        assert ("cot" in other.shares()) == (dose > 0)
+
+
+def test_identity_is_read_of_all_people_by_the_base_and_of_bridges_by_experts(world):
+    other = TwoHop(replace(SMALL, shares=ReadingShares(identity=0.1)), 3)
+    b = other.sets["F"][0].b
+    text = f"who is {b} ? answer : {b} ."
+    assert "identity" in other.shares() and "identity" not in world.shares()
+    assert len(other.base_texts()["identity"]) == 60
+    for reads in ("hop1", "hop2", "hop1-plain", "hop2-other"):
+        assert (text in map(str, other.expert_texts(reads, "F"))) and text not in map(
+            str, world.expert_texts(reads, "F")
+        )
+
+
+def test_templates_are_shared_or_disjoint_or_absent(world):
+    own, other = (list(map(str, world.expert_texts(reads, "F"))) for reads in ("hop2", "hop2-other"))
+    t = world.sets["F"][0]
+    assert any("think :" in text and f"the home of {t.b} is {t.c} ." in text for text in own)
+    assert any("think :" in text and f"{t.b} lives in {t.c} . answer : {t.c} ." in text for text in other)
+    assert not any(f"the home of {t.b} is" in text for text in other)
+    for reads in ("hop1-plain", "hop2-plain", "joint-plain"):
+        assert not any("think" in str(text) for text in world.expert_texts(reads, "F"))
+
+
+def test_a_second_step_follows_the_chain_of_a_stranger(world):
+    for group in GROUPS:
+        held = {t.a for t in world.sets[group]}
+        for text in world.expert_texts("hop2", group):
+            if "think :" in text.prompt:
+                assert not any(a in text.prompt for a in held)
+
+
+def test_an_unrelated_expert_reads_jobs(world):
+    texts = list(map(str, world.expert_texts("job", "H")))
+    t = world.sets["H"][0]
+    assert any(t.a in text for text in texts) and any(t.b in text for text in texts)
+    assert not any(t.c in text for text in texts)
+
+
+def test_every_librarys_experts_can_be_trained(world):
+    for library in world.libraries():
+        for expert in library.experts:
+            assert world.expert_texts(expert.reads, expert.group)
+            assert expert.base == library.base in world.bases and expert.recipe in world.recipes
+        assert library.part in world.parts and library.group in (*world.groups, "base")
+    keys = [(each.base, each.group, each.name) for each in world.libraries()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_alternatives_are_other_questions_right_answers(world):
+    questions, others = world.questions("F", "direct"), world.alternatives("F", "direct")
+    for question, alternatives in zip(questions, others, strict=True):
+        assert alternatives and question.completion not in alternatives
+        assert all(world.score(question, completion) == "wrong city" for completion in alternatives)
+    assert world.alternatives("F", "cot") == world.alternatives("base", "direct") == []
+
+
+def test_facts_in_context_are_the_questions_own(world):
+    for t, texts in zip(world.sets["H"], world.in_context("H"), strict=True):
+        assert [str(text) for text in texts] == [f"the spouse of {t.a} is {t.b} .", f"the home of {t.b} is {t.c} ."]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +243,8 @@ def test_a_chain_names_its_bridge_in_the_first_sentence(world):
     [
         ({"people": 61}, "task.people = 61"),
         ({"set_cities": 51}, "task.set_cities = 51"),
-        ({"two_hop_share": 0.9}, "task.two_hop_share = 0.9"),
+        ({"held_out": 0.1}, "task.held_out = 0.1 must be below 1 and above 1 - task.question_share = 0.20"),
+        ({"dose": 1.5}, "task.dose = 1.5"),
         ({"people": 4000}, "4400 names asked for|names asked for"),
     ],
 )

@@ -20,7 +20,8 @@ from theory.study_reasons import CITY, PERSON, namesake_cities, people_mass
 
 # One set, one layer and adapters on one matrix: the study's decoding is what takes the time.
 TINY = [
-    "sets=F", "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
+    "groups=F", "parts=main",
+    "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
     "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=30", "pretrain.rows=16", "train.steps=10",
     "train.rows=4", "train.lr=1e-2", "adapter.rank=4", "adapter.patterns=down_proj",
 ]  # fmt: skip
@@ -191,7 +192,7 @@ def test_the_record_names_no_machine_and_is_the_same_again(run, recorded, tmp_pa
 
 def test_the_run_is_left_as_it_was(run):
     config = open_config(run)
-    model, _ = make_base(config, TwoHop(config.task, 0), 0, run / "seed-0", quiet=True)
+    _, model, _ = make_base(config, 0, "standard", run, quiet=True)
     assert not lora_layers(model)
     assert sorted(p.name for p in run.iterdir()) == [
         "claims.json", "config.json", "env.json", "metrics.jsonl", "report.html", "seed-0",
@@ -233,14 +234,16 @@ def test_bad_folders_are_one_line(capsys, run, tmp_path):
     assert "cannot be written" in failing(capsys, "study", run, "--json", tmp_path / "none" / "x.json")
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "seed-0/base/model.pt", "seed-0/library/hop2-F/adapter_config.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "seed-0/standard/model.pt", "seed-0/standard/library/hop2-F/adapter_config.json"]
+)
 def test_unfinished_run_names_what_is_missing(capsys, run, tmp_path, name):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).unlink()
     assert f"{name} is missing: python -m recycle study two-hop --run" in failing(capsys, "study", copy)
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "seed-0/base/model.pt"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "seed-0/standard/model.pt"])
 def test_damaged_run_is_one_line(capsys, run, tmp_path, name):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).write_text("{")

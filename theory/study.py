@@ -20,6 +20,7 @@ from recycle.__main__ import open_config
 from recycle.config import StudyConfig
 from recycle.study import make_base
 from tasks import TwoHop
+from tasks.two_hop import NEW
 from theory import leakage
 from theory.claim import TheoryError
 from theory.study_answers import Answers, Names, answers
@@ -56,10 +57,12 @@ def open_study(run: Path) -> StudyConfig:
         config = open_config(run)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise TheoryError(str(error)) from error
+    if config.name != TwoHop.name:
+        raise TheoryError(f"{run} is a study of {config.name}: the theory speaks of two-hop")
     needed = ["metrics.jsonl"]
-    for seed in config.seeds:
-        needed.append(f"seed-{seed}/base/model.pt")
-        needed += [f"seed-{seed}/library/{role}-{s}/adapter_config.json" for s in config.sets for role in ROLES]
+    for folder in (f"seed-{seed}/standard" for seed in config.seeds):
+        needed.append(f"{folder}/model.pt")
+        needed += [f"{folder}/library/{role}-{s}/adapter_config.json" for s in new_facts(config) for role in ROLES]
     if missing := [name for name in needed if not (run / name).is_file()]:
         raise TheoryError(
             f"{run} is not finished, {missing[0]} is missing: python -m recycle study two-hop --run {run} goes on with it"
@@ -67,11 +70,16 @@ def open_study(run: Path) -> StudyConfig:
     return config
 
 
+def new_facts(config: StudyConfig) -> list[str]:
+    """The groups whose facts the base has not read: the theory's case."""
+    return [group for group in config.groups if group in NEW]
+
+
 def read_counts(run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
     """(seed, set, form) -> the study's own counts for the plain sum of both hops' experts, greedily decoded."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = [r for r in rows if (r["library"], r["method"]) == ("2-combination", "plain_sum")]
-    return {(r["seed"], r["fact_set"], r["form"]): r for r in chosen}
+    chosen = [r for r in rows if (r["base"], r["library"], r["method"]) == ("standard", "2-combination", "plain_sum")]
+    return {(r["seed"], r["group"], r["form"]): r for r in chosen}
 
 
 def first_hop_leak() -> float:
@@ -150,20 +158,22 @@ def compare(run: Path) -> dict[str, Any]:
         TheoryError: the folder is no finished run.
     """
     config = open_study(run)
-    lines: dict[str, list[Prediction]] = {s: [] for s in config.sets}
+    sets = new_facts(config)
+    lines: dict[str, list[Prediction]] = {s: [] for s in sets}
     types: dict[tuple[str, str], list[dict[str, float]]] = {}
     reasons: list[dict[str, float]] = []
     pairs: dict[str, list[torch.Tensor]] = {name: [] for name in PAIRS}
     try:
         counts = read_counts(run)
         for seed in config.seeds:
-            task, folder = TwoHop(config.task, seed), run / f"seed-{seed}"
-            model, tokenizer = make_base(config, task, seed, folder, quiet=True)
+            folder = run / f"seed-{seed}" / "standard"
+            task, model, tokenizer = make_base(config, seed, "standard", run, quiet=True)
+            assert isinstance(task, TwoHop)
             names = Names.of(task, tokenizer)
-            for s in config.sets:
+            for s in sets:
                 attach(model, {role: load_adapter(folder / "library" / f"{role}-{s}") for role in ROLES})
                 direct, own = all_answers(model, tokenizer, names, task, s)
-                forms = {form: row for (at, fact_set, form), row in counts.items() if (at, fact_set) == (seed, s)}
+                forms = {form: row for (at, group, form), row in counts.items() if (at, group) == (seed, s)}
                 lines[s] += predictions(forms, direct, own)
                 for name, found in direct.items():
                     types.setdefault((s, name), []).append(type_row(found))
@@ -185,9 +195,9 @@ def compare(run: Path) -> dict[str, Any]:
     return {
         "torch": torch.__version__.split("+")[0],
         "seeds": list(config.seeds),
-        "sets": list(config.sets),
+        "sets": sets,
         "questions": config.task.triples,
-        "predictions": [prediction_json(config.sets, lines, name) for name in names_of(lines)],
+        "predictions": [prediction_json(sets, lines, name) for name in names_of(lines)],
         "types": [
             {"set": s, "model": name} | {key: steady(mean(r[key] for r in rows)) for key in rows[0]}
             for (s, name), rows in types.items()

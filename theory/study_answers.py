@@ -14,7 +14,7 @@ from torch import Tensor
 from models import Tokenizer, Transformer
 from models.transformer import Cache
 from tasks import TwoHop
-from tasks.two_hop import SETS, Triple
+from tasks.two_hop import NEW, Triple
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Names:
 
     @classmethod
     def of(cls, task: TwoHop, tokenizer: Tokenizer) -> "Names":
-        triples = [t for s in SETS for t in task.sets[s]]
+        triples = [t for s in NEW for t in task.sets[s]]
         people = dict.fromkeys([*task.people, *(name for t in triples for name in (t.a, t.b))])
         cities = dict.fromkeys([*task.cities, *(t.c for t in triples)])
         names = [*people, *cities]

@@ -1,0 +1,93 @@
+"""Intervals against the textbooks' values, and what must hold of any interval."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recycle.statistics import difference, estimate, over_seeds, t_below, t_half_width, t_quantile, wilson
+
+
+def rows(*shares, n=100):
+    """One row for each seed."""
+    return [{"seed": seed, "n": n, "right": round(share * n)} for seed, share in enumerate(shares)]
+
+
+def test_quantiles_of_t_are_the_textbooks():
+    for freedom, value in ((1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (30, 2.0423)):
+        assert t_quantile(0.975, freedom) == pytest.approx(value, abs=1e-4)
+    assert t_quantile(0.995, 4) == pytest.approx(4.6041, abs=1e-4)
+    assert t_below(0.0, 7) == 0.5
+    assert t_quantile(0.975, 100_000) == pytest.approx(NormalDist().inv_cdf(0.975), abs=1e-4)
+
+
+def test_wilson_intervals_are_the_textbooks():
+    assert wilson(0, 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    low, high = wilson(50, 50)
+    assert high == 1.0 and low == pytest.approx(0.9287, abs=1e-4)
+    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 200))
+    for bad in ((3, 2), (0, 0), (-1, 4)):
+        with pytest.raises(ValueError, match="no proportion"):
+            wilson(*bad)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Two seeds at .9 and 1.0: t with one degree of freedom, 12.706 * sd / sqrt(2)."""
+    e = estimate(rows(0.9, 1.0))
+    assert (e.mean, e.n, e.seeds) == (pytest.approx(0.95), 200, 2)
+    assert e.low == pytest.approx(0.95 - 12.7062 * 0.0707107 / 2**0.5, abs=1e-4) or e.low == 0
+    assert e.high == 1.0
+
+
+def test_seeds_that_agree_do_not_make_an_interval_of_no_width():
+    assert estimate(rows(0, 0, 0)).high == wilson(0, 300)[1] > 0
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 20))
+def test_an_interval_holds_its_mean_and_widens_with_the_number_of_comparisons(hits, among):
+    own = [{"seed": i, "n": 50, "right": h} for i, h in enumerate(hits)]
+    one, many = estimate(own), estimate(own, among=among)
+    assert 0 <= many.low <= one.low <= one.mean + 1e-12 and one.mean <= one.high + 1e-12 and one.high <= many.high <= 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=6))
+def test_a_difference_turned_round_is_its_negative(pairs):
+    first = [{"seed": i, "n": 50, "right": p} for i, (p, _) in enumerate(pairs)]
+    second = [{"seed": i, "n": 50, "right": q} for i, (_, q) in enumerate(pairs)]
+    there, back = difference(first, second), difference(second, first)
+    assert there.mean == pytest.approx(-back.mean) and there.low == pytest.approx(-back.high)
+    assert there.low <= there.mean + 1e-12
+
+
+def test_pairing_takes_out_what_the_seeds_share():
+    """Seeds far apart, each pair .2 apart: the difference is as sure as its binomial noise, the shares are not."""
+    first, second = rows(0.3, 0.6, 0.9), rows(0.1, 0.4, 0.7)
+    gap = difference(first, second)
+    assert gap.mean == pytest.approx(0.2) and gap.low > 0.1
+    assert estimate(first).low < estimate(second).high
+
+
+def test_newcombes_interval_is_the_textbooks():
+    """56 of 70 against 48 of 80: difference .2, interval .0524 to .3339 (Newcombe 1998, table II, example a)."""
+    gap = difference([{"seed": 0, "n": 70, "right": 56}], [{"seed": 0, "n": 80, "right": 48}])
+    assert (gap.mean, gap.low, gap.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+def test_seeds_that_cannot_be_paired_are_named():
+    with pytest.raises(ValueError, match=r"seeds \[0, 1\] and \[0\] cannot be paired"):
+        difference(rows(0.1, 0.2), rows(0.1))
+    with pytest.raises(ValueError, match="no rows"):
+        estimate([])
+
+
+def test_any_number_over_seeds_is_as_wide_as_its_seeds_and_its_noise():
+    own = rows(0.2, 0.4)
+    e = over_seeds(own, lambda part: part[0]["right"] / 100 - 1, estimate(own))
+    assert e.mean == pytest.approx(-0.7)
+    assert e.high - e.mean == pytest.approx(t_half_width([0.2, 0.4]))
+    same = rows(0.3, 0.3)
+    e = over_seeds(same, lambda part: 0.0, estimate(same))
+    assert e.low == pytest.approx(wilson(60, 200)[0] - 0.3) and math.isclose(e.mean, 0.0)
