@@ -113,12 +113,15 @@ def _parse(text: str, old: Any, key: str) -> Any:
 
 _TWO_HOP = StudyConfig("two-hop", TwoHopConfig(), ("F", "H", "R"), ("main", "entities", "templates"))
 # Seed 0 was looked at while the rules of recycle/claims were written; the presets that decide do not use it.
-_ALL_TWO_HOP = dataclasses.replace(_TWO_HOP, groups=TwoHop.groups, parts=TwoHop.parts)
+_ALL_TWO_HOP = dataclasses.replace(
+    _TWO_HOP, groups=TwoHop.groups, parts=tuple(part for part in TwoHop.parts if part not in ("growth", "regimes"))
+)
 PRESETS = {
     "two-hop": {
         "quick": _TWO_HOP,
         "laptop": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3)),
         "full": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3, 4, 5)),
+        "growth": dataclasses.replace(_TWO_HOP, groups=("F",), parts=("growth", "regimes")),
     }
 }
 

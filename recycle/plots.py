@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 from recycle.claims import Metrics
 from recycle.disk import read_json
 from recycle.methods import MAIN, SWEEP
-from recycle.statistics import Estimate, estimate
+from recycle.statistics import Estimate, Row, estimate
 from tasks import Task
 
 try:
@@ -112,6 +113,52 @@ def bases(metrics: Metrics, task: type[Task]) -> str:
         ax.set(title=form, ylim=(-0.02, 1.03))
     axes[0].set_ylabel("share right")
     _legend(figure, axes[0])
+    return _png(figure)
+
+
+GROWTH = re.compile(r"(?P<kind>.*), (?P<axis>[a-z]+) (?P<value>\d+)$")  # of a library's name
+
+
+def growth(metrics: Metrics, task: type[Task]) -> str:
+    """A column for each axis that libraries' names count along: the weakest component and each harder form by method, and
+    the experts' interference below."""
+    found: dict[str, dict[int, list[Row]]] = {}
+    for row in metrics.rows:
+        if (name := GROWTH.match(row["library"])) and "combination" in name["kind"]:
+            found.setdefault(name["axis"], {}).setdefault(int(name["value"]), []).append(row)
+    for axis in ("facts", "width", "layers"):  # whose middle is the standard base, measured under the rank's name
+        standard = {"facts": 50, "width": 128, "layers": 2}[axis]
+        if axis in found and 16 in found.get("rank", {}):
+            found[axis][standard] = found["rank"][16]
+    harder = [form for form in task.forms if form not in task.components]
+    figure = Figure(figsize=(3.1 * len(found), 2.4 * (2 + len(harder))), layout="constrained")
+    axes = figure.subplots(2 + len(harder), len(found), sharey="row", squeeze=False)
+    methods = list(dict.fromkeys(row["method"] for at in found.values() for rows in at.values() for row in rows))
+    for column, (axis, at) in enumerate(found.items()):
+        values = sorted(at)
+        for method, colour in zip(methods, (*COLOURS, "#8e6c8a"), strict=False):
+            own = {value: [row for row in at[value] if row["method"] == method] for value in values}
+            lines = {
+                form: [estimate(r for r in own[value] if r["form"] == form) for value in values] for form in task.forms
+            }
+            weakest = [
+                min((lines[form][i] for form in task.components), key=lambda e: e.mean) for i in range(len(values))
+            ]
+            for ax, line in zip(axes[:-1, column], (weakest, *(lines[form] for form in harder)), strict=True):
+                ax.plot(values, [e.mean for e in line], "o-", ms=3, color=colour, label=method)
+                ax.fill_between(values, [e.low for e in line], [e.high for e in line], color=colour, alpha=0.12)
+        measured = [next(row for row in at[value] if "cosine" in row) for value in values]
+        for key, marker in (("cosine", "o-"), ("input overlap", "s--"), ("output overlap", "^:")):
+            axes[-1, column].plot(values, [row[key] for row in measured], marker, ms=3, color="#333", label=key)
+        for ax, title in zip(axes[:, column], ("weakest component", *harder, "interference"), strict=True):
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(values, values)
+            ax.minorticks_off()
+            ax.set_title(f"{title} by {axis}", fontsize=9)
+        for ax in axes[:-1, column]:
+            ax.set_ylim(-0.03, 1.03)
+    axes[-1, 0].legend(frameon=False, fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncol=5, frameon=False)
     return _png(figure)
 
 

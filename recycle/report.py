@@ -12,6 +12,7 @@ from recycle.claims import Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
 from recycle.methods import CONTROLS, MAIN
+from recycle.plots import GROWTH
 from recycle.statistics import Row, estimate
 from recycle.study import cells, inside_file, mains, world
 from tasks import TASKS, Task
@@ -86,7 +87,8 @@ def _rows(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
 def _notes(task: type[Task], metrics: Metrics) -> list[tuple[str, str]]:
     """(form, note): what else the task counts about an answer."""
     fixed = {"seed", "base", "group", "library", "method", "form", "n", *task.outcomes, "components known",
-             "right of known", "log p right", "log p others", "right above others"}  # fmt: skip
+             "right of known", "log p right", "log p others", "right above others", "cosine", "input overlap",
+             "output overlap"}  # fmt: skip
     return list(dict.fromkeys((row["form"], key) for row in metrics.rows for key in row if key not in fixed))
 
 
@@ -225,13 +227,15 @@ def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     if not plots.available():
         return "<h2>Pictures</h2><p>Install the plots extra (pip install -e .[plots]) and draw the report again.</p>"
     task, seed = TASKS[config.name], run / f"seed-{config.seeds[0]}"
-    pictures = [
-        ("Accuracy beside what is left of the components after the merge", plots.accuracy(metrics, task)),
-        ("Training curves", plots.curves(seed / "standard")),
-    ]
+    pictures = [("Training curves", plots.curves(seed / "standard"))]
+    if mains(config, config.seeds[0]):
+        title = "Accuracy beside what is left of the components after the merge"
+        pictures.insert(0, (title, plots.accuracy(metrics, task)))
     if any(row["method"].startswith("sum_at") for row in metrics.rows):
         pictures.insert(1, ("The sum of both experts at every weight", plots.sweep(metrics, task)))
-    if len(metrics.bases) > 1:
+    if any(GROWTH.match(row["library"]) for row in metrics.rows):
+        pictures.append(("Growth", plots.growth(metrics, task)))
+    if "growth" not in config.parts and len(metrics.bases) > 1:
         pictures.append(("The same libraries on other bases, main methods pooled", plots.bases(metrics, task)))
     for cell in cells(config):
         if cell.seed == config.seeds[0] and cell.method == "arrow" and cell.library.part == "main":

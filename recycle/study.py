@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from recycle.corpus import Corpus
 from recycle.disk import load_torch, read_json, save_torch, write_json, write_text
 from recycle.evaluate import ask, compare, encode_prompt, tally
 from recycle.inside import look_inside
+from recycle.mechanism import interference
 from recycle.methods import METHODS, chosen
 from recycle.route import ArrowRouter
 from recycle.train import fit
@@ -433,6 +435,9 @@ def evaluate(
                 same_length = [prompt for prompt in prompts if len(prompt) == len(prompts[0])]
                 gates[form] = mean_gates(model, torch.tensor(same_length), prepared.routers)
     detach(model)
+    if cell.method == "plain_sum":
+        for row in rows.values():
+            row.update(mean_interference(adapters))
     if group != "base":  # where the forms ask about the same things, one by one
         parts = zip(*(answers[form] for form in task.components), strict=True)
         known = [all(answer.outcome == "right" for answer in needed) for needed in parts]
@@ -449,6 +454,17 @@ def evaluate(
     }
     members = [expert.name for expert in cell.library.experts]
     return {"rows": list(rows.values()), "examples": examples, "gates": {"members": members, "means": gates}}
+
+
+def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
+    """Means over layers and pairs of experts: cosine of the updates, and how far their input and output spaces overlap
+    beyond what random ones do (1 would be the same space)."""
+    pairs = interference(adapters)["pairs"]
+    beyond = {
+        side: fmean((p[side] - p[f"{side}_random"]) / (1 - p[f"{side}_random"]) for p in pairs)
+        for side in ("input", "output")
+    }
+    return {"cosine": fmean(p["cosine"] for p in pairs), **{f"{side} overlap": value for side, value in beyond.items()}}
 
 
 @torch.inference_mode()

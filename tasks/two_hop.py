@@ -71,6 +71,15 @@ STATEMENTS = {
 LONGEST_COMPLETION = len(COMPLETIONS["cot"].format(a="a a", b="b b", c="c c").split()) + 4
 
 
+RANKS = (2, 4, 8, 32)  # beside 16
+FEW = ("mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle")
+REGIMES = tuple((r, keep, lr) for r in (4, 16) for keep in (0.0, 0.5, 0.8) for lr in (1e-3, 3e-3))
+
+
+def _regime(rank: int, preservation: float, lr: float) -> str:
+    return f"rank_{rank}-preservation_{100 * preservation:.0f}-lr_{lr * 1e4:.0f}e-4"
+
+
 # Which part of the study trains which other base.
 _BASE_PARTS = {"dose-50": "dose", "dose-0": "dose", "identity": "identity"}
 
@@ -160,19 +169,29 @@ class TwoHop(Task):
     }
     Config = TwoHopConfig
     groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
-    parts = ("main", "known", "entities", "references", "templates", "preservation", "dose", "identity")
+    parts = ("main", "known", "entities", "references", "templates", "preservation", "dose", "identity", "growth",
+             "regimes")  # fmt: skip
     longest = LONGEST_COMPLETION
     bases = {
         "standard": (),
         "dose-50": ("task.dose=0.5",),
         "dose-0": ("task.dose=0",),
         "identity": ("task.shares.identity=0.1",),
+        "facts-25": ("task.triples=25",),
+        "facts-100": ("task.triples=100",),
+        "width-64": ("model.width=64", "model.hidden=128"),
+        "width-192": ("model.width=192", "model.hidden=384", "model.heads=6", "model.kv_heads=6"),
+        "layers-1": ("model.layers=1",),
+        "layers-4": ("model.layers=4",),
     }
     recipes = {
         "standard": (),
         "unpreserved": ("adapter.preservation=0",),
         "full": ("adapter.kind=full", "train.lr=1e-3"),
-    }
+        **{f"rank-{r}": (f"adapter.rank={r}", f"adapter.alpha={2 * r}.0") for r in RANKS},
+        **{_regime(*each): (f"adapter.rank={each[0]}", f"adapter.alpha={2 * each[0]}.0", f"adapter.preservation={each[1]}",
+                            f"train.lr={each[2]}") for each in REGIMES},
+    }  # fmt: skip
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
@@ -352,7 +371,37 @@ class TwoHop(Task):
                 found.append(Library("2-combination", s, hops, ("main",), base, part))
                 if base == "identity":
                     found.append(Library("joint", s, (Expert("joint", s, base=base),), base=base, part=part))
+        return found + self._growth() + self._regimes()
+
+    @staticmethod
+    def _growth() -> list[Library]:
+        """Both hops of F against rank, number of experts beside them, number of facts, width and depth of the model."""
+
+        def pair(name: str, recipe: str = "standard", base: str = "standard") -> list[Library]:
+            hops = (Expert("hop1", "F", recipe, base), Expert("hop2", "F", recipe, base))
+            joint = Expert("joint", "F", recipe, base)
+            return [Library(f"2-combination, {name}", "F", hops, FEW, base, "growth"),
+                    Library(f"joint, {name}", "F", (joint,), base=base, part="growth")]  # fmt: skip
+
+        found = [each for r in RANKS for each in pair(f"rank {r}", f"rank-{r}")] + pair("rank 16")
+        crowd = [Expert(reads, s) for s in GROUPS for reads in ("hop1", "hop2")]
+        crowd += [Expert("job", s) for s in GROUPS] + [Expert("target", s) for s in GROUPS if s != "F"]
+        crowd.append(Expert("hop2-plain", "K"))
+        found += [
+            Library(f"combination, experts {n}", "F", tuple(crowd[:n]), FEW, part="growth") for n in (2, 4, 8, 16)
+        ]
+        for base in ("facts-25", "facts-100", "width-64", "width-192", "layers-1", "layers-4"):
+            found.append(Library("none", "base", base=base, part="growth"))
+            found += pair(base.replace("-", " "), base=base)
         return found
+
+    @staticmethod
+    def _regimes() -> list[Library]:
+        """Where one-hop recall survives which merge: rank, share of preserved texts, learning rate."""
+        return [
+            Library(f"2-combination, {_regime(*each)}", "F", (Expert("hop1", "F", _regime(*each)),
+                    Expert("hop2", "F", _regime(*each))), FEW, part="regimes") for each in REGIMES
+        ]  # fmt: skip
 
     def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
         """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest layers to the highest;

@@ -15,10 +15,12 @@ import torch
 
 from lora import load_adapter
 from recycle.__main__ import main
-from recycle.config import preset
+from recycle.claims import Metrics
+from recycle.config import override, preset
 from recycle.methods import MAIN, METHODS
+from recycle.plots import GROWTH, growth
 from recycle.report import recorded_metrics
-from recycle.study import share_out
+from recycle.study import share_out, wanted
 from tasks import TwoHop
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +158,7 @@ def test_another_configuration_does_not_touch_the_run(run, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--preset", "huge"], "no preset 'huge': choose quick, laptop, full"),
+        (["--preset", "huge"], "no preset 'huge': choose quick, laptop, full, growth"),
         (["--set", "train.speed=3"], "train.speed: no such key; known here: steps, rows"),
         (["--set", "train.steps=many"], "train.steps=many: must be of type int, as"),
         (["--set", "train.steps=1.5"], "must be of type int"),
@@ -318,12 +320,15 @@ def test_a_wider_study_finds_what_a_narrower_one_made(copy):
     assert {json.loads(line)["seed"] for line in after} == {0, 1}
 
 
+BASES = ("standard", "dose-50", "dose-0", "identity")
+
+
 def test_processes_share_the_bases_out():
     config = preset("two-hop", "full")
     for processes in (1, 2, 3, 40):
         shares = share_out(config, processes)
         flat = [pair for share in shares for pair in share]
-        assert sorted(flat) == sorted((seed, base) for seed in (1, 2, 3, 4, 5) for base in TwoHop.bases)
+        assert sorted(flat) == sorted((seed, base) for seed in (1, 2, 3, 4, 5) for base in BASES)
         assert len(shares) == processes
     assert {base for _, base in share_out(config, 5)[0][:1]} == {"standard"}
 
@@ -337,3 +342,36 @@ def test_two_processes_make_the_same_study(run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (folder / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
     assert done.stdout.count("report:") == 1
+
+
+def test_the_growth_study_names_what_grows():
+    """Every axis has at least three values, the standard base's among them where it is one of the points."""
+    config = preset("two-hop", "growth")
+    axes: dict[str, set[int]] = {}
+    for library in wanted(config, 0):
+        if (name := GROWTH.match(library.name)) and "combination" in name["kind"]:
+            axes.setdefault(name["axis"], set()).add(int(name["value"]))
+    assert axes == {"rank": {2, 4, 8, 16, 32}, "experts": {2, 4, 8, 16}, "facts": {25, 100}, "width": {64, 192},
+                    "layers": {1, 4}}  # fmt: skip
+    for name, overrides in (TwoHop.bases | TwoHop.recipes).items():
+        changed = override(config, overrides)
+        assert (changed == config) == (name == "standard")
+
+
+def test_interference_is_measured_with_the_sum(run):
+    for row in metrics(run):
+        assert ("cosine" in row) == (row["method"] == "plain_sum")
+        assert abs(row.get("cosine", 0)) <= 1 and row.get("input overlap", 0) <= 1
+
+
+def test_a_growth_table_can_be_drawn(run):
+    pytest.importorskip("matplotlib")
+    rows = [
+        r for r in metrics(run) if r["library"] == "2-combination" and r["method"] == "plain_sum" and r["group"] == "F"
+    ]
+    made = [
+        {**r, "library": f"2-combination, {axis} {n}"}
+        for r in rows
+        for axis, n in (("rank", 4), ("rank", 16), ("layers", 4))
+    ]
+    assert len(growth(Metrics(made), TwoHop)) > 1000
