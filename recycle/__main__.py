@@ -25,7 +25,7 @@ import torch
 
 from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, using
 from models import Tokenizer, Transformer
-from recycle.config import PRESETS, StudyConfig, override, preset
+from recycle.config import StudyConfig, override, preset
 from recycle.disk import read_json
 from recycle.evaluate import ask, encode_prompt, tally
 from recycle.matmul import CHOICES, choose_matmul
@@ -165,7 +165,7 @@ def open_config(run: Path) -> StudyConfig:
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} is no run folder: there is no config.json in it")
     values = read_json(run / "config.json")
-    if values.get("name") not in PRESETS:
+    if values.get("name") not in TASKS:
         raise ValueError(
             f"{run}/config.json is of the unknown task {values.get('name')!r}: another version made this run"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from models import TransformerConfig
 from recycle.train import TrainConfig
-from tasks import TASKS, TwoHop, TwoHopConfig
+from tasks import TASKS
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -111,22 +111,8 @@ def _parse(text: str, old: Any, key: str) -> Any:
     return value
 
 
-_TWO_HOP = StudyConfig("two-hop", TwoHopConfig(), ("F", "H", "R"), ("main", "entities", "templates"))
-# Seed 0 was looked at while the rules of recycle/claims were written; the presets that decide do not use it.
-_ALL_TWO_HOP = dataclasses.replace(
-    _TWO_HOP, groups=TwoHop.groups, parts=tuple(part for part in TwoHop.parts if part not in ("growth", "regimes"))
-)
-PRESETS = {
-    "two-hop": {
-        "quick": _TWO_HOP,
-        "laptop": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3)),
-        "full": dataclasses.replace(_ALL_TWO_HOP, seeds=(1, 2, 3, 4, 5)),
-        "growth": dataclasses.replace(_TWO_HOP, groups=("F",), parts=("growth", "regimes")),
-    }
-}
-
-
 def preset(task: str, name: str) -> StudyConfig:
-    if name not in PRESETS[task]:
-        raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS[task])}")
-    return PRESETS[task][name]
+    world = TASKS[task]
+    if name not in world.presets:
+        raise ValueError(f"no preset {name!r}: choose {', '.join(world.presets)}")
+    return override(StudyConfig(task, world.Config(), tuple(world.groups)), world.presets[name])

@@ -42,12 +42,12 @@ def load_metrics(run: Path) -> Metrics:
 def chance_of(config: StudyConfig) -> float:
     """Accuracy of the best constant answer, in the groups that the claims speak of."""
     task = world(config, config.seeds[0])
-    asked = [group for group in config.groups if group in RULES[config.name].NEW] or config.groups
+    asked = [group for group in config.groups if group in RULES[TASKS[config.name].rules].NEW] or config.groups
     return max(task.chance(group) for group in asked)
 
 
 def judge(config: StudyConfig, metrics: Metrics) -> tuple[list[Control], list[Claim]]:
-    rules = RULES[config.name]
+    rules = RULES[TASKS[config.name].rules]
     controls = rules.controls(metrics)
     return controls, decide(controls, rules.RULES, metrics, chance_of(config))
 

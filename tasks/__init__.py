@@ -1,8 +1,9 @@
 """Seeded synthetic problems and their scorers: what is read, what is asked, and which answers are right."""
 
+from tasks.history import History
 from tasks.task import Expert, Library, Question, Task, Text
 from tasks.two_hop import TwoHop, TwoHopConfig
 
-TASKS: dict[str, type[Task]] = {TwoHop.name: TwoHop}
+TASKS: dict[str, type[Task]] = {world.name: world for world in (TwoHop, History)}
 
-__all__ = ["TASKS", "Expert", "Library", "Question", "Task", "Text", "TwoHop", "TwoHopConfig"]
+__all__ = ["TASKS", "Expert", "History", "Library", "Question", "Task", "Text", "TwoHop", "TwoHopConfig"]

@@ -79,6 +79,7 @@ class Task(ABC):
     how another base is pretrained, how an expert is trained otherwise; both have a "standard" without overrides."""
 
     name: str
+    rules: str  # which claims are made of it: a key of recycle.report.RULES
     Config: type  # a frozen dataclass
     titles: Mapping[str, str]  # one line for each group
     groups: Sequence[str]
@@ -86,6 +87,7 @@ class Task(ABC):
     components: Sequence[str]  # the forms whose answers a harder form needs, asked of the same things in the same order
     parts: Sequence[str]  # the parts of the study that libraries belong to; the first is "main"
     outcomes: Sequence[str]  # the first is "right"
+    presets: Mapping[str, Sequence[str]]  # "quick", "laptop", "full" as overrides of StudyConfig's defaults
     longest: int  # tokens of the longest right completion, with some room
     bases: Mapping[str, Sequence[str]]
     recipes: Mapping[str, Sequence[str]]

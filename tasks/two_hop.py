@@ -27,6 +27,7 @@ text about A. Every new name is a new pair of words that the base has read.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
@@ -34,54 +35,65 @@ import numpy as np
 
 from tasks import task
 from tasks.names import FAMILY, GIVEN, PLACE, TOWN, new_pairs, pairs
-from tasks.task import Expert, Leak, Library, Task, Text
+from tasks.task import Leak, Library, Task, Text
+from tasks.two_hop_libraries import BASES, GROUPS, NEW, PARTS, PRESETS, RECIPES, libraries
 
-GROUPS = ("F", "H", "R", "K")
-NEW = ("F", "H", "R")  # whose facts the base has not read
 FORMS = ("hop1", "hop2", "direct", "cot")
 OUTCOMES = ("right", "bridge", "wrong city", "malformed")
-JOBS = tuple(
-    "actor baker chemist dentist editor farmer guard hunter jeweller lawyer mason nurse painter pilot poet "
-    "sailor tailor teacher waiter weaver".split()
-)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The words of a world: what it says of three relations, and what things are called.
+
+    ``prompts`` and ``completions`` by form (and for "identity"), in terms of {a}, {b}, {c}; ``statements`` of {x}: two each
+    of the first hop, the second hop, and a relation that no question is about (to one of ``others``). A chain of thought in
+    ``completions`` uses the first statement of each hop, ``other_chain`` the second: what an expert of a disjoint template
+    learns. Names are pairs of ``given`` and ``family``, of ``place`` and ``town``.
+    """
+
+    prompts: Mapping[str, str]
+    completions: Mapping[str, str]
+    other_chain: str
+    statements: Mapping[str, tuple[str, str]]
+    others: tuple[str, ...]
+    given: tuple[str, ...] = GIVEN
+    family: tuple[str, ...] = FAMILY
+    place: tuple[str, ...] = PLACE
+    town: tuple[str, ...] = TOWN
+
+    def templates(self) -> list[str]:
+        stated = [template for pair in self.statements.values() for template in pair]
+        return [*self.prompts.values(), *self.completions.values(), self.other_chain, *stated]
+
 
 _TWO_HOP = "where does the spouse of {a} live ?"
-PROMPTS = {
-    "hop1": "who is the spouse of {a} ? answer :",
-    "hop2": "where does {b} live ? answer :",
-    "direct": _TWO_HOP + " answer :",
-    "cot": _TWO_HOP + " think :",
-    "identity": "who is {b} ? answer :",
-}
-COMPLETIONS = {
-    "hop1": "{b} .",
-    "hop2": "{c} .",
-    "direct": "{c} .",
-    "cot": "the spouse of {a} is {b} . the home of {b} is {c} . answer : {c} .",
-    "identity": "{b} .",
-}
-# The same chain in the statements' other words: what an expert of a disjoint template learns.
-OTHER_CHAIN = "{a} is married to {b} . {b} lives in {c} . answer : {c} ."
-STATEMENTS = {
-    "spouse": ("the spouse of {x} is", "{x} is married to"),
-    "home": ("the home of {x} is", "{x} lives in"),
-    "job": ("the job of {x} is", "{x} works as"),
-}
-# Words of the longest completion (a chain of thought with two-word names), with room for the end mark.
-LONGEST_COMPLETION = len(COMPLETIONS["cot"].format(a="a a", b="b b", c="c c").split()) + 4
-
-
-RANKS = (2, 4, 8, 32)  # beside 16
-FEW = ("mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle")
-REGIMES = tuple((r, keep, lr) for r in (4, 16) for keep in (0.0, 0.5, 0.8) for lr in (1e-3, 3e-3))
-
-
-def _regime(rank: int, preservation: float, lr: float) -> str:
-    return f"rank_{rank}-preservation_{100 * preservation:.0f}-lr_{lr * 1e4:.0f}e-4"
-
-
-# Which part of the study trains which other base.
-_BASE_PARTS = {"dose-50": "dose", "dose-0": "dose", "identity": "identity"}
+SPOUSES = Wording(
+    prompts={
+        "hop1": "who is the spouse of {a} ? answer :",
+        "hop2": "where does {b} live ? answer :",
+        "direct": _TWO_HOP + " answer :",
+        "cot": _TWO_HOP + " think :",
+        "identity": "who is {b} ? answer :",
+    },
+    completions={
+        "hop1": "{b} .",
+        "hop2": "{c} .",
+        "direct": "{c} .",
+        "cot": "the spouse of {a} is {b} . the home of {b} is {c} . answer : {c} .",
+        "identity": "{b} .",
+    },
+    other_chain="{a} is married to {b} . {b} lives in {c} . answer : {c} .",
+    statements={
+        "first": ("the spouse of {x} is", "{x} is married to"),
+        "second": ("the home of {x} is", "{x} lives in"),
+        "other": ("the job of {x} is", "{x} works as"),
+    },
+    others=tuple(
+        "actor baker chemist dentist editor farmer guard hunter jeweller lawyer mason nurse painter pilot poet "
+        "sailor tailor teacher waiter weaver".split()
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -137,30 +149,30 @@ class Question(task.Question):
 
 @dataclass(frozen=True)
 class Triple:
-    """A's spouse is B, and B lives in C."""
+    """A's spouse is B, and B lives in C; or as another wording has it."""
 
     a: str
     b: str
     c: str
+    wording: Wording = field(default=SPOUSES, repr=False, compare=False)
 
     def question(self, form: str) -> Question:
-        prompt, completion = (part[form].format(a=self.a, b=self.b, c=self.c) for part in (PROMPTS, COMPLETIONS))
+        prompt, completion = (
+            part[form].format(a=self.a, b=self.b, c=self.c) for part in (self.wording.prompts, self.wording.completions)
+        )
         answer = self.b if form == "hop1" else self.c
         return Question(form, prompt, completion, answer, self.b if form in ("direct", "cot") else None)
 
     @property
     def identity(self) -> Text:
-        return Text(PROMPTS["identity"].format(b=self.b), COMPLETIONS["identity"].format(b=self.b))
-
-
-def statements(relation: str, x: str, y: str) -> list[Text]:
-    return [Text(pattern.format(x=x), f"{y} .") for pattern in STATEMENTS[relation]]
+        return self.question("identity").text
 
 
 class TwoHop(Task):
     """One seeded world: what the base reads, what the experts read, what is asked, and how answers are scored."""
 
-    name = "two-hop"
+    name = rules = "two-hop"
+    wording = SPOUSES
     titles = {
         "F": "F: new names, new cities",
         "H": "H: new names, real cities",
@@ -169,49 +181,30 @@ class TwoHop(Task):
     }
     Config = TwoHopConfig
     groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
-    parts = ("main", "known", "entities", "references", "templates", "preservation", "dose", "identity", "growth",
-             "regimes")  # fmt: skip
-    longest = LONGEST_COMPLETION
-    bases = {
-        "standard": (),
-        "dose-50": ("task.dose=0.5",),
-        "dose-0": ("task.dose=0",),
-        "identity": ("task.shares.identity=0.1",),
-        "facts-25": ("task.triples=25",),
-        "facts-100": ("task.triples=100",),
-        "width-64": ("model.width=64", "model.hidden=128"),
-        "width-192": ("model.width=192", "model.hidden=384", "model.heads=6", "model.kv_heads=6"),
-        "layers-1": ("model.layers=1",),
-        "layers-4": ("model.layers=4",),
-    }
-    recipes = {
-        "standard": (),
-        "unpreserved": ("adapter.preservation=0",),
-        "full": ("adapter.kind=full", "train.lr=1e-3"),
-        **{f"rank-{r}": (f"adapter.rank={r}", f"adapter.alpha={2 * r}.0") for r in RANKS},
-        **{_regime(*each): (f"adapter.rank={each[0]}", f"adapter.alpha={2 * each[0]}.0", f"adapter.preservation={each[1]}",
-                            f"train.lr={each[2]}") for each in REGIMES},
-    }  # fmt: skip
+    bases, recipes, parts, presets = BASES, RECIPES, PARTS, PRESETS
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
+        words = self.wording
+        # A chain of thought with two-word names, and room for the end mark.
+        self.longest = len(words.completions["cot"].format(a="a a", b="b b", c="c c").split()) + 4
         rng = np.random.default_rng([seed, 2])
         size = 2 * config.triples  # people of one fact set: its As and its Bs
-        real = pairs(GIVEN, FAMILY, config.people + size, rng)
+        real = pairs(words.given, words.family, config.people + size, rng)
         self.people, self.newcomers = (
             real[: config.people],
             real[config.people :],
         )  # of newcomers the base reads the job
         new = new_pairs(real, 2 * size, rng)
         set_names = {"F": new[:size], "H": new[size:], "R": self.newcomers}
-        self.cities = pairs(PLACE, TOWN, config.cities, rng)
+        self.cities = pairs(words.place, words.town, config.cities, rng)
         new_cities = new_pairs(self.cities, config.set_cities, rng)
 
         married = rng.permutation(config.people).reshape(-1, 2)
         self.spouse = {self.people[i]: self.people[j] for a, b in married for i, j in ((a, b), (b, a))}
         self.home = dict(zip(self.people, self._spread(self.cities, config.people, rng), strict=True))
         workers = self.people + self.newcomers
-        self.job = dict(zip(workers, self._spread(JOBS, len(workers), rng), strict=True))
+        self.job = dict(zip(workers, self._spread(words.others, len(workers), rng), strict=True))
 
         order = [self.people[i] for i in rng.permutation(config.people)]
         self.asked = order[: round(config.question_share * config.people)]
@@ -224,11 +217,11 @@ class TwoHop(Task):
             a, b = set_names[s][: config.triples], set_names[s][config.triples :]
             pool = new_cities if s == "F" else [self.cities[i] for i in rng.permutation(config.cities)]
             c = self._spread(pool[: config.set_cities], config.triples, rng)
-            self.sets[s] = [Triple(*abc) for abc in zip(a, b, c, strict=True)]
+            self.sets[s] = [Triple(*abc, words) for abc in zip(a, b, c, strict=True)]
         couples = {frozenset((person, self.spouse[person])): person for person in self.held_out}
         self.sets["K"] = [self.triple(person) for person in couples.values()][: config.triples]
         self.new_jobs = dict(
-            zip(new, self._spread(JOBS, len(new), np.random.default_rng([seed, 4])), strict=True)
+            zip(new, self._spread(words.others, len(new), np.random.default_rng([seed, 4])), strict=True)
         )  # of new names: an expert's facts that have nothing to do with the question
         self.check_leaks()
 
@@ -239,10 +232,13 @@ class TwoHop(Task):
 
     # What is read -----------------------------------------------------------------------------------------------
 
+    def statements(self, relation: str, x: str, y: str) -> list[Text]:
+        return [Text(pattern.format(x=x), f"{y} .") for pattern in self.wording.statements[relation]]
+
     def triple(self, person: str) -> Triple:
         """The real triple that begins at ``person``."""
         bridge = self.spouse[person]
-        return Triple(person, bridge, self.home[bridge])
+        return Triple(person, bridge, self.home[bridge], self.wording)
 
     def base_texts(self) -> dict[str, list[Text]]:
         """What the base model reads, by kind."""
@@ -250,15 +246,17 @@ class TwoHop(Task):
         return {
             "statement": [
                 text
-                for relation, facts in (("spouse", self.spouse), ("home", self.home), ("job", self.job))
+                for relation, facts in (("first", self.spouse), ("second", self.home), ("other", self.job))
                 for x, y in facts.items()
-                for text in statements(relation, x, y)
+                for text in self.statements(relation, x, y)
             ],
             "hop1": [self.triple(person).question("hop1").text for person in self.asked],
-            "hop2": [Triple("", person, self.home[person]).question("hop2").text for person in self.asked],
+            "hop2": [
+                Triple("", person, self.home[person], self.wording).question("hop2").text for person in self.asked
+            ],
             "direct": [triple.question("direct").text for triple in known],
             "cot": [triple.question("cot").text for triple in known],
-            "identity": [Triple("", person, "").identity for person in self.people],
+            "identity": [Triple("", person, "", self.wording).identity for person in self.people],
         }
 
     def shares(self) -> dict[str, float]:
@@ -284,20 +282,20 @@ class TwoHop(Task):
         """
         triples = self.sets[group]
         bridges = [t.identity for t in triples] if self.config.shares.identity else []
-        first = [text for t in triples for text in (*statements("spouse", t.a, t.b), t.question("hop1").text)]
-        second = [text for t in triples for text in (*statements("home", t.b, t.c), t.question("hop2").text)]
-        other = [text for t in triples for text in (statements("home", t.b, t.c)[1], t.question("hop2").text)]
+        first = [text for t in triples for text in (*self.statements("first", t.a, t.b), t.question("hop1").text)]
+        second = [text for t in triples for text in (*self.statements("second", t.b, t.c), t.question("hop2").text)]
+        other = [text for t in triples for text in (self.statements("second", t.b, t.c)[1], t.question("hop2").text)]
         curricula = {
             "hop1": lambda: [*first, *bridges, *map(self._first_step, triples)],
-            "hop2": lambda: [*second, *bridges, *self._second_steps(group, COMPLETIONS["cot"])],
+            "hop2": lambda: [*second, *bridges, *self._second_steps(group, self.wording.completions["cot"])],
             "hop1-plain": lambda: [*first, *bridges],
             "hop2-plain": lambda: [*second, *bridges],
-            "hop2-other": lambda: [*other, *bridges, *self._second_steps(group, OTHER_CHAIN)],
+            "hop2-other": lambda: [*other, *bridges, *self._second_steps(group, self.wording.other_chain)],
             "target": lambda: [t.question("direct").text for t in triples],
             "joint": lambda: self.expert_texts("hop1", group) + self.expert_texts("hop2", group),
             "joint-plain": lambda: self.expert_texts("hop1-plain", group) + self.expert_texts("hop2-plain", group),
             "job": lambda: [text for t in triples for x in (t.a, t.b)
-                            for text in statements("job", x, self.job.get(x) or self.new_jobs[x])],
+                            for text in self.statements("other", x, self.job.get(x) or self.new_jobs[x])],
         }  # fmt: skip
         if reads not in curricula:
             raise ValueError(f"no expert reads {reads!r}: choose {', '.join(curricula)}")
@@ -318,90 +316,13 @@ class TwoHop(Task):
             for i in rng.choice(len(strangers), 2, replace=False):
                 chain = template.format(a=strangers[i], b=t.b, c=t.c)
                 begun = chain.partition(f" {t.c}")[0]
-                steps.append(Text(f"{PROMPTS['cot'].format(a=strangers[i])} {begun}", chain[len(begun) + 1 :]))
+                steps.append(
+                    Text(f"{self.wording.prompts['cot'].format(a=strangers[i])} {begun}", chain[len(begun) + 1 :])
+                )
         return steps
 
     def libraries(self) -> list[Library]:
-        """The base, single experts, libraries of the two hops with and without an A -> C expert, and what they are held
-        against: other templates, experts that kept nothing, other doses of composition, the identity bridge."""
-        found = [Library("none", "base")]
-        found += [Library("none", "base", base=base, part=part) for base, part in _BASE_PARTS.items()]
-        for s in GROUPS:
-            part = "known" if s == "K" else "main"
-            hops = (Expert("hop1", s), Expert("hop2", s))
-            target = Expert("target", s)
-            found += [
-                Library("none", s, part=part),
-                *(
-                    Library(reads, s, (Expert(reads, s),), ("alone", "at_half"), part=part)
-                    for reads in ("hop1", "hop2")
-                ),
-                *(Library(reads, s, (Expert(reads, s),), part=part) for reads in ("target", "joint")),
-                Library("2-combination", s, hops, ("all",), part=part),
-                Library("3-combination", s, (*hops, target), ("all",), part=part),
-            ]
-        for s, other in (("F", "H"), ("H", "F")):
-            hops = (Expert("hop1", s), Expert("hop2", s))
-            real = Expert("target", "R")
-            found += [
-                Library(
-                    "3-combination, other entities", s, (*hops, Expert("target", other)), ("main",), part="entities"
-                ),
-                Library("3-combination, real entities", s, (*hops, real), ("main",), part="entities"),
-            ]
-        for s in ("F", "H"):
-            hops = (Expert("hop1", s), Expert("hop2", s))
-            plain = (Expert("hop1-plain", s), Expert("hop2-plain", s))
-            found += [
-                Library("3-combination, unrelated", s, (*hops, Expert("job", s)), ("main",), part="references"),
-                Library("joint, full fine-tuning", s, (Expert("joint", s, "full"),), part="references"),
-                Library("none, facts in context", s, context=True, part="references"),
-                Library("joint, no chains", s, (Expert("joint-plain", s),), part="templates"),
-                Library("2-combination, no chains", s, plain, ("main",), part="templates"),
-                Library("2-combination, chains for hop 1", s, (hops[0], plain[1]), ("main",), part="templates"),
-                Library("2-combination, disjoint chains", s, (hops[0], Expert("hop2-other", s)), ("main",),
-                        part="templates"),
-                Library("2-combination, unpreserved", s,
-                        (Expert("hop1", s, "unpreserved"), Expert("hop2", s, "unpreserved")), ("main",),
-                        part="preservation"),
-            ]  # fmt: skip
-        for base, part in _BASE_PARTS.items():
-            for s in ("F", "H", "R") if part == "dose" else ("F", "H"):
-                hops = (Expert("hop1", s, base=base), Expert("hop2", s, base=base))
-                found.append(Library("2-combination", s, hops, ("main",), base, part))
-                if base == "identity":
-                    found.append(Library("joint", s, (Expert("joint", s, base=base),), base=base, part=part))
-        return found + self._growth() + self._regimes()
-
-    @staticmethod
-    def _growth() -> list[Library]:
-        """Both hops of F against rank, number of experts beside them, number of facts, width and depth of the model."""
-
-        def pair(name: str, recipe: str = "standard", base: str = "standard") -> list[Library]:
-            hops = (Expert("hop1", "F", recipe, base), Expert("hop2", "F", recipe, base))
-            joint = Expert("joint", "F", recipe, base)
-            return [Library(f"2-combination, {name}", "F", hops, FEW, base, "growth"),
-                    Library(f"joint, {name}", "F", (joint,), base=base, part="growth")]  # fmt: skip
-
-        found = [each for r in RANKS for each in pair(f"rank {r}", f"rank-{r}")] + pair("rank 16")
-        crowd = [Expert(reads, s) for s in GROUPS for reads in ("hop1", "hop2")]
-        crowd += [Expert("job", s) for s in GROUPS] + [Expert("target", s) for s in GROUPS if s != "F"]
-        crowd.append(Expert("hop2-plain", "K"))
-        found += [
-            Library(f"combination, experts {n}", "F", tuple(crowd[:n]), FEW, part="growth") for n in (2, 4, 8, 16)
-        ]
-        for base in ("facts-25", "facts-100", "width-64", "width-192", "layers-1", "layers-4"):
-            found.append(Library("none", "base", base=base, part="growth"))
-            found += pair(base.replace("-", " "), base=base)
-        return found
-
-    @staticmethod
-    def _regimes() -> list[Library]:
-        """Where one-hop recall survives which merge: rank, share of preserved texts, learning rate."""
-        return [
-            Library(f"2-combination, {_regime(*each)}", "F", (Expert("hop1", "F", _regime(*each)),
-                    Expert("hop2", "F", _regime(*each))), FEW, part="regimes") for each in REGIMES
-        ]  # fmt: skip
+        return libraries()
 
     def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
         """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest layers to the highest;
@@ -416,20 +337,9 @@ class TwoHop(Task):
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
-        templates = [
-            *PROMPTS.values(),
-            *COMPLETIONS.values(),
-            OTHER_CHAIN,
-            *(p for ps in STATEMENTS.values() for p in ps),
-        ]
-        return [
-            *dict.fromkeys(w for t in templates for w in t.split() if "{" not in w),
-            *GIVEN,
-            *FAMILY,
-            *PLACE,
-            *TOWN,
-            *JOBS,
-        ]
+        words = self.wording
+        fixed = dict.fromkeys(w for template in words.templates() for w in template.split() if "{" not in w)
+        return [*fixed, *words.given, *words.family, *words.place, *words.town, *words.others]
 
     # What is asked ----------------------------------------------------------------------------------------------
 
@@ -439,7 +349,7 @@ class TwoHop(Task):
             return [triple.question(form) for triple in self.sets[group]]
         people = self.held_out if form in ("direct", "cot") else self.held_out_from_questions
         if form == "hop2":
-            return [Triple("", person, self.home[person]).question("hop2") for person in people]
+            return [Triple("", person, self.home[person], self.wording).question("hop2") for person in people]
         return [self.triple(person).question(form) for person in people]
 
     @cached_property
@@ -470,7 +380,9 @@ class TwoHop(Task):
 
     def in_context(self, group: str) -> list[list[Text]]:
         """For each triple, both facts as texts to stand before the question."""
-        return [[statements("spouse", t.a, t.b)[0], statements("home", t.b, t.c)[0]] for t in self.sets[group]]
+        return [
+            [self.statements("first", t.a, t.b)[0], self.statements("second", t.b, t.c)[0]] for t in self.sets[group]
+        ]
 
     # How it is scored -------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasks import TwoHop, TwoHopConfig
 from tasks.task import Leak
-from tasks.two_hop import FORMS, GROUPS, LONGEST_COMPLETION, OUTCOMES, ReadingShares, Triple
+from tasks.two_hop import FORMS, GROUPS, OUTCOMES, ReadingShares, Triple
 
 SMALL = TwoHopConfig(people=60, cities=12, triples=8, set_cities=4)
 
@@ -59,7 +59,7 @@ def test_every_text_fits_the_vocabulary_and_the_decoder(world):
     for texts in world.base_texts().values():
         assert all(set(str(text).split()) <= words for text in texts)
     for s in "FHR":
-        assert all(len(q.completion.split()) < LONGEST_COMPLETION for q in world.questions(s, "cot"))
+        assert all(len(q.completion.split()) < world.longest for q in world.questions(s, "cot"))
 
 
 def plant(name, change):

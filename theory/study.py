@@ -20,7 +20,7 @@ from recycle.__main__ import open_config
 from recycle.config import StudyConfig
 from recycle.study import make_base
 from tasks import TwoHop
-from tasks.two_hop import NEW
+from tasks.two_hop_libraries import NEW
 from theory import leakage
 from theory.claim import TheoryError
 from theory.study_answers import Answers, Names, answers

@@ -14,7 +14,8 @@ from torch import Tensor
 from models import Tokenizer, Transformer
 from models.transformer import Cache
 from tasks import TwoHop
-from tasks.two_hop import NEW, Triple
+from tasks.two_hop import Triple
+from tasks.two_hop_libraries import NEW
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models import Tokenizer, Transformer
-from tasks.two_hop import PROMPTS, Triple
+from tasks.two_hop import SPOUSES, Triple
 from theory.leakage import PAIRS as THEORY_PAIRS
 from theory.leakage import arc_cosine
 
@@ -37,12 +37,12 @@ def prompts(triples: Sequence[Triple]) -> dict[str, list[str]]:
     """Each key type of PAIRS in words, for every triple x -> r1(x); y is the next triple's A, or B as a second-hop key."""
     after = [*triples[1:], *triples[:1]]
     return {
-        "x R1": [PROMPTS["hop1"].format(a=t.a) for t in triples],
-        "y R1": [PROMPTS["hop1"].format(a=t.a) for t in after],
-        "x R2": [PROMPTS["hop2"].format(b=t.a) for t in triples],
-        "y R2": [PROMPTS["hop2"].format(b=t.b) for t in after],
-        "r1(x) R2": [PROMPTS["hop2"].format(b=t.b) for t in triples],
-        "x R1 R2": [PROMPTS["direct"].format(a=t.a) for t in triples],
+        "x R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in triples],
+        "y R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in after],
+        "x R2": [SPOUSES.prompts["hop2"].format(b=t.a) for t in triples],
+        "y R2": [SPOUSES.prompts["hop2"].format(b=t.b) for t in after],
+        "r1(x) R2": [SPOUSES.prompts["hop2"].format(b=t.b) for t in triples],
+        "x R1 R2": [SPOUSES.prompts["direct"].format(a=t.a) for t in triples],
     }
 
 

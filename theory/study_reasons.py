@@ -11,10 +11,10 @@ import torch
 
 from models import Tokenizer, Transformer
 from tasks import TwoHop
-from tasks.two_hop import PROMPTS, Triple
+from tasks.two_hop import SPOUSES, Triple
 from theory.study_answers import Names, name_logprobs
 
-PERSON = PROMPTS["hop1"]
+PERSON = SPOUSES.prompts["hop1"]
 CITY = PERSON.replace(" ?", " live ?")
 
 
