@@ -327,11 +327,12 @@ class TwoHop(Task):
     def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
         """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest layers to the highest;
         the word that ends the phase). A direct question is given hop 1 in the lower half and hop 2 in the upper half."""
+        copula = self.wording.statements["second"][0].split()[-1]  # hop 1 writes "the home of B is" too
         plan: dict[str, list[tuple[tuple[str, ...], str | None]]] = {
             "hop1": [(("hop1",), None)],
             "hop2": [(("hop2",), None)],
             "direct": [(("hop1", "hop2"), None)],
-            "cot": [(("hop1",), "."), (("hop1",), "is"), (("hop2",), None)],  # hop 1 writes "the home of B is" too
+            "cot": [(("hop1",), "."), (("hop1",), copula), (("hop2",), None)],
         }
         return plan[form]
 
