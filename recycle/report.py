@@ -7,17 +7,16 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
-from recycle import mechanism_plots, plots, rules_two_hop
+from recycle import mechanism_plots, plots, rules_two_hop, rules_word_math
 from recycle.claims import Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
-from recycle.methods import CONTROLS, MAIN
 from recycle.plots import GROWTH
 from recycle.statistics import Row, estimate
 from recycle.study import cells, inside_file, mains, world
 from tasks import TASKS, Task
 
-RULES = {"two-hop": rules_two_hop}
+RULES = {"two-hop": rules_two_hop, "word-math": rules_word_math}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }
 table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; font-weight: 600; padding: .3rem 0; }
@@ -62,6 +61,9 @@ def write_report(run: Path, config: StudyConfig) -> str:
 
 
 Line = tuple[str, str, str]  # base, library, method
+# The methods of the README's tables; the report has all of them.
+SHOWN = ("alone", "mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle", "random_router")
+FEW_NOTES = 3  # more of a task's notes than that have a table of their own
 
 
 def _lines(metrics: Metrics, group: str) -> list[Line]:
@@ -94,6 +96,7 @@ def _notes(task: type[Task], metrics: Metrics) -> list[tuple[str, str]]:
 
 def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
     out, notes = [], _notes(task, metrics)
+    notes = notes if len(notes) <= FEW_NOTES else []
     for group in metrics.groups:
         out.append(f"\n{task.titles[group]}\n{'':56}" + "".join(f"{form:>9}" for form in task.forms)
                    + "".join(f"{note:>20}" for _, note in notes))  # fmt: skip
@@ -185,7 +188,8 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Contr
 
 
 def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
-    notes, harder = _notes(task, metrics), [form for form in task.forms if form not in task.components]
+    every, harder = _notes(task, metrics), [form for form in task.forms if form not in task.components]
+    notes = every if len(every) <= FEW_NOTES else []
     compared = [form for form in harder if any("right above others" in r for r in metrics.where(form=form))]
     rows = [
         f"<h2>{task.titles[group]}</h2><table><caption>Right answers after the merge</caption><tr><th>library: method</th>"
@@ -196,6 +200,10 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
         + "".join(f"<th>{form}: log p right / others</th><th>{form}: right above others</th>" for form in compared)
         + "</tr>"
     ]
+    counted = [
+        "<table><caption>What else is counted</caption><tr><th>library: method</th>"
+        + "".join(f"<th>{note} ({form})</th>" for form, note in every) + "</tr>"
+    ]  # fmt: skip
     kinds = [
         f"<table><caption>What the answers are: {' | '.join(harder)}</caption><tr><th>library: method</th>"
         + "".join(f"<th>{o}</th>" for o in task.outcomes) * len(harder) + "</tr>"
@@ -219,7 +227,11 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
         )
         shares = "".join(_cell(at[form], outcome) for form in harder for outcome in task.outcomes)
         kinds.append(f"<tr><td>{_name(line)}</td>{shares}</tr>")
+        counts = "".join(_cell([row for row in at[form] if note in row], note) for form, note in every)
+        counted.append(f"<tr><td>{_name(line)}</td>{counts}</tr>")
     folded = "<details><summary>What the wrong answers are</summary>" + "\n".join([*kinds, "</table></details>"])
+    if every != notes:
+        folded += "<details><summary>What else is counted</summary>" + "\n".join([*counted, "</table></details>"])
     return "\n".join([*rows, "</table>", folded])
 
 
@@ -351,7 +363,7 @@ def markdown(recorded: dict) -> str:
     out += ["|---|" + "---|" * len(metrics.groups)]
     out += ["| | " + " | ".join([" / ".join(task.forms)] * len(metrics.groups)) + " |"]
     for line in dict.fromkeys(line for group in metrics.groups for line in _lines(metrics, group)):
-        if line[2] in ("alone", "oracle", *MAIN, *CONTROLS):
+        if line[2] in SHOWN:
             shown = []
             for group in metrics.groups:
                 rows = _rows(metrics, group, line)

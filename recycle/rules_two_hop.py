@@ -27,7 +27,10 @@ def controls(metrics: Metrics) -> list[Control]:
     """P1-P4 and N1-N3. Where a control speaks of several groups or experts, its value is the worst of them."""
 
     def alone(library: str, form: str, groups) -> list[tuple[str, list[Row]]]:
-        return [(f"{library} expert, {s}", metrics.where(group=s, library=library, form=form)) for s in groups]
+        return [
+            (f"{library} expert, {s}", metrics.where(group=s, library=library, method="alone", form=form))
+            for s in groups
+        ]
 
     new = [s for s in metrics.groups if s in NEW] or metrics.groups
     unread = [s for s in metrics.groups if s != "K"]

@@ -53,7 +53,7 @@ class History(TwoHop):
             "aldric anselm arnulf baldwin bertha berengar boris casimir clovis conrad cyrus darius edith edmund edwin egbert "
             "ermin fulk gerold godfrey gunther hakon harald hector hilda horik igor inga ivo judith kenneth kuno ladislas "
             "lothar magnus manfred matilda milan neville norbert odo olaf oleg orson osric otho pepin philip raymond rollo "
-            "rurik sancho sigurd stefan sven tancred theobald ulric urban valdemar vlad wenzel wulf xavier ysolde zoltan".split()
+            "rurik sancho sigurd stefan sven tancred theobald ulric urban valdemar wenzel wulf xavier ysolde zoltan".split()
         ),
         family=tuple(
             "able ancient bald bare bearded bold brave bright broad calm careless cautious cruel cunning deaf devout dim "

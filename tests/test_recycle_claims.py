@@ -50,6 +50,7 @@ def study(
         for i, s in enumerate("FHR"):
             at = {"hop1": ("hop1", alone), "hop2": ("hop2", alone), "target": ("direct", memory)}
             rows += [row(s, library, "alone", form, share, seed) for library, (form, share) in at.items()]
+            rows += [row(s, library, "at_half", library, 0.1, seed) for library in ("hop1", "hop2")]  # no control
             rows += [row(s, "none", "alone", form, untaught, seed) for form in ("hop1", "hop2")]
             rows += [
                 row(s, "joint", "alone", form, share, seed)

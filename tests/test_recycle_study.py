@@ -41,6 +41,12 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """The fixture's own report has them all; drawing them again for every test would take most of the time."""
+    monkeypatch.setattr("recycle.plots.Figure", None)
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     return Path(shutil.copytree(run, tmp_path / "run"))
@@ -108,6 +114,9 @@ def test_the_report_stands_alone(run):
         "joint, full fine-tuning",
         "none, facts in context",
         "2-combination: plain_sum (base identity)",
+        "Logit lens at the end of a direct question",
+        "Arrow's gates by token, cot",
+        "data:image/png;base64,",
         "not decided",
         "P3",
         "Wilson",
@@ -116,8 +125,7 @@ def test_the_report_stands_alone(run):
         assert word in page
 
 
-def test_the_report_can_be_drawn_without_matplotlib(copy, monkeypatch, capsys):
-    monkeypatch.setattr("recycle.plots.Figure", None)
+def test_the_report_can_be_drawn_without_matplotlib(copy, capsys):
     (copy / "report.html").unlink()
     assert main(["report", str(copy)]) == 0
     assert "plots extra" in (copy / "report.html").read_text()
@@ -364,8 +372,9 @@ def test_interference_is_measured_with_the_sum(run):
         assert abs(row.get("cosine", 0)) <= 1 and row.get("input overlap", 0) <= 1
 
 
-def test_a_growth_table_can_be_drawn(run):
-    pytest.importorskip("matplotlib")
+def test_a_growth_table_can_be_drawn(run, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    monkeypatch.setattr("recycle.plots.Figure", figure)
     rows = [
         r for r in metrics(run) if r["library"] == "2-combination" and r["method"] == "plain_sum" and r["group"] == "F"
     ]
