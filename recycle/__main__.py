@@ -28,6 +28,7 @@ from models import Tokenizer, Transformer
 from recycle.config import StudyConfig, override, preset
 from recycle.disk import read_json
 from recycle.evaluate import ask, encode_prompt, tally
+from recycle.gsm import describe
 from recycle.matmul import CHOICES, choose_matmul
 from recycle.merge import MERGES, weighted_sum
 from recycle.methods import Phase
@@ -36,6 +37,7 @@ from recycle.route import arrow
 from recycle.statistics import wilson
 from recycle.study import describe_environment, make_base, mean_gates, run_study, train_experts
 from tasks import TASKS, Expert, Task
+from tasks.gsm_symbolic import LEVELS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,6 +124,11 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN")
     report.add_argument("--record", type=Path, metavar="FILE", help="also keep the result in a small JSON file")
 
+    gsm = command("gsm", _gsm, "check a copy of GSM-Symbolic of your own, and score answers to it")
+    for level in LEVELS:
+        gsm.add_argument(f"--{level.lower()}", type=Path, metavar="FILE", help=f"JSON lines of the level {level}")
+    gsm.add_argument("--answers", type=Path, metavar="FILE", help="JSON lines with level, id, instance and output")
+
     table = command("table", _table, "print a recorded result as the README's tables")
     table.add_argument("file", type=Path, metavar="FILE")
     return parser
@@ -154,6 +161,11 @@ def _report(options: argparse.Namespace) -> None:
     if options.record is not None:
         record(options.run, config, options.record)
         print(f"recorded: {options.record}")
+
+
+def _gsm(options: argparse.Namespace) -> None:
+    files = {level: path for level in LEVELS if (path := getattr(options, level.lower())) is not None}
+    print(describe(files, options.answers))
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -1,0 +1,186 @@
+"""Reads a user's own copy of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229). Nothing of it is part of this project:
+its licence forbids derivatives.
+
+Two formats. The problems are JSON lines, one file for each level, with these fields:
+
+    id                    the template, a whole number
+    instance              which of the template's instances, a whole number
+    question, answer      text; an answer ends in "#### n"
+    original_id           the GSM8K problem that the template was made from, a whole number; the levels share it
+    original_question, original_answer, canary      text; not used here
+
+A template is a JSON file with question and answer as in GSM8K, id_orig and id_shuffled, answer_annotated, and
+question_annotated: the question with {name, default} placeholders, then three sections.
+
+    {who, Ann} has {n, 3} cups and buys {m, 4} more . How many has she ?
+    #init:
+    - who = sample(names)
+    - $n = range(2, 9)
+    - $m = range(2, 9)
+    #conditions:
+    - n + m < 12
+    #answer: n + m
+
+Sections are read and never evaluated. Every error names the file, the line, the field, its value, and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+LEVELS = ("base", "P1", "P2")
+FIELDS = {"id": int, "instance": int, "question": str, "answer": str, "original_id": int}  # that are used
+TEMPLATE_FIELDS = {
+    "question": str, "answer": str, "id_orig": int, "id_shuffled": int, "question_annotated": str, "answer_annotated": str
+}  # fmt: skip
+KINDS = {int: "a whole number", str: "a text"}
+# [0-9] and not \d, which takes the digits of all scripts; the bounds keep every number, and the search for it, small.
+_NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
+_NUMBERS = re.compile(_NUMBER)
+_FINAL = re.compile(rf"####\s*\$?({_NUMBER})\s*$")
+_PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_]\w*)\s*,\s*([^{}]*?)\s*\}")
+_SECTIONS = ("#init:", "#conditions:", "#answer:")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One instance of a template; ``number`` is the answer's final number, exactly."""
+
+    level: str
+    template: int
+    instance: int
+    original: int
+    question: str
+    answer: str
+    number: Fraction
+
+
+@dataclass(frozen=True)
+class Template:
+    """An annotated question: its text with placeholders, their defaults, and its sections line by line, not evaluated."""
+
+    template: int
+    original: int
+    question: str
+    answer: str
+    text: str
+    answer_text: str
+    defaults: Mapping[str, str]
+    init: tuple[str, ...]
+    conditions: tuple[str, ...]
+    result: str
+
+
+def load_problems(path: str | Path, level: str) -> list[Problem]:
+    """All problems of one JSON-lines file, in its order; blank lines are skipped."""
+    if level not in LEVELS:
+        raise ValueError(f"level = {level!r}: choose {', '.join(LEVELS)}")
+    problems: list[Problem] = []
+    lines: dict[tuple[int, int], int] = {}
+    for n, line in enumerate(_read(path).split("\n"), 1):  # JSON may hold other line separators inside its strings
+        if not line.strip():
+            continue
+        where = f"{path}, line {n}"
+        row = _row(line, FIELDS, where)
+        final = _FINAL.search(row["answer"])
+        if final is None:
+            raise ValueError(f"{where}: answer ends in {row['answer'][-30:]!r}: it must end in '#### n', n a number")
+        key = (row["id"], row["instance"])
+        if first := lines.setdefault(key, n) != n and lines[key]:
+            raise ValueError(
+                f"{where}: id = {key[0]}, instance = {key[1]} stands in line {first} too: delete one of the two lines"
+            )
+        problems.append(Problem(level, *key, row["original_id"], row["question"], row["answer"], exact(final[1])))
+    if not problems:
+        raise ValueError(f"{path} holds no problems: name a file of JSON lines")
+    return problems
+
+
+def by_original(problems: Iterable[Problem]) -> dict[int, dict[str, list[Problem]]]:
+    """{original id: {level: problems}}: the same story with no, one and two more clauses."""
+    grouped: dict[int, dict[str, list[Problem]]] = {}
+    for problem in problems:
+        grouped.setdefault(problem.original, {}).setdefault(problem.level, []).append(problem)
+    return grouped
+
+
+def load_template(path: str | Path) -> Template:
+    row = _row(_read(path), TEMPLATE_FIELDS, str(path))
+    where, annotated = f"{path}: question_annotated", row["question_annotated"]
+    text, *sections = re.split("|".join(_SECTIONS), annotated)
+    if re.findall("|".join(_SECTIONS), annotated) != list(_SECTIONS):
+        raise ValueError(
+            f"{where} must have the sections {', '.join(_SECTIONS)} once each, in this order: add or move them"
+        )
+    init, conditions = (
+        _items(section, f"{where}, {name}") for section, name in zip(sections, _SECTIONS[:2], strict=False)
+    )
+    defaults: dict[str, str] = {}
+    for name, default in _PLACEHOLDER.findall(text):
+        if defaults.setdefault(name, default) != default:
+            raise ValueError(
+                f"{where}: {{{name}, {default}}} has the default {defaults[name]!r} before: give it one default"
+            )
+    if not defaults:
+        raise ValueError(
+            f"{where} = {text.strip()[:60]!r} has no placeholder: write {{name, default}} where a value varies"
+        )
+    if not (result := sections[2].strip()):
+        raise ValueError(f"{where}: nothing stands behind #answer: write the expression of the final number there")
+    return Template(row["id_shuffled"], row["id_orig"], row["question"], row["answer"], text.strip(),
+                    row["answer_annotated"], defaults, init, conditions, result)  # fmt: skip
+
+
+def _items(section: str, where: str) -> tuple[str, ...]:
+    lines = [line.strip() for line in section.splitlines() if line.strip()]
+    for line in lines:
+        if not line.startswith("- "):
+            raise ValueError(f"{where}: the line {line[:60]!r} must begin with '- '")
+    return tuple(line[2:].strip() for line in lines)
+
+
+def exact(number: str) -> Fraction:
+    """A number as it is written, its commas removed."""
+    return Fraction(number.replace(",", ""))
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text: what GSM-Symbolic's answers are scored on. A hyphen behind a digit is no sign."""
+    found = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
+    return exact(found[-1]) if found else None
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): name a file of your copy of GSM-Symbolic"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text (byte {error.start}): fetch it again, unpacked") from None
+
+
+def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
+    """One JSON object with these fields, of these types."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also of a number with thousands of digits
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or too long a number"
+        raise ValueError(f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is {text[:40]!r}: it must be an object with {', '.join(fields)}")
+    for name, kind in fields.items():
+        if name not in row:
+            raise ValueError(f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: fetch the file again")
+        if type(row[name]) is not kind:
+            raise ValueError(f"{where}: {name} = {str(row[name])[:40]!r}: must be {KINDS[kind]}")
+        if kind is str and not row[name].strip():
+            raise ValueError(f"{where}: {name} is empty: it must be {KINDS[kind]}")
+    return row
