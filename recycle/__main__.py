@@ -20,6 +20,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -30,12 +31,13 @@ from recycle.disk import read_json
 from recycle.evaluate import ask, encode_prompt, tally
 from recycle.gsm import describe
 from recycle.matmul import CHOICES, choose_matmul
+from recycle.mechanism import routing
 from recycle.merge import MERGES, weighted_sum
 from recycle.methods import Phase
 from recycle.report import markdown, record, write_report
 from recycle.route import arrow
 from recycle.statistics import wilson
-from recycle.study import describe_environment, make_base, mean_gates, run_study, train_experts
+from recycle.study import describe_environment, make_base, run_study, train_experts
 from tasks import TASKS, Expert, Task
 from tasks.gsm_symbolic import LEVELS
 
@@ -289,10 +291,12 @@ def _route(options: argparse.Namespace) -> None:
         encoded = [encode_prompt(opened.tokenizer, question) for question in questions]
         prompts = torch.tensor([prompt for prompt in encoded if len(prompt) == len(encoded[0])])
         with using(opened.model, Gated(names, routers)):
-            means = mean_gates(opened.model, prompts, routers)
-        print(f"\n{form}: mean gate of {', '.join(options.adapters)}; e.g. {questions[0].prompt}")
-        for path, gates in means.items():
-            print(f"  {path:36}" + "".join(f"{gate:8.3f}" for gate in gates))
+            layers = routing(opened.model, prompts, routers)
+        print(f"\n{form}: e.g. {questions[0].prompt}")
+        print(f"{'':38}mean gate of {', '.join(options.adapters)}; entropy in nats")
+        for path, found in layers.items():
+            means = [fmean(gates) for gates in zip(*found["gates"], strict=True)]
+            print(f"  {path:36}" + "".join(f"{gate:8.3f}" for gate in means) + f"{fmean(found['entropy']):10.3f}")
 
 
 def _eval(options: argparse.Namespace) -> None:

@@ -32,18 +32,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Adapters to attach, how they act on questions of a form, and the routers where there are any."""
+    """Adapters to attach, and how they act on questions of a form."""
 
     adapters: Mapping[str, Adapter]
     phases: Callable[[str], Sequence[Phase]]
-    routers: Mapping[str, ArrowRouter] | None = None
 
 
 Method = Callable[[Mapping[str, Adapter], torch.Generator, Task], Prepared]
 
 
-def _always(adapters: Mapping[str, Adapter], mode: Mode, routers=None) -> Prepared:
-    return Prepared(adapters, lambda form: (Phase(mode),), routers)
+def _always(adapters: Mapping[str, Adapter], mode: Mode) -> Prepared:
+    return Prepared(adapters, lambda form: (Phase(mode),))
 
 
 def alone(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
@@ -62,7 +61,7 @@ def _sum_at(weight: float) -> Method:
 def _routed(order: str = "outputs", top_k: int | None = None, temperature: float = 1.0) -> Method:
     def method(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
         routers = arrow(list(experts.values()), temperature, top_k)
-        return _always(experts, Gated(tuple(experts), routers, order), routers)
+        return _always(experts, Gated(tuple(experts), routers, order))
 
     return method
 
@@ -71,7 +70,7 @@ def _shuffled_prototypes(experts: Mapping[str, Adapter], generator: torch.Genera
     """Arrow to one expert, every prototype handed to the next expert."""
     routers = arrow(list(experts.values()), top_k=1)
     shifted = {path: ArrowRouter(router.prototypes.roll(1, 0), top_k=1) for path, router in routers.items()}
-    return _always(experts, Gated(tuple(experts), shifted), shifted)
+    return _always(experts, Gated(tuple(experts), shifted))
 
 
 def _random_router(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:

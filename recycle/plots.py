@@ -190,24 +190,3 @@ def _legend(figure, ax) -> None:
     figure.legend(
         *ax.get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), ncol=5, frameon=False
     )
-
-
-def routing(gates: dict) -> str:
-    """Mean gate of the first expert for every layer and question form; the experts' gates sum to one."""
-    forms = list(gates["means"])
-    paths = list(gates["means"][forms[0]])
-    members = gates["members"]
-    figure = Figure(figsize=(11, 2.6))
-    ax = figure.subplots()
-    image = ax.imshow(
-        [[gates["means"][form][path][0] for path in paths] for form in forms],
-        aspect="auto",
-        vmin=0,
-        vmax=1,
-        cmap="RdBu",
-    )
-    ax.set_yticks(range(len(forms)), forms)
-    short = [p.replace("layers.", "").replace("self_attn.", "").replace("mlp.", "").replace("_proj", "") for p in paths]
-    ax.set_xticks(range(len(paths)), short, rotation=60, ha="right", fontsize=8)
-    figure.colorbar(image, ax=ax, label=f"gate of {members[0]}\n(1: {members[0]}, 0: {', '.join(members[1:])})")
-    return _png(figure)

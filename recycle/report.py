@@ -249,11 +249,6 @@ def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
         pictures.append(("Growth", plots.growth(metrics, task)))
     if "growth" not in config.parts and len(metrics.bases) > 1:
         pictures.append(("The same libraries on other bases, main methods pooled", plots.bases(metrics, task)))
-    for cell in cells(config):
-        if cell.seed == config.seeds[0] and cell.method == "arrow" and cell.library.part == "main":
-            gates = read_json(run / cell.file)["gates"]
-            pictures.append((f"Arrow's mean gates by layer: {cell.library.group}, {cell.library.name}, "
-                             f"seed {config.seeds[0]}", plots.routing(gates)))  # fmt: skip
     return "<h2>Pictures</h2>" + "".join(
         f"<h3>{title}</h3><img alt='{title}' src='data:image/png;base64,{data}'>" for title, data in pictures
     )

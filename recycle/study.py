@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,11 +46,10 @@ from models import Tokenizer, Transformer
 from recycle.config import StudyConfig, override
 from recycle.corpus import Corpus
 from recycle.disk import load_torch, read_json, save_torch, write_json, write_text
-from recycle.evaluate import ask, compare, encode_prompt, tally
+from recycle.evaluate import ask, compare, tally
 from recycle.inside import look_inside
 from recycle.mechanism import interference
 from recycle.methods import METHODS, chosen
-from recycle.route import ArrowRouter
 from recycle.train import fit
 from tasks import TASKS, Expert, Library, Task
 
@@ -78,7 +78,9 @@ class Cell:
         return Path(f"seed-{self.seed}") / self.library.base / "cells" / name
 
 
+@lru_cache(maxsize=32)
 def world(config: StudyConfig, seed: int) -> Task:
+    """Kept: building one, and checking it for leaks, takes a good part of a second."""
     return TASKS[config.name](config.task, seed)
 
 
@@ -411,7 +413,7 @@ def fine_tune(
 def evaluate(
     cell: Cell, task: Task, model: Transformer, tokenizer: Tokenizer, experts: Mapping[str, Adapter | Weights]
 ) -> dict[str, Any]:
-    """Answer every form of the cell's questions; return metric rows, a few answers to read, and a router's mean gates."""
+    """Answer every form of the cell's questions; return metric rows and a few answers to read."""
     group = cell.library.group
     adapters = {name: made for name, made in experts.items() if isinstance(made, Adapter)}
     if len(adapters) < len(experts):
@@ -421,19 +423,15 @@ def evaluate(
     generator = torch.Generator().manual_seed(derived(cell.seed, str(cell.file)))
     prepared = METHODS[cell.method](adapters, generator, task)
     attach(model, prepared.adapters)
-    answers, rows, gates = {}, {}, {}
+    answers, rows = {}, {}
     contexts = task.in_context(group) if cell.library.context else None
     for form in task.forms:
         questions, phases = task.questions(group, form), prepared.phases(form)
         answers[form] = ask(model, tokenizer, task, questions, phases, contexts)
         rows[form] = {**cell.key, "form": form, **tally(task, answers[form])}
-        with using(model, phases[0].mode):
-            if (others := task.alternatives(group, form)) and contexts is None:
+        if (others := task.alternatives(group, form)) and contexts is None:
+            with using(model, phases[0].mode):
                 rows[form].update(compare(model, tokenizer, questions, others))
-            if prepared.routers is not None:
-                prompts = [encode_prompt(tokenizer, question) for question in questions]
-                same_length = [prompt for prompt in prompts if len(prompt) == len(prompts[0])]
-                gates[form] = mean_gates(model, torch.tensor(same_length), prepared.routers)
     detach(model)
     if cell.method == "plain_sum":
         for row in rows.values():
@@ -452,8 +450,7 @@ def evaluate(
         ]
         for form, said in answers.items()
     }
-    members = [expert.name for expert in cell.library.experts]
-    return {"rows": list(rows.values()), "examples": examples, "gates": {"members": members, "means": gates}}
+    return {"rows": list(rows.values()), "examples": examples}
 
 
 def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
@@ -465,15 +462,3 @@ def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
         for side in ("input", "output")
     }
     return {"cosine": fmean(p["cosine"] for p in pairs), **{f"{side} overlap": value for side, value in beyond.items()}}
-
-
-@torch.inference_mode()
-def mean_gates(model: Transformer, prompts: Tensor, routers: Mapping[str, ArrowRouter]) -> dict[str, list[float]]:
-    """Each layer's gates averaged over all tokens of the prompts (rows, length): {path: one mean for each adapter}."""
-    seen: dict[str, list[Tensor]] = {path: [] for path in routers}
-    for path, router in routers.items():
-        router.seen = seen[path]
-    model(prompts)
-    for router in routers.values():
-        router.seen = None
-    return {path: torch.cat(gates).mean(0).tolist() for path, gates in seen.items()}
