@@ -34,7 +34,8 @@ from recycle.matmul import CHOICES, choose_matmul
 from recycle.mechanism import routing
 from recycle.merge import MERGES, weighted_sum
 from recycle.methods import Phase
-from recycle.report import markdown, record, write_report
+from recycle.record import markdown, record
+from recycle.report import write_report
 from recycle.route import arrow
 from recycle.statistics import wilson
 from recycle.study import describe_environment, make_base, run_study, train_experts

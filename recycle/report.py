@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from recycle import mechanism_plots, plots, rules_two_hop, rules_word_math
 from recycle.claims import Claim, Control, Metrics, decide, to_json
@@ -61,23 +61,21 @@ def write_report(run: Path, config: StudyConfig) -> str:
 
 
 Line = tuple[str, str, str]  # base, library, method
-# The methods of the README's tables; the report has all of them.
-SHOWN = ("alone", "mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle", "random_router")
 FEW_NOTES = 3  # more of a task's notes than that have a table of their own
 
 
-def _lines(metrics: Metrics, group: str) -> list[Line]:
+def lines_of(metrics: Metrics, group: str) -> list[Line]:
     """In the order of the study, other bases last."""
     found = dict.fromkeys((r["base"], r["library"], r["method"]) for r in metrics.rows if r["group"] == group)
     return sorted(found, key=lambda line: metrics.bases.index(line[0]))
 
 
-def _name(line: Line) -> str:
+def name_of(line: Line) -> str:
     base, library, method = line
     return library + (f": {method}" if method != "alone" else "") + (f" (base {base})" if base != "standard" else "")
 
 
-def _rows(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
+def rows_of(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
     """The rows of a table's line, by form."""
     base, library, method = line
     found: dict[str, list[Row]] = {}
@@ -100,9 +98,9 @@ def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claim
     for group in metrics.groups:
         out.append(f"\n{task.titles[group]}\n{'':56}" + "".join(f"{form:>9}" for form in task.forms)
                    + "".join(f"{note:>20}" for _, note in notes))  # fmt: skip
-        for line in _lines(metrics, group):
-            rows = _rows(metrics, group, line)
-            out.append(f"{_name(line):56}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
+        for line in lines_of(metrics, group):
+            rows = rows_of(metrics, group, line)
+            out.append(f"{name_of(line):56}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
                        + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes))  # fmt: skip
     out.append("\ncontrols")
     out += [
@@ -208,8 +206,8 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
         f"<table><caption>What the answers are: {' | '.join(harder)}</caption><tr><th>library: method</th>"
         + "".join(f"<th>{o}</th>" for o in task.outcomes) * len(harder) + "</tr>"
     ]  # fmt: skip
-    for line in _lines(metrics, group):
-        at = _rows(metrics, group, line)
+    for line in lines_of(metrics, group):
+        at = rows_of(metrics, group, line)
         last = at[task.forms[-1]]
         signal = ""
         for form in compared:
@@ -220,15 +218,15 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
                 else f"<td>{values[0]:.1f} / {values[1]:.1f}</td><td>{values[2]:.2f}</td>"
             )
         rows.append(
-            f"<tr><td>{_name(line)}</td>{''.join(_cell(at[form]) for form in task.forms)}"
+            f"<tr><td>{name_of(line)}</td>{''.join(_cell(at[form]) for form in task.forms)}"
             + "".join(_cell(at[form], note) for form, note in notes)
             + "".join(_cell(_known(at[form])) for form in harder)
             + f"<td>{sum(r['n'] for r in last)}</td><td>{sum(r['components known'] for r in last)}</td>{signal}</tr>"
         )
         shares = "".join(_cell(at[form], outcome) for form in harder for outcome in task.outcomes)
-        kinds.append(f"<tr><td>{_name(line)}</td>{shares}</tr>")
+        kinds.append(f"<tr><td>{name_of(line)}</td>{shares}</tr>")
         counts = "".join(_cell([row for row in at[form] if note in row], note) for form, note in every)
-        counted.append(f"<tr><td>{_name(line)}</td>{counts}</tr>")
+        counted.append(f"<tr><td>{name_of(line)}</td>{counts}</tr>")
     folded = "<details><summary>What the wrong answers are</summary>" + "\n".join([*kinds, "</table></details>"])
     if every != notes:
         folded += "<details><summary>What else is counted</summary>" + "\n".join([*counted, "</table></details>"])
@@ -254,48 +252,70 @@ def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     )
 
 
-def _inside(run: Path, config: StudyConfig) -> str:
-    """Mechanisms: what the lens shows over all seeds, and pictures of the first."""
-    out = ["<h2>Inside the merges</h2>"]
+def inside_means(run: Path, config: StudyConfig) -> dict[str, dict]:
+    """For each group what was seen inside its merges, as means over the seeds, in nats and shares right:
+    {"lens": {form: {condition: {target: [log-probability above shuffled targets, at each depth]}}},
+    "knock out": {"all", "none", "without <block>", "only <block>": {form: share}}}."""
+    found = {}
     for library in mains(config, config.seeds[0]):
         seeds = [read_json(run / inside_file(seed, library)) for seed in config.seeds]
-        first, group = seeds[0], library.group
+        lens = {
+            form: {
+                condition: {
+                    name: [
+                        fmean(each["lens"][form][condition]["targets"][name]["log_prob"][i]
+                              - each["lens"][form][condition]["targets"][name]["shuffled"][i] for each in seeds)
+                        for i in range(len(result["depths"]))
+                    ]
+                    for name in result["targets"]
+                }
+                for condition, result in conditions.items()
+            }
+            for form, conditions in seeds[0]["lens"].items()
+        }  # fmt: skip
+        flat = [{"all": each["knock out"]["all"], "none": each["knock out"]["none"],
+                 **{f"{kind} {block}": scores for kind in ("without", "only")
+                    for block, scores in each["knock out"][kind].items()}} for each in seeds]  # fmt: skip
+        knocked = {name: {form: fmean(each[name][form] for each in flat) for form in flat[0][name]} for name in flat[0]}
+        found[library.group] = {"lens": lens, "knock out": knocked}
+    return found
+
+
+def _inside(run: Path, config: StudyConfig) -> str:
+    """Mechanisms: means over all seeds, and pictures of the first."""
+    out = ["<h2>Inside the merges</h2>"]
+    for group, means in inside_means(run, config).items():
         out.append(f"<h3>{html.escape(TASKS[config.name].titles[group])}</h3>")
-        for form in first["lens"]:
-            out.append(_lens_table(form, [seed["lens"][form] for seed in seeds]))
-        if not plots.available():
-            continue
-        pictures = [(f"Logit lens at the end of a {form} question", mechanism_plots.lens(found))
-                    for form, found in first["lens"].items()]  # fmt: skip
-        pictures += [
-            ("Interference of the experts' updates", mechanism_plots.interference(
-                {group: first["interference"]}, tuple(first["members"][:2]))),
-            ("The plain sum without, and with only, one block's adapters", mechanism_plots.knock_out(first["knock out"])),
-        ]  # fmt: skip
-        pictures += [(f"Arrow's gates by token, {form}", mechanism_plots.routing(
-            found["layers"], found["tokens"], first["members"])) for form, found in first["routing"].items()]  # fmt: skip
-        out += [f"<h4>{title}, seed {config.seeds[0]}</h4><img alt='{title}' src='data:image/png;base64,{data}'>"
-                for title, data in pictures]  # fmt: skip
+        for form, conditions in means["lens"].items():
+            names = list(next(iter(conditions.values())))
+            depths = len(next(iter(conditions.values()))[names[0]])
+            head = "".join(f"<th>{name}, after layer {i}</th>" for name in names for i in range(depths - 1))
+            out.append(f"<table><caption>Logit lens at the end of a {form} question: log-probability above shuffled targets, "
+                       f"nats, mean over seeds</caption><tr><th>condition</th>{head}</tr>")  # fmt: skip
+            for condition, targets in conditions.items():
+                values = "".join(f"<td>{value:+.2f}</td>" for name in names for value in targets[name][1:])
+                out.append(f"<tr><td>{condition}</td>{values}</tr>")
+            out.append("</table>")
+    if plots.available():
+        for library in mains(config, config.seeds[0]):
+            out += _inside_pictures(
+                read_json(run / inside_file(config.seeds[0], library)), library.group, config.seeds[0]
+            )
     return "\n".join(out)
 
 
-def _lens_table(form: str, seeds: list[dict]) -> str:
-    """Log-probability of each target above shuffled targets at every depth, in nats: mean over seeds, and their spread."""
-    first = next(iter(seeds[0].values()))
-    names, depths = list(first["targets"]), first["depths"][1:]
-    head = "".join(f"<th>{name}, after {depth}</th>" for name in names for depth in depths)
-    out = [f"<table><caption>Logit lens at the end of a {form} question: log-probability above shuffled targets, nats "
-           f"(standard deviation over seeds)</caption><tr><th>condition</th>{head}</tr>"]  # fmt: skip
-    for condition in seeds[0]:
-        cells = ""
-        for name in names:
-            for i in range(1, len(depths) + 1):
-                targets = [seed[condition]["targets"][name] for seed in seeds]
-                signals = [target["log_prob"][i] - target["shuffled"][i] for target in targets]
-                spread = f" <small>{stdev(signals):.2f}</small>" if len(signals) > 1 else ""
-                cells += f"<td>{fmean(signals):+.2f}{spread}</td>"
-        out.append(f"<tr><td>{condition}</td>{cells}</tr>")
-    return "".join([*out, "</table>"])
+def _inside_pictures(found: dict, group: str, seed: int) -> list[str]:
+    pictures = [(f"Logit lens at the end of a {form} question", mechanism_plots.lens(conditions))
+                for form, conditions in found["lens"].items()]  # fmt: skip
+    pictures += [
+        ("Interference of the experts' updates", mechanism_plots.interference(
+            {group: found["interference"]}, tuple(found["members"][:2]))),
+        ("The plain sum without, and with only, one block's adapters", mechanism_plots.knock_out(found["knock out"])),
+    ]  # fmt: skip
+    pictures += [(f"Arrow's gates by token, {form}", mechanism_plots.routing(
+        by_token["layers"], by_token["tokens"], found["members"])) for form, by_token in found["routing"].items()]  # fmt: skip
+    return [f"<h4>{group}: {title}, seed {seed}</h4><img alt='{title}' src='data:image/png;base64,{data}'>"
+            for title, data in pictures]  # fmt: skip
 
 
 def _examples(run: Path, config: StudyConfig) -> str:
@@ -310,58 +330,6 @@ def _examples(run: Path, config: StudyConfig) -> str:
             for a in form
         ]
         key = cell.key
-        name = f"{key['group']}, {_name((key['base'], key['library'], key['method']))}"
+        name = f"{key['group']}, {name_of((key['base'], key['library'], key['method']))}"
         out.append(f"<details><summary>{e(name)}</summary><pre>{e(chr(10).join(lines))}</pre></details>")
     return "\n".join(out)
-
-
-def record(run: Path, config: StudyConfig, file: Path) -> None:
-    """Keep a run's result in a small file: what made it, where, its metrics, controls and claims."""
-    metrics = load_metrics(run)
-    controls, claims = judge(config, metrics)
-    environments = read_json(run / "env.json")
-    if len(environments) > 1:
-        raise ValueError(f"{run} was made under {len(environments)} environments (env.json): make it anew to record it")
-    seconds: dict[str, dict[str, dict[str, int]]] = {}
-    for seed in config.seeds:
-        for folder in sorted(path for path in (run / f"seed-{seed}").iterdir() if path.is_dir()):
-            passes = [read_json(path)["seconds"] for path in (folder / "passes").glob("*.json")]
-            spent = {"base": round(read_json(folder / "curve.json")["seconds"]), "experts": round(sum(passes))}
-            seconds.setdefault(str(seed), {})[folder.name] = spent
-    kept = {"task": config.name, **environments[0], "seconds": seconds, **to_json(controls, claims)}
-    columns = list(dict.fromkeys(key for row in metrics.rows for key in row))
-    # As a table: the keys once, and a list for each row.
-    write_json(
-        file,
-        {**kept, "columns": columns, "metrics": [[_short(row.get(key)) for key in columns] for row in metrics.rows]},
-    )
-
-
-def _short(value):
-    return round(value, 3) if isinstance(value, float) else value
-
-
-def recorded_metrics(recorded: dict) -> Metrics:
-    rows = [dict(zip(recorded["columns"], row, strict=True)) for row in recorded["metrics"]]
-    return Metrics([{key: value for key, value in row.items() if value is not None} for row in rows])
-
-
-def markdown(recorded: dict) -> str:
-    """The README's tables of a recorded study."""
-    metrics, task = recorded_metrics(recorded), TASKS[recorded["task"]]
-    out = [f"`{recorded['command']}` (torch {recorded['torch']}, {recorded['threads']} threads):", ""]
-    out += ["| control | value | needs |", "|---|---|---|"]
-    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['needs']} |" for c in recorded["controls"]]
-    out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
-    out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
-    out += ["", "| library: method | " + " | ".join(task.titles[s] for s in metrics.groups) + " |"]
-    out += ["|---|" + "---|" * len(metrics.groups)]
-    out += ["| | " + " | ".join([" / ".join(task.forms)] * len(metrics.groups)) + " |"]
-    for line in dict.fromkeys(line for group in metrics.groups for line in _lines(metrics, group)):
-        if line[2] in SHOWN:
-            shown = []
-            for group in metrics.groups:
-                rows = _rows(metrics, group, line)
-                shown.append(" / ".join(f"{estimate(rows[form]).mean:.2f}" for form in task.forms) if rows else "")
-            out.append(f"| {_name(line)} | " + " | ".join(shown) + " |")
-    return "\n".join(out) + "\n"

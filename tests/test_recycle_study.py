@@ -19,7 +19,7 @@ from recycle.claims import Metrics
 from recycle.config import override, preset
 from recycle.methods import MAIN, METHODS
 from recycle.plots import GROWTH, growth
-from recycle.report import recorded_metrics
+from recycle.record import recorded_metrics
 from recycle.study import share_out, wanted
 from tasks import TwoHop
 
