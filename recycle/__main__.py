@@ -29,6 +29,7 @@ from models import Tokenizer, Transformer
 from recycle.config import StudyConfig, override, preset
 from recycle.disk import read_json
 from recycle.evaluate import ask, encode_prompt, tally
+from recycle.experts import make_base, train_experts
 from recycle.gsm import describe
 from recycle.matmul import CHOICES, choose_matmul
 from recycle.mechanism import routing
@@ -38,7 +39,7 @@ from recycle.record import markdown, record
 from recycle.report import write_report
 from recycle.route import arrow
 from recycle.statistics import wilson
-from recycle.study import describe_environment, make_base, run_study, train_experts
+from recycle.study import describe_environment, run_study
 from tasks import TASKS, Expert, Task
 from tasks.gsm_symbolic import LEVELS
 

@@ -11,9 +11,9 @@ from recycle import mechanism_plots, plots, rules_two_hop, rules_word_math
 from recycle.claims import Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
+from recycle.plan import cells, inside_file, mains, world
 from recycle.plots import GROWTH
 from recycle.statistics import Row, estimate
-from recycle.study import cells, inside_file, mains, world
 from tasks import TASKS, Task
 
 RULES = {"two-hop": rules_two_hop, "word-math": rules_word_math}

@@ -18,9 +18,9 @@ from recycle.__main__ import main
 from recycle.claims import Metrics
 from recycle.config import override, preset
 from recycle.methods import MAIN, METHODS
+from recycle.plan import share_out, wanted
 from recycle.plots import GROWTH, growth
 from recycle.record import recorded_metrics
-from recycle.study import share_out, wanted
 from tasks import TwoHop
 
 ROOT = Path(__file__).parent.parent

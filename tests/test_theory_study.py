@@ -10,7 +10,7 @@ from lora import lora_layers
 from models import Tokenizer, Transformer, TransformerConfig
 from recycle.__main__ import main as recycle
 from recycle.__main__ import open_config
-from recycle.study import make_base
+from recycle.experts import make_base
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
 from theory import leakage, study, study_report

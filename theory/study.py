@@ -18,7 +18,7 @@ from lora import Mix, attach, detach, load_adapter, using
 from models import Tokenizer, Transformer
 from recycle.__main__ import open_config
 from recycle.config import StudyConfig
-from recycle.study import make_base
+from recycle.experts import make_base
 from tasks import TwoHop
 from tasks.two_hop_libraries import NEW
 from theory import leakage
