@@ -189,19 +189,17 @@ def open_config(run: Path) -> StudyConfig:
 
 
 def _build(default, values: dict, run: Path):
-    """A dataclass from its JSON: nested ones by the default's type, lists as tuples."""
-    fields = {f.name: f for f in dataclasses.fields(default)}
-    if unknown := set(values) ^ set(fields):
-        raise ValueError(
-            f"{run}/config.json: the key {sorted(unknown)[0]!r} is unknown or missing: another version made it"
-        )
+    """A dataclass from its JSON: nested ones by the default's type, lists as tuples; a key of a later version has its
+    default."""
+    if unknown := set(values) - {f.name for f in dataclasses.fields(default)}:
+        raise ValueError(f"{run}/config.json has the unknown key {sorted(unknown)[0]!r}: another version made this run")
     built = {}
     for key, value in values.items():
         if isinstance(value, dict):
             built[key] = _build(getattr(default, key), value, run)
         else:
             built[key] = tuple(value) if isinstance(value, list) else value
-    return type(default)(**built)
+    return dataclasses.replace(default, **built)
 
 
 @dataclasses.dataclass

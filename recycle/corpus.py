@@ -1,7 +1,8 @@
-"""Texts packed end to end into rows of one length, drawn afresh for every step from a seed.
+"""Texts packed end to end into rows of one length, or one to a row, drawn afresh for every step from a seed.
 
-Several unrelated texts stand in every row. That is what makes a fact recallable anywhere: with one text a row, a fact is
-found only where it was learned, and a chain of thought, which recalls it in the middle of a text, fails (LOG.md).
+Packed, several unrelated texts stand in every row. That is what makes a fact recallable anywhere: with one text a row, a fact
+is found only where it was learned, and a chain of thought, which recalls it in the middle of a text, fails. Where a text is a
+world of its own, as a word problem is, the others in the row only confuse it (LOG.md).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models import Tokenizer
+from recycle.train import TrainConfig
 from tasks import Text
 
 
@@ -27,6 +29,8 @@ class Corpus:
     starts: np.ndarray
     lengths: np.ndarray
     chances: np.ndarray
+    boundary: int
+    pad: int
 
     @classmethod
     def build(cls, texts: Mapping[str, Sequence[Text]], shares: Mapping[str, float], tokenizer: Tokenizer) -> Corpus:
@@ -48,7 +52,15 @@ class Corpus:
             raise ValueError("no texts to train on: every kind is empty or has the share 0")
         ends = np.cumsum(lengths)
         weights = np.array(chances) / sum(chances)
-        return cls(np.array(encoded), np.array(learned), ends - lengths, np.array(lengths), weights)
+        return cls(
+            np.array(encoded),
+            np.array(learned),
+            ends - lengths,
+            np.array(lengths),
+            weights,
+            tokenizer.boundary,
+            tokenizer.pad,
+        )
 
     def rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Random texts end to end, cut into rows wherever a row is full: token ids and learned, (count, length) each."""
@@ -63,3 +75,23 @@ class Corpus:
         index = np.arange(ends[-1]) + np.repeat(self.starts[drawn] - (ends - lengths), lengths)
         index = index[:need].reshape(count, length)
         return torch.from_numpy(self.tokens[index]), torch.from_numpy(self.learned[index])
+
+    def single_rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A random text in each row, behind a boundary and before padding: token ids and learned, (count, width) each, as wide
+        as the longest text drawn. Raises ValueError where that is wider than ``length``."""
+        drawn = rng.choice(len(self.lengths), count, p=self.chances)
+        width = int(self.lengths[drawn].max()) + 1
+        if width > length:
+            raise ValueError(f"a text of {width - 1} tokens does not fit into rows of {length - 1}: raise the length")
+        tokens = np.full((count, width), self.pad)
+        learned = np.zeros((count, width), dtype=bool)
+        tokens[:, 0] = self.boundary
+        for row, text in enumerate(drawn):
+            part = slice(self.starts[text], self.starts[text] + self.lengths[text])
+            tokens[row, 1 : 1 + self.lengths[text]] = self.tokens[part]
+            learned[row, 1 : 1 + self.lengths[text]] = self.learned[part]
+        return torch.from_numpy(tokens), torch.from_numpy(learned)
+
+    def batch(self, config: TrainConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """One step's rows."""
+        return (self.rows if config.packed else self.single_rows)(config.rows, config.length + 1, rng)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lora import Adapter, Rows, attach, detach, extract, init_adapter, load_adapter, save_adapter, train_only, using
@@ -41,7 +42,7 @@ def make_base(
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             rng = np.random.default_rng([derived(seed, "reading"), step])
-            return corpus.rows(config.pretrain.rows, config.pretrain.length + 1, rng)
+            return corpus.batch(config.pretrain, rng)
 
         checkpoint, label = folder / "checkpoint.pt", f"seed {seed}, {base}: base"
         started = time.monotonic()
@@ -124,7 +125,6 @@ def train_experts(
     quiet: bool = False,
 ) -> tuple[dict[str, Adapter | Weights], list[dict]]:
     """Train adapters in one pass over the frozen base, and take them off it: {name: adapter} and their curve."""
-    rows, length = config.train.rows, config.train.length + 1
     fresh, corpora = {}, {}
     for expert in experts:
         origin = {"task": config.name, "seed": seed, **dataclasses.asdict(expert)}
@@ -136,10 +136,15 @@ def train_experts(
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         parts = [
-            corpus.rows(rows, length, np.random.default_rng([derived(seed, f"reading {name}"), step]))
+            corpus.batch(config.train, np.random.default_rng([derived(seed, f"reading {name}"), step]))
             for name, corpus in corpora.items()
         ]
-        return torch.cat([tokens for tokens, _ in parts]), torch.cat([learned for _, learned in parts])
+        width = max(tokens.shape[1] for tokens, _ in parts)  # where each row is as wide as its texts are
+        tokens, learned = (
+            torch.cat([F.pad(part[i], (0, width - part[i].shape[1]), value=fill) for part in parts])
+            for i, fill in enumerate((tokenizer.pad, False))
+        )
+        return tokens, learned
 
     attach(model, fresh)
     names = list(fresh)
@@ -166,10 +171,10 @@ def fine_tune(
     if len(experts) > 1:
         raise ValueError(f"full fine-tuning trains one expert at a time, {len(experts)} were asked for")
     corpus, tuned = _own_corpus(config, task, tokenizer, experts[0]), copy.deepcopy(model).requires_grad_(True)
-    name, rows, length = experts[0].name, config.train.rows, config.train.length + 1
+    name = experts[0].name
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return corpus.rows(rows, length, np.random.default_rng([derived(seed, f"reading {name}"), step]))
+        return corpus.batch(config.train, np.random.default_rng([derived(seed, f"reading {name}"), step]))
 
     parameters, label = list(tuned.parameters()), f"seed {seed}: {name}"
     curve = fit(tuned, [parameters], batch, config.train, label=label, checkpoint=checkpoint, quiet=quiet)

@@ -26,11 +26,12 @@ class Diverged(ValueError):
 @dataclass(frozen=True)
 class TrainConfig:
     """AdamW with linear warm-up and cosine decay to zero. A step reads ``rows`` rows of ``length`` tokens
-    (for each adapter, where several are trained at once)."""
+    (for each adapter, where several are trained at once): several texts packed in each, or one."""
 
     steps: int
     rows: int = 44
     length: int = 64
+    packed: bool = True
     lr: float = 3e-3
     warmup: float = 0.05
     weight_decay: float = 0.0

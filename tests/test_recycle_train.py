@@ -46,6 +46,24 @@ def test_the_end_of_a_text_that_breaks_off_is_not_learned():
     assert [TOKENIZER.words[i] for i in tokens[0, learned[0]]] == ["b"] * 10
 
 
+def test_a_row_can_hold_one_text():
+    tokens, learned = corpus(one=0.5, cut=0.5).single_rows(40, 9, np.random.default_rng(0))
+    rows = {" ".join(TOKENIZER.words[i] for i in row if i != TOKENIZER.pad) for row in tokens.tolist()}
+    assert rows <= {f"<s> {text} <s>" for kind in ("one", "cut") for text in map(str, TEXTS[kind])} and len(rows) == 3
+    assert not learned[tokens == TOKENIZER.pad].any() and not learned[:, 0].any()
+    for row, flags in zip(tokens, learned, strict=True):
+        cut = [TOKENIZER.words[i] for i in row[flags]] == ["b"]
+        assert cut or [TOKENIZER.words[i] for i in row[flags]][-2:] == [".", "<s>"]
+    with pytest.raises(ValueError, match="a text of 5 tokens does not fit into rows of 4: raise the length"):
+        corpus(one=1).single_rows(40, 5, np.random.default_rng(0))
+
+
+def test_a_step_packs_its_rows_unless_told_otherwise():
+    packed, single = TrainConfig(1, rows=3, length=20), TrainConfig(1, rows=3, length=20, packed=False)
+    assert corpus().batch(packed, np.random.default_rng(0))[0].shape == (3, 21)
+    assert corpus().batch(single, np.random.default_rng(0))[0].shape[1] <= 7
+
+
 def test_shares_are_of_texts():
     tokens, _ = corpus(one=0.25, two=0.75).rows(400, 50, np.random.default_rng(0))
     d, texts = (tokens == TOKENIZER.ids["d"]).sum().item(), (tokens == TOKENIZER.boundary).sum().item()
