@@ -3,7 +3,20 @@
 from tasks.history import History
 from tasks.task import Expert, Library, Question, Task, Text
 from tasks.two_hop import TwoHop, TwoHopConfig
+from tasks.word_math import WordMath, WordMathConfig
 
-TASKS: dict[str, type[Task]] = {world.name: world for world in (TwoHop, History)}
+TASKS: dict[str, type[Task]] = {world.name: world for world in (TwoHop, WordMath, History)}
 
-__all__ = ["TASKS", "Expert", "History", "Library", "Question", "Task", "Text", "TwoHop", "TwoHopConfig"]
+__all__ = [
+    "TASKS",
+    "Expert",
+    "History",
+    "Library",
+    "Question",
+    "Task",
+    "Text",
+    "TwoHop",
+    "TwoHopConfig",
+    "WordMath",
+    "WordMathConfig",
+]

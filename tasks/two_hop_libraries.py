@@ -12,7 +12,7 @@ GROUPS = ("F", "H", "R", "K")
 NEW = ("F", "H", "R")  # whose facts the base has not read
 RANKS = (2, 4, 8, 32)  # beside 16
 FEW = ("mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle")
-REGIMES = tuple((r, keep, lr) for r in (4, 16) for keep in (0.0, 0.5, 0.8) for lr in (1e-3, 3e-3))
+REGIMES = (*((r, keep, 3e-3) for r in (4, 16) for keep in (0.0, 0.5, 0.8)), (16, 0.0, 1e-3), (16, 0.5, 1e-3))
 
 
 def _regime(rank: int, preservation: float, lr: float) -> str:
@@ -27,7 +27,7 @@ BASES = {
     "facts-25": ("task.triples=25",),
     "facts-100": ("task.triples=100",),
     "width-64": ("model.width=64", "model.hidden=128"),
-    "width-192": ("model.width=192", "model.hidden=384", "model.heads=6", "model.kv_heads=6"),
+    "width-96": ("model.width=96", "model.hidden=192"),
     "layers-1": ("model.layers=1",),
     "layers-4": ("model.layers=4",),
 }
@@ -125,7 +125,7 @@ def _growth() -> list[Library]:
     crowd += [Expert("job", s) for s in GROUPS] + [Expert("target", s) for s in GROUPS if s != "F"]
     crowd.append(Expert("hop2-plain", "K"))
     found += [Library(f"combination, experts {n}", "F", tuple(crowd[:n]), FEW, part="growth") for n in (2, 4, 8, 16)]
-    for base in ("facts-25", "facts-100", "width-64", "width-192", "layers-1", "layers-4"):
+    for base in ("facts-25", "facts-100", "width-64", "width-96", "layers-1", "layers-4"):
         found.append(Library("none", "base", base=base, part="growth"))
         found += pair(base.replace("-", " "), base=base)
     return found

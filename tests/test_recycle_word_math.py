@@ -1,0 +1,98 @@
+"""The word-math study: its rules on rows written by hand, and one study in miniature through the command line."""
+
+import json
+
+import pytest
+
+from recycle.__main__ import main
+from recycle.claims import Metrics, decide
+from recycle.rules_word_math import LAST, PAPERS, RULES, controls
+
+GROUPS = ("prose", "markdown", "python")
+
+
+def row(group, library, method, form, share, seed, last=None):
+    right = round(1000 * share)
+    return {"seed": seed, "base": "standard", "group": group, "library": library, "method": method, "form": form, "n": 1000,
+            "right": right, LAST: right if last is None else round(1000 * last)}  # fmt: skip
+
+
+def study(
+    base=0.99, experts=0.95, p2=0.95, none=0.02, singles=0.1, matched=0.6, mismatched=0.05, python=0.8, noise=0.0
+):
+    """Metrics of a whole study with these shares of whole derivations; ``python``: of the matched library in Python."""
+    rows = []
+    for seed in (1, 2, 3):
+        rows.append(row("base", "none", "alone", "base", base, seed))
+        for g in GROUPS:
+            rows += [row(g, "base", "alone", "base", experts, seed), row(g, "P1", "alone", "P1", experts, seed)]
+            rows += [row(g, "P2", "alone", "P2", p2, seed), row(g, "none", "alone", "P2", none, seed)]
+            rows += [row(g, level, "alone", "P2", singles, seed) for level in ("base", "P1")]
+            rows.append(row(g, "matched", "random_adapters", "P2", noise, seed))
+            for method in PAPERS:
+                rows.append(row(g, "matched", method, "P2", python if g == "python" else matched, seed))
+                rows += [
+                    row(g, f"mismatched, P1 in {other}", method, "P2", mismatched, seed)
+                    for other in GROUPS
+                    if other != g
+                ]
+    return Metrics(rows)
+
+
+def verdicts(**kwargs):
+    metrics = study(**kwargs)
+    return {claim.id: claim.verdict for claim in decide(controls(metrics), RULES, metrics, 0.1)}
+
+
+def test_what_the_paper_says_is_supported_by_such_rows():
+    assert verdicts() == dict.fromkeys(("M1", "M2", "M3"), "supported")
+
+
+def test_other_worlds_refute_it():
+    assert verdicts(matched=0.1, python=0.1)["M1"] == "refuted"
+    assert verdicts(mismatched=0.5)["M2"] == "refuted"
+    assert verdicts(python=0.4)["M3"] == "refuted"
+
+
+def test_the_middle_is_inconclusive():
+    metrics = study(matched=0.1, python=0.1)  # no gain by the mean of products, and some by Arrow
+    for planted in metrics.where(library="matched", method="arrow"):
+        planted["right"] = 300
+    assert decide(controls(metrics), RULES, metrics, 0.1)[0].verdict == "inconclusive"
+    assert verdicts(mismatched=0.15)["M2"] == "inconclusive"
+    assert verdicts(python=0.6)["M3"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    "kwargs, control",
+    [
+        ({"base": 0.9}, "P1 at 0.90"),
+        ({"experts": 0.5}, "P2 at 0.50"),
+        ({"p2": 0.8}, "P3 at 0.80"),
+        ({"none": 0.7}, "N1 at 0.70"),
+        ({"noise": 0.7}, "N2 at 0.70"),
+    ],
+)
+def test_one_failed_control_leaves_everything_undecided(kwargs, control):
+    assert set(verdicts(**kwargs).values()) == {f"not decided: control {control}"}
+
+
+def test_a_study_in_miniature(tmp_path, capsys):
+    sizes = ["groups=python", "parts=main,context", "task.steps=1", "task.problems=40", "task.expert_problems=10",
+             "task.questions=4", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=16",
+             "pretrain.steps=4", "pretrain.rows=2", "train.steps=2", "train.rows=2", "adapter.rank=2"]  # fmt: skip
+    arguments = [word for pair in sizes for word in ("--set", pair)]
+    run = tmp_path / "run"
+    assert main(["study", "word-math", "--quiet", *arguments, "--run", str(run)]) == 0
+    assert "solved by a Python program" in capsys.readouterr().out
+    decided = json.loads((run / "claims.json").read_text())
+    assert [claim["id"] for claim in decided["claims"]] == ["M1", "M2", "M3"]
+    assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {r["method"] for r in rows if r["library"] == "matched"} >= {"mean_of_products", "arrow", "random_router"}
+    assert not any(r["method"] == "oracle" for r in rows)
+    page = (run / "report.html").read_text()
+    assert "first error at step 1 (P2)" in page and "none, examples in context" in page
+    assert main(["report", str(run), "--record", str(tmp_path / "kept.json")]) == 0
+    assert main(["table", str(tmp_path / "kept.json")]) == 0
+    assert "| matched: arrow |" in capsys.readouterr().out
