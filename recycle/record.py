@@ -57,11 +57,11 @@ def markdown(recorded: dict) -> str:
     """The README's tables of a recorded study."""
     metrics, task = recorded_metrics(recorded), TASKS[recorded["task"]]
     out = [f"`{recorded['command']}` (torch {recorded['torch']}, {recorded['threads']} threads):", ""]
-    out += ["| control | value | needs |", "|---|---|---|"]
-    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['needs']} |" for c in recorded["controls"]]
-    out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
-    out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
-    out += ["", "| library: method | " + " | ".join(task.titles[s] for s in metrics.groups) + " |"]
+    if any(
+        c["where"] != "nothing measured" for c in recorded["controls"]
+    ):  # else a study of recipes, which decides nothing
+        out += _judged(recorded)
+    out += ["| library: method | " + " | ".join(task.titles[s] for s in metrics.groups) + " |"]
     out += ["|---|" + "---|" * len(metrics.groups)]
     out += ["| | " + " | ".join([" / ".join(task.forms)] * len(metrics.groups)) + " |"]
     for line in dict.fromkeys(line for group in metrics.groups for line in lines_of(metrics, group)):
@@ -72,6 +72,14 @@ def markdown(recorded: dict) -> str:
                 shown.append(" / ".join(f"{estimate(rows[form]).mean:.2f}" for form in task.forms) if rows else "")
             out.append(f"| {name_of(line)} | " + " | ".join(shown) + " |")
     return "\n".join([*out, *_inside_markdown(recorded["inside"])]) + "\n"
+
+
+def _judged(recorded: dict) -> list[str]:
+    out = ["| control | value | needs |", "|---|---|---|"]
+    out += [f"| {c['id']} {c['statement']} | {c['value']:.2f} | {c['needs']} |" for c in recorded["controls"]]
+    out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
+    out += [f"| {c['id']} {c['statement']} | {c['verdict']} | {c['evidence']} |" for c in recorded["claims"]]
+    return [*out, ""]
 
 
 def _inside_markdown(inside: dict[str, dict]) -> list[str]:

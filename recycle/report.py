@@ -95,12 +95,13 @@ def _notes(task: type[Task], metrics: Metrics) -> list[tuple[str, str]]:
 def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
     out, notes = [], _notes(task, metrics)
     notes = notes if len(notes) <= FEW_NOTES else []
+    width = 2 + max(len(name_of(line)) for group in metrics.groups for line in lines_of(metrics, group))
     for group in metrics.groups:
-        out.append(f"\n{task.titles[group]}\n{'':56}" + "".join(f"{form:>9}" for form in task.forms)
+        out.append(f"\n{task.titles[group]}\n{'':{width}}" + "".join(f"{form:>9}" for form in task.forms)
                    + "".join(f"{note:>20}" for _, note in notes))  # fmt: skip
         for line in lines_of(metrics, group):
             rows = rows_of(metrics, group, line)
-            out.append(f"{name_of(line):56}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
+            out.append(f"{name_of(line):{width}}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
                        + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes))  # fmt: skip
     out.append("\ncontrols")
     out += [

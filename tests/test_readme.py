@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TABLES = {
     "two-hop": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-full.json"],
+    "regimes": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-regimes.json"],
     "theory": [sys.executable, "-m", "theory", "table"],
     "bench": [sys.executable, "-m", "bench", "table"],
 }
