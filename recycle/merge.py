@@ -15,7 +15,8 @@ from lora import Adapter
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float], method: str = "weighted_sum") -> Adapter:
-    """delta_W = sum_i w_i s_i B_i A_i, exactly: A = [A_1; ..; A_N], B = [w_1 s_1 B_1 | .. | w_N s_N B_N], rank sum r_i.
+    """delta_W = sum_i w_i s_i B_i A_i, exactly: A = [A_1; ..; A_N], B = [w_1 s_1 B_1 | .. | w_N s_N B_N], rank sum r_i. Where
+    that is above the layer's own rank, min(d_in, d_out), one factor is the product B A and the other the identity.
 
     Adapters may differ in rank, scaling and layers; a layer that only some of them address gets the sum over those.
     """
@@ -25,6 +26,9 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float], method: 
         having = [(w, adapter) for w, adapter in zip(weights, adapters, strict=True) if path in adapter.factors]
         A = torch.cat([adapter.factors[path][0] for _, adapter in having])
         B = torch.cat([w * adapter.scale(path) * adapter.factors[path][1] for w, adapter in having], dim=1)
+        if A.shape[0] > min(A.shape[1], B.shape[0]):
+            product, identity = B @ A, torch.eye(min(A.shape[1], B.shape[0]), dtype=A.dtype, device=A.device)
+            A, B = (product, identity) if len(B) == len(identity) else (identity, product)
         factors[path] = (A, B)
     return _merged(factors, adapters, weights, method, "sum_i w_i s_i B_i A_i")
 
