@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from recycle.methods import CONTROLS
 from recycle.statistics import Estimate, Row, estimate
 
+NOTHING = "nothing measured"
+
 
 @dataclass(frozen=True)
 class Control:
@@ -27,6 +29,10 @@ class Control:
     @property
     def passes(self) -> bool:
         return self.value <= self.threshold if self.at_most else self.value >= self.threshold
+
+    @property
+    def state(self) -> str:
+        return "not measured" if self.where == NOTHING else "passes" if self.passes else "FAILS"
 
     @property
     def needs(self) -> str:
@@ -87,7 +93,7 @@ def decide(controls: Sequence[Control], rules: Sequence[Rule], metrics: Metrics,
 def extreme(cases: Iterable[tuple[str, list[Row]]], pick: Callable = min) -> tuple[float, str]:
     """The lowest (or highest) share of right answers among cases, and where."""
     values = [(estimate(rows).mean, name) for name, rows in cases if rows]
-    return pick(values) if values else (0.0 if pick is min else 1.0, "nothing measured")
+    return pick(values) if values else (0.0 if pick is min else 1.0, NOTHING)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def below(found: Sequence[Case], limit: float) -> str:
 
 def worst(found: Sequence[Case]) -> str:
     if not found:
-        return "nothing measured"
+        return NOTHING
     case = max(found, key=lambda case: case.own.high)
     return f"highest of {len(found)}: {case.name} {case.own}, n = {case.own.n}"
 

@@ -85,8 +85,11 @@ def _random_router(experts: Mapping[str, Adapter], generator: torch.Generator, t
 
 
 def _oracle(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
-    """The expert that knows the hop at hand; where a phase names several, the layers are shared out from low to high."""
-    named = {str(adapter.origin["reads"]): name for name, adapter in experts.items()}
+    """The expert that knows the hop at hand; where a phase names several, the layers are shared out from low to high. Of
+    experts that read the same of different people the library's first is right: it names those of whom is asked first."""
+    named: dict[str, str] = {}
+    for name, adapter in experts.items():
+        named.setdefault(str(adapter.origin["reads"]), name)
     paths = list(dict.fromkeys(path for adapter in experts.values() for path in adapter.paths))
     blocks = sorted({_block(path) for path in paths})
 

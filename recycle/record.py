@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recycle.claims import Metrics, to_json
+from recycle.claims import NOTHING, Metrics, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_text
 from recycle.report import inside_means, judge, lines_of, load_metrics, name_of, rows_of
@@ -57,9 +57,7 @@ def markdown(recorded: dict) -> str:
     """The README's tables of a recorded study."""
     metrics, task = recorded_metrics(recorded), TASKS[recorded["task"]]
     out = [f"`{recorded['command']}` (torch {recorded['torch']}, {recorded['threads']} threads):", ""]
-    if any(
-        c["where"] != "nothing measured" for c in recorded["controls"]
-    ):  # else a study of recipes, which decides nothing
+    if any(c["where"] != NOTHING for c in recorded["controls"]):  # else a study of recipes, which decides nothing
         out += _judged(recorded)
     out += ["| library: method | " + " | ".join(task.titles[s] for s in metrics.groups) + " |"]
     out += ["|---|" + "---|" * len(metrics.groups)]

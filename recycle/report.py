@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from recycle import mechanism_plots, plots, rules_two_hop, rules_word_math
-from recycle.claims import Claim, Control, Metrics, decide, to_json
+from recycle.claims import NOTHING, Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
 from recycle.plan import cells, inside_file, mains, world
@@ -103,11 +103,10 @@ def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claim
             rows = rows_of(metrics, group, line)
             out.append(f"{name_of(line):{width}}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
                        + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes))  # fmt: skip
+    if all(c.where == NOTHING for c in controls):  # a study of recipes, which decides nothing
+        return "\n".join(out)
     out.append("\ncontrols")
-    out += [
-        f"  {c.id}  {c.value:.2f} (needs {c.needs})  {'passes' if c.passes else 'FAILS '}  {c.statement} [{c.where}]"
-        for c in controls
-    ]
+    out += [f"  {c.id}  {c.value:.2f} (needs {c.needs})  {c.state:6}  {c.statement} [{c.where}]" for c in controls]
     out.append("claims")
     out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
     return "\n".join(out)
@@ -133,24 +132,16 @@ def _mean(rows: list[Row], key: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
-    e, task = html.escape, TASKS[config.name]
-    environment = read_json(run / "env.json") if (run / "env.json").exists() else []
-    made = cells(config)
-    parts = [
-        f"<h1>{config.name} study: {e(run.name)}</h1>",
-        f"<p>Seeds {', '.join(map(str, config.seeds))}; {len(made)} cells; chance {chance_of(config):.2f}. Shares of greedy "
-        "answers, with 95 % intervals "
-        f"({'Wilson, one seed' if len(config.seeds) == 1 else 'the wider of t over seeds and Wilson, pooled'}).</p>",
-    ]
+def _judged(controls: list[Control], claims: list[Claim]) -> list[str]:
+    e, parts = html.escape, []
     parts.append(
         "<h2>Controls</h2><table><tr><th>id</th><th class=text>control</th><th>value</th><th>needs</th><th></th></tr>"
     )
     for c in controls:
-        mark = "<td class=good>passes</td>" if c.passes else "<td class=bad>fails</td>"
+        colour = {"passes": "good", "FAILS": "bad"}.get(c.state, "open")
         parts.append(
             f"<tr><td>{c.id}</td><td class=text>{e(c.statement)} <small>(worst: {e(c.where)})</small></td>"
-            f"<td>{c.value:.2f}</td><td>{e(c.needs)}</td>{mark}</tr>"
+            f"<td>{c.value:.2f}</td><td>{e(c.needs)}</td><td class={colour}>{c.state}</td></tr>"
         )
     parts.append(
         "</table><h2>Claims</h2><table><tr><th>id</th><th class=text>claim and rule</th><th class=text>verdict</th>"
@@ -163,6 +154,21 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Contr
             f"<td class='text {colour}'>{e(claim.verdict)}</td><td class=text>{e(claim.evidence)}</td></tr>"
         )
     parts.append("</table>")
+    return parts
+
+
+def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
+    e, task = html.escape, TASKS[config.name]
+    environment = read_json(run / "env.json") if (run / "env.json").exists() else []
+    made = cells(config)
+    parts = [
+        f"<h1>{config.name} study: {e(run.name)}</h1>",
+        f"<p>Seeds {', '.join(map(str, config.seeds))}; {len(made)} cells; chance {chance_of(config):.2f}. Shares of greedy "
+        "answers, with 95 % intervals "
+        f"({'Wilson, one seed' if len(config.seeds) == 1 else 'the wider of t over seeds and Wilson, pooled'}).</p>",
+    ]
+    if any(c.where != NOTHING for c in controls):  # else a study of recipes, which decides nothing
+        parts += _judged(controls, claims)
     parts += [_group_tables(task, metrics, group) for group in metrics.groups]
     base = {name: {form: estimate(metrics.where(base=name, group="base", form=form)) for form in task.forms}
             for name in metrics.bases if metrics.where(base=name, group="base")}  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from recycle.claims import Claim, Control, Metrics, below, cases, extreme, worst
+from recycle.claims import NOTHING, Claim, Control, Metrics, below, cases, extreme, worst
 from recycle.methods import MAIN
 from recycle.statistics import Row, difference, estimate, over_seeds
 
@@ -143,7 +143,7 @@ def _c5(metrics: Metrics, chance: float) -> Claim:
         verdict = "supported"
     else:
         verdict = "inconclusive"
-    evidence = "nothing measured"
+    evidence = NOTHING
     if gaps:
         name, (widest, _) = max(gaps.items(), key=lambda item: abs(item[1][0].mean))
         evidence = f"widest gap: {name} {widest}; disjoint chains, {worst(disjoint)}"
@@ -172,7 +172,7 @@ def _c6(metrics: Metrics, chance: float) -> Claim:
     )
     dosed = {"0": "dose-0", "50": "dose-50", "100": "standard"}
     if not {"F", "H", "R"} <= set(metrics.groups) or not set(dosed.values()) <= set(metrics.bases):
-        return Claim("C6", statement, rule, _needs("dose"), "nothing measured")
+        return Claim("C6", statement, rule, _needs("dose"), NOTHING)
     steps = {f"{a} - {b}": difference(cot(a), cot(b)) for a, b in (("R", "H"), ("H", "F"), ("R", "F"))}
     level = {dose: estimate(cot(("F", "H", "R"), base)) for dose, base in dosed.items()}
     dose = difference(cot(("F", "H", "R")), cot(("F", "H", "R"), "dose-0"))

@@ -7,7 +7,7 @@ Arrow; all renderings pooled, paired by seed. "Refuted" asks for limits at the l
 
 from __future__ import annotations
 
-from recycle.claims import Claim, Control, Metrics, extreme
+from recycle.claims import NOTHING, Claim, Control, Metrics, extreme
 from recycle.statistics import Estimate, Row, difference, estimate
 
 NEW = ("prose", "markdown", "python")
@@ -61,7 +61,7 @@ def _gains(metrics: Metrics, library: str) -> tuple[dict[str, Estimate], dict[st
 
 
 def _said(gains: dict[str, Estimate]) -> str:
-    return "; ".join(f"{method} {gain}" for method, gain in gains.items()) or "nothing measured"
+    return "; ".join(f"{method} {gain}" for method, gain in gains.items()) or NOTHING
 
 
 def _m1(metrics: Metrics, chance: float) -> Claim:

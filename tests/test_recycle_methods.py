@@ -1,5 +1,7 @@
 """Every method by name, on experts small enough to check by hand; the negative controls carry no content."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -89,6 +91,9 @@ def test_the_oracle_uses_the_expert_that_knows_the_hop():
     torch.testing.assert_close(output("oracle", X, form="cot", phase=0), DELTAS[0])
     torch.testing.assert_close(output("oracle", X, form="cot", phase=1), DELTAS[0])
     torch.testing.assert_close(output("oracle", X, form="cot", phase=2), DELTAS[1])
+    one, two = experts().values()
+    crowd = {**experts(), "others": dataclasses.replace(two, origin={"reads": "hop1"})}
+    torch.testing.assert_close(output("oracle", X, crowd, form="hop1"), X @ one.delta("0").mT)
     prepared = METHODS["oracle"](experts(), torch.Generator(), TASK)
     assert [phase.until for phase in prepared.phases("cot")] == [".", "is", None]
 
