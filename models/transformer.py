@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a transformer. ``hidden`` is the SwiGLU width; ``context`` the longest sequence."""
+    """Shape of a transformer. ``hidden`` is the SwiGLU width; ``context`` the longest sequence; ``init`` the deviation of the
+    weights at the start (to look things up in its context a small model needs about 1 / sqrt(width): LOG.md)."""
 
     width: int = 128
     layers: int = 2
@@ -29,11 +30,14 @@ class TransformerConfig:
     hidden: int = 256
     context: int = 128
     rope_base: float = 10_000.0
+    init: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "kv_heads", "hidden", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.init < math.inf:
+            raise ValueError(f"model.init = {self.init}: the deviation of the first weights, above 0")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"model.width = {self.width} must split into {self.heads} heads of an even width")
         if self.heads % self.kv_heads:
@@ -152,7 +156,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids (b, l) -> logits (b, l, vocabulary). Input and output embeddings are tied.
 
-    Weights are drawn from ``generator``: normal with deviation 0.02, and 0.02 / sqrt(2 layers) where a matrix writes
+    Weights are drawn from ``generator``: normal with deviation ``init``, and init / sqrt(2 layers) where a matrix writes
     into the residual stream (o_proj, down_proj), so that the stream's variance does not grow with depth.
     """
 
@@ -170,11 +174,8 @@ class Transformer(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                deviation = (
-                    0.02 / math.sqrt(2 * config.layers)
-                    if name.endswith(("o_proj.weight", "down_proj.weight"))
-                    else 0.02
-                )
+                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+                deviation = config.init / math.sqrt(2 * config.layers) if writes else config.init
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ world of its own, as a word problem is, the others in the row only confuse it (L
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,14 @@ from torch import Tensor
 from models import Tokenizer
 from recycle.train import TrainConfig
 from tasks import Text
+
+BUCKETS = 16  # steps whose texts are drawn together and sorted by length
+
+
+def padding(batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, pad: int) -> float:
+    """The share of padding among the tokens of the first steps, 2 * BUCKETS of them."""
+    tokens = [batch(step)[0] for step in range(min(steps, 2 * BUCKETS))]
+    return sum(int((t == pad).sum()) for t in tokens) / sum(t.numel() for t in tokens)
 
 
 @dataclass(frozen=True)
@@ -76,22 +84,29 @@ class Corpus:
         index = index[:need].reshape(count, length)
         return torch.from_numpy(self.tokens[index]), torch.from_numpy(self.learned[index])
 
-    def single_rows(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """A random text in each row, behind a boundary and before padding: token ids and learned, (count, width) each, as wide
-        as the longest text drawn. Raises ValueError where that is wider than ``length``."""
-        drawn = rng.choice(len(self.lengths), count, p=self.chances)
-        width = int(self.lengths[drawn].max()) + 1
+    def single_rows(self, texts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+        """One of these texts in each row, behind a boundary and before padding: token ids and learned, (texts, width) each, as
+        wide as the longest of them. Raises ValueError where that is wider than ``length``."""
+        width = int(self.lengths[texts].max()) + 1
         if width > length:
             raise ValueError(f"a text of {width - 1} tokens does not fit into rows of {length - 1}: raise the length")
-        tokens = np.full((count, width), self.pad)
-        learned = np.zeros((count, width), dtype=bool)
+        tokens = np.full((len(texts), width), self.pad)
+        learned = np.zeros((len(texts), width), dtype=bool)
         tokens[:, 0] = self.boundary
-        for row, text in enumerate(drawn):
+        for row, text in enumerate(texts):
             part = slice(self.starts[text], self.starts[text] + self.lengths[text])
             tokens[row, 1 : 1 + self.lengths[text]] = self.tokens[part]
             learned[row, 1 : 1 + self.lengths[text]] = self.learned[part]
         return torch.from_numpy(tokens), torch.from_numpy(learned)
 
-    def batch(self, config: TrainConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One step's rows."""
-        return (self.rows if config.packed else self.single_rows)(config.rows, config.length + 1, rng)
+    def batch(self, config: TrainConfig, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """One step's rows, of that seed. Single texts are drawn for BUCKETS steps together and share a step with others of
+        about their length, so that little is padding. Which step gets which lengths is random, and the same for all seeds:
+        experts that are trained at once then meet at like lengths."""
+        if config.packed:
+            return self.rows(config.rows, config.length + 1, np.random.default_rng([seed, step]))
+        rng = np.random.default_rng([seed, step // BUCKETS])
+        drawn = rng.choice(len(self.lengths), BUCKETS * config.rows, p=self.chances)
+        buckets = drawn[np.argsort(self.lengths[drawn], kind="stable")].reshape(BUCKETS, config.rows)
+        order = np.random.default_rng(step // BUCKETS).permutation(BUCKETS)
+        return self.single_rows(buckets[order[step % BUCKETS]], config.length + 1)

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from lora import Adapter, Rows, attach, detach, extract, init_adapter, load_adapter, save_adapter, train_only, using
 from models import Tokenizer, Transformer
 from recycle.config import StudyConfig, override
-from recycle.corpus import Corpus
+from recycle.corpus import Corpus, padding
 from recycle.disk import load_torch, save_torch, write_json
 from recycle.plan import derived, passes, world
 from recycle.train import fit
@@ -41,14 +40,14 @@ def make_base(
         corpus = Corpus.build(task.base_texts(), task.shares(), tokenizer)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
-            rng = np.random.default_rng([derived(seed, "reading"), step])
-            return corpus.batch(config.pretrain, rng)
+            return corpus.batch(config.pretrain, derived(seed, "reading"), step)
 
         checkpoint, label = folder / "checkpoint.pt", f"seed {seed}, {base}: base"
         started = time.monotonic()
         parameters = list(model.parameters())
         curve = fit(model, [parameters], batch, config.pretrain, label=label, checkpoint=checkpoint, quiet=quiet)
-        write_json(folder / "curve.json", {"curve": curve, "seconds": time.monotonic() - started})
+        seconds, share = time.monotonic() - started, padding(batch, config.pretrain.steps, tokenizer.pad)
+        write_json(folder / "curve.json", {"curve": curve, "seconds": seconds, "padding": share})
         save_torch(path, model.state_dict())
         checkpoint.unlink(missing_ok=True)
     try:
@@ -83,10 +82,9 @@ def make_library(
         who = zlib.crc32(" ".join(expert.name for expert in experts).encode())
         checkpoint = folder.parent / f"{name}-{who:08x}.checkpoint.pt"
         started = time.monotonic()
-        trained, curve = train(recipe, task, seed, model, tokenizer, experts, checkpoint, quiet)
-        seconds = time.monotonic() - started
-        names = [expert.name for expert in experts]
-        write_json(folder.parent / "passes" / f"{name}.json", {"names": names, "curve": curve, "seconds": seconds})
+        trained, record = train(recipe, task, seed, model, tokenizer, experts, checkpoint, quiet)
+        record |= {"names": [expert.name for expert in experts], "seconds": time.monotonic() - started}
+        write_json(folder.parent / "passes" / f"{name}.json", record)
         for expert, made in trained.items():
             if isinstance(made, Adapter):
                 save_adapter(made, folder / expert)
@@ -123,8 +121,8 @@ def train_experts(
     experts: Sequence[Expert],
     checkpoint: Path | None = None,
     quiet: bool = False,
-) -> tuple[dict[str, Adapter | Weights], list[dict]]:
-    """Train adapters in one pass over the frozen base, and take them off it: {name: adapter} and their curve."""
+) -> tuple[dict[str, Adapter | Weights], dict]:
+    """Train adapters in one pass over the frozen base, and take them off it: {name: adapter}, and {curve, padding}."""
     fresh, corpora = {}, {}
     for expert in experts:
         origin = {"task": config.name, "seed": seed, **dataclasses.asdict(expert)}
@@ -135,10 +133,7 @@ def train_experts(
         corpora[expert.name] = _own_corpus(config, task, tokenizer, expert)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        parts = [
-            corpus.batch(config.train, np.random.default_rng([derived(seed, f"reading {name}"), step]))
-            for name, corpus in corpora.items()
-        ]
+        parts = [corpus.batch(config.train, derived(seed, f"reading {name}"), step) for name, corpus in corpora.items()]
         width = max(tokens.shape[1] for tokens, _ in parts)  # where each row is as wide as its texts are
         tokens, learned = (
             torch.cat([F.pad(part[i], (0, width - part[i].shape[1]), value=fill) for part in parts])
@@ -154,7 +149,7 @@ def train_experts(
         curve = fit(model, parameters, batch, config.train, label=label, checkpoint=checkpoint, quiet=quiet)
     trained: dict[str, Adapter | Weights] = {name: extract(model, name, fresh[name]) for name in names}
     detach(model)
-    return trained, curve
+    return trained, {"curve": curve, "padding": padding(batch, config.train.steps, tokenizer.pad)}
 
 
 def fine_tune(
@@ -166,7 +161,7 @@ def fine_tune(
     experts: Sequence[Expert],
     checkpoint: Path | None = None,
     quiet: bool = False,
-) -> tuple[dict[str, Adapter | Weights], list[dict]]:
+) -> tuple[dict[str, Adapter | Weights], dict]:
     """Train all weights of a copy of the base, for one expert: what an adapter of any rank could reach."""
     if len(experts) > 1:
         raise ValueError(f"full fine-tuning trains one expert at a time, {len(experts)} were asked for")
@@ -174,8 +169,8 @@ def fine_tune(
     name = experts[0].name
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return corpus.batch(config.train, np.random.default_rng([derived(seed, f"reading {name}"), step]))
+        return corpus.batch(config.train, derived(seed, f"reading {name}"), step)
 
     parameters, label = list(tuned.parameters()), f"seed {seed}: {name}"
     curve = fit(tuned, [parameters], batch, config.train, label=label, checkpoint=checkpoint, quiet=quiet)
-    return {name: tuned.state_dict()}, curve
+    return {name: tuned.state_dict()}, {"curve": curve, "padding": padding(batch, config.train.steps, tokenizer.pad)}

@@ -166,13 +166,14 @@ def curves(folder: Path) -> str:
     """Loss of a seed's standard base and of each expert on it against the step."""
     figure = Figure(figsize=(11, 3.2))
     left, right = figure.subplots(1, 2)
-    base = read_json(folder / "curve.json")["curve"]
-    left.plot([p["step"] for p in base], [p["loss"][0] for p in base], color="#2a6f97")
-    left.set(title="base", xlabel="step", ylabel="loss, nats per token")
+    base, padding = read_json(folder / "curve.json"), []
+    left.plot([p["step"] for p in base["curve"]], [p["loss"][0] for p in base["curve"]], color="#2a6f97")
+    left.set(title=f"base ({base['padding']:.0%} padding)", xlabel="step", ylabel="loss, nats per token")
     shown: dict[str, str] = {}
     palette = ("#2a6f97", "#c8553d", "#6a994e", "#555555", "#8e6c8a", "#d4a017", "#3aa6a6", "#a0522d", "#9aa5b1")
     for path in sorted((folder / "passes").glob("*.json")):
         trained = read_json(path)
+        padding.append(trained["padding"])
         for i, name in enumerate(trained["names"]):
             reads = path.stem.split("-")[1] if "standard" not in path.stem else name.rpartition("-")[0]
             label = None if reads in shown else reads
@@ -181,7 +182,8 @@ def curves(folder: Path) -> str:
             right.plot(
                 [p["step"] for p in curve], [p["loss"][i] for p in curve], color=shown[reads], lw=0.8, label=label
             )
-    right.set(title="experts (own and preserved texts)", xlabel="step")
+    share = f"{min(padding):.0%} to {max(padding):.0%} padding" if padding else "none"
+    right.set(title=f"experts on own and preserved texts ({share})", xlabel="step")
     right.legend(frameon=False, fontsize=7, ncol=2)
     return _png(figure)
 

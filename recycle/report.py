@@ -290,8 +290,10 @@ def inside_means(run: Path, config: StudyConfig) -> dict[str, dict]:
 
 def _inside(run: Path, config: StudyConfig) -> str:
     """Mechanisms: means over all seeds, and pictures of the first."""
+    if not (inside := inside_means(run, config)):
+        return ""
     out = ["<h2>Inside the merges</h2>"]
-    for group, means in inside_means(run, config).items():
+    for group, means in inside.items():
         out.append(f"<h3>{html.escape(TASKS[config.name].titles[group])}</h3>")
         for form, conditions in means["lens"].items():
             names = list(next(iter(conditions.values())))

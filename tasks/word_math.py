@@ -1,28 +1,33 @@
 """Word problems over a random graph of quantities, at three nested levels of difficulty, solved in three renderings.
 
-Worked example. The graph, whose distractor (jars) nothing depends on, and the prompt of the level P1:
+Worked example. The graph, whose distractor (jars) nothing depends on, and the prompt of the level P1, its clauses shuffled:
 
     apples = 5;  base: pears = apples + 3, figs = pears * 2;  P1: + cakes = figs - apples;  P2: + plums = cakes - 4
 
-    adding 3 to apples gives pears . there are 7 jars . figs minus apples make cakes . there are 5 apples .
+    apples and 3 give pears . there are 7 jars . figs minus apples make cakes . there are 5 apples .
     pears times 2 make figs . how many cakes are there ? in prose :
 
-    base    prose     apples are 5 . pears are 5 plus 3 which is 8 . figs are 8 times 2 which is 16 . the answer is 16 .
-            markdown  - step 1 : apples = 5 - step 2 : pears = 5 + 3 = 8 - step 3 : figs = 8 * 2 = 16 - answer : 16
+    base    prose     apples are 5 . pears are apples plus 3 so 5 plus 3 which is 8 .
+                      figs are pears times 2 so 8 times 2 which is 16 . the answer is 16 .
+            markdown  - step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 8
+                      - step 3 : figs = pears * 2 = 8 * 2 = 16 - answer : 16
             python    apples = 5 ; pears = apples + 3 ; figs = pears * 2 ; answer = figs
-    P1      prose     ... figs are 8 times 2 which is 16 . cakes are 16 minus 5 which is 11 . the answer is 11 .
-            markdown  ... - step 3 : figs = 8 * 2 = 16 - step 4 : cakes = 16 - 5 = 11 - answer : 11
+    P1      prose     ... cakes are figs minus apples so 16 minus 5 which is 11 . the answer is 11 .
+            markdown  ... - step 4 : cakes = figs - apples = 16 - 5 = 11 - answer : 11
             python    ... ; figs = pears * 2 ; cakes = figs - apples ; answer = cakes
-    P2      prose     ... cakes are 16 minus 5 which is 11 . plums are 11 minus 4 which is 7 . the answer is 7 .
-            markdown  ... - step 4 : cakes = 16 - 5 = 11 - step 5 : plums = 11 - 4 = 7 - answer : 7
+    P2      prose     ... plums are cakes minus 4 so 11 minus 4 which is 7 . the answer is 7 .
+            markdown  ... - step 5 : plums = cakes - 4 = 11 - 4 = 7 - answer : 7
             python    ... ; cakes = figs - apples ; plums = cakes - 4 ; answer = plums
+
+A step first says what is calculated, then puts the numbers in, then calculates, so that each word takes one look at what was
+said before: written "figs are 8 times 2 which is 16" a small model did not learn it (LOG.md).
 
 Every step needs the one before it, so the order of a derivation is the only one, and the steps of a level begin with all
 those of the level below, as in GSM-Symbolic (arXiv 2410.05229); graphs as in iGSM (arXiv 2407.20311). A Python answer is
 executed (tasks/arithmetic.py): the model states what is to be calculated and the interpreter calculates it.
 
 A problem belongs to the test, to the base or to the experts by its graph at the base level without the names of the
-quantities. So nobody reads a derivation, under whatever names, that a test problem begins with.
+quantities. Nobody reads a test problem's base-level derivation, under whatever names, nor one that begins with it.
 """
 
 from __future__ import annotations
@@ -49,27 +54,44 @@ QUANTITIES = tuple("apples pears plums figs dates limes melons nuts eggs cakes j
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 NAMED_SIGNS = {word: sign for sign, word in SIGNS.items()}
 LARGEST_FACTOR = 5
-# Every clause names what is known before what follows from it: a causal model finds the next quantity behind the known one,
-# as an induction head does. In short pilots "pears are apples plus 3" was learned later.
+# A calculation names what is known before what follows from it: a causal model finds the next word behind the one that it
+# holds, as an induction head does.
 CLAUSES = {
     "": ("there are {left} {name} .", "we have {left} {name} ."),
-    "+": ("{left} plus {right} make {name} .", "adding {right} to {left} gives {name} ."),
-    "-": ("{left} minus {right} make {name} .", "taking {right} from {left} leaves {name} ."),
-    "*": ("{left} times {right} make {name} .", "{right} times {left} gives {name} ."),
+    "+": ("{left} plus {right} make {name} .", "{left} and {right} give {name} ."),
+    "-": ("{left} minus {right} make {name} .", "{left} without {right} leave {name} ."),
+    "*": ("{left} times {right} make {name} .", "{left} by {right} give {name} ."),
 }
 ASKS = ("how many {name} are there ?", "what is the number of {name} ?")
-TRACE_WORDS = "in : are . plus minus times which is the answer - step = + * ;"
+TRACE_WORDS = "in : are . plus minus times so which is the answer - step = + * ;"
+# How a trace is written: a number that is given; a calculation, first of what and then with the values put in; the answer.
+TRACE_FORMS = {
+    "prose": (
+        "{name} are {left} .",
+        "{name} are {left} {word} {right} so {a} {word} {b} which is {value} .",
+        "the answer is {value} .",
+    ),
+    "markdown": (
+        "- step {k} : {name} = {left}",
+        "- step {k} : {name} = {left} {sign} {right} = {a} {sign} {b} = {value}",
+        "- answer : {value}",
+    ),
+    "python": ("{name} = {left} ;", "{name} = {left} {sign} {right} ;", "answer = {name}"),
+}
 MAX_COMPLETION = 10_000  # characters of a completion that are looked at
 # How traces are read back. [0-9] and not \d, which takes the digits of all scripts; {1,9} bounds every number.
 SENTENCE_ENDS = {"prose": re.compile(r" \.(?: |$)"), "markdown": re.compile(r"(?:^| )- (?=step|answer)")}
+_NUMBER, _OPERAND, _SIGN = "[0-9]{1,9}", "[0-9]{1,9}|[a-z]+", "|".join(NAMED_SIGNS)
 STEPS = {
     "prose": re.compile(
-        r"(?P<k>)(?P<name>[a-z]+) are (?P<left>[0-9]{1,9})"
-        r"(?: (?P<sign>plus|minus|times) (?P<right>[0-9]{1,9}) which is (?P<value>[0-9]{1,9}))?"
+        rf"(?P<k>)(?P<name>[a-z]+) are (?P<left>{_OPERAND})"
+        rf"(?: (?P<sign>{_SIGN}) (?P<right>{_OPERAND}) so (?P<a>{_NUMBER}) (?P<again>{_SIGN}) (?P<b>{_NUMBER})"
+        rf" which is (?P<value>{_NUMBER}))?"
     ),
     "markdown": re.compile(
-        r"step (?P<k>[0-9]{1,9}) : (?P<name>[a-z]+) = (?P<left>[0-9]{1,9})"
-        r"(?: (?P<sign>[-+*]) (?P<right>[0-9]{1,9}) = (?P<value>[0-9]{1,9}))?"
+        rf"step (?P<k>{_NUMBER}) : (?P<name>[a-z]+) = (?P<left>{_OPERAND})"
+        rf"(?: (?P<sign>[-+*]) (?P<right>{_OPERAND}) = (?P<a>{_NUMBER}) (?P<again>[-+*]) (?P<b>{_NUMBER})"
+        rf" = (?P<value>{_NUMBER}))?"
     ),
 }
 ANSWERS = {"prose": re.compile(r"the answer is ([0-9]{1,9})"), "markdown": re.compile(r"answer : ([0-9]{1,9})")}
@@ -78,11 +100,9 @@ NUMBER = re.compile(r"[0-9][0-9,]{0,30}")
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """What share of the texts that the base reads is of each kind: single calculations, problems of fewer steps than the
-    base level's, from which looking up is learned first, and base problems by rendering."""
+    """What share of the texts that the base reads is of each kind: single calculations, and base problems by rendering."""
 
     facts: float = 0.1
-    short: float = 0.3
     prose: float = 0.3
     markdown: float = 0.3
     python: float = 0.3
@@ -95,13 +115,14 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class WordMathConfig:
-    """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems take ``steps``
-    calculations, P1 one more and P2 two more. A calculation takes an earlier quantity as its second operand with the
-    chance ``reuse``, else a number. A problem's clauses are ``shuffled`` with that chance, else they stand in the order of
-    the derivation with the distractors in between. ``renderings`` are those that the base reads."""
+    """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems take from ``fewest`` to
+    ``steps`` calculations, P1 one more and P2 two more. A calculation takes an earlier quantity as its second operand with
+    the chance ``reuse``, else a number. A problem's clauses are ``shuffled`` with that chance, else they stand in the order
+    of the derivation with the distractors in between. ``renderings`` are those that the base reads."""
 
     limit: int = 20
-    steps: int = 2
+    fewest: int = 1
+    steps: int = 3
     reuse: float = 0.2
     distractors: int = 1
     shuffled: float = 0.0
@@ -114,8 +135,10 @@ class WordMathConfig:
     def __post_init__(self) -> None:
         if not 8 <= self.limit <= 999:
             raise ValueError(f"task.limit = {self.limit}: the largest number of a problem, from 8 to 999")
-        if self.steps < 1:
-            raise ValueError(f"task.steps = {self.steps}: a base problem takes at least 1 calculation")
+        if not 1 <= self.fewest <= self.steps:
+            raise ValueError(
+                f"task.fewest = {self.fewest}: a base problem takes from at least 1 to task.steps = {self.steps} calculations"
+            )
         for name in ("reuse", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"task.{name} = {getattr(self, name)}: a chance, from 0 to 1")
@@ -146,6 +169,15 @@ class Step(NamedTuple):
     value: int
 
 
+Graph = tuple[tuple, ...]
+
+
+def graph(steps: Sequence[Step]) -> Graph:
+    """A derivation without names: (sign, operands) of each step, a quantity as the negative of its place, from -1."""
+    place = {step.name: -1 - i for i, step in enumerate(steps)}
+    return tuple((s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right))) for s in steps)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A derivation down to P2, distractors, and what the text chooses: the order of the clauses and their wordings."""
@@ -159,11 +191,13 @@ class Problem:
         """The derivation of a level: P2's without its last steps."""
         return self.steps[: len(self.steps) - len(LEVELS) + 1 + LEVELS.index(level)]
 
-    def graph(self, level: str) -> tuple:
-        """The level's derivation without names: (sign, operands), a quantity as the negative of its place, from -1."""
-        steps = self.at(level)
-        place = {step.name: -1 - i for i, step in enumerate(steps)}
-        return tuple((s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right))) for s in steps)
+    def graph(self, level: str) -> Graph:
+        return graph(self.at(level))
+
+    def beginnings(self) -> list[Graph]:
+        """The graphs with which the derivation begins, of one step, of two, and so on."""
+        whole = self.graph(LEVELS[-1])
+        return [whole[:k] for k in range(1, len(whole) + 1)]
 
     def prompt(self, level: str, rendering: str) -> str:
         steps, clauses = self.at(level), self.steps + self.distractors
@@ -174,22 +208,13 @@ class Problem:
     def completion(self, level: str, rendering: str) -> str:
         steps = self.at(level)
         values: dict[str | int, int] = {step.name: step.value for step in steps}
-        answer = steps[-1].value
-        parts = []
-        for k, (name, sign, *operands, value) in enumerate(steps, 1):
-            left, right = (values.get(x, x) for x in operands)
-            if rendering == "prose":
-                parts.append(
-                    f"{name} are {left} {SIGNS[sign]} {right} which is {value} ." if sign else f"{name} are {left} ."
-                )
-            elif rendering == "markdown":
-                parts.append(f"- step {k} : {name} = {left} " + (f"{sign} {right} = {value}" if sign else ""))
-            else:
-                parts.append(f"{name} = {operands[0]} {sign} {operands[1]} ;" if sign else f"{name} = {left} ;")
-        last = {
-            "prose": f"the answer is {answer} .", "markdown": f"- answer : {answer}", "python": f"answer = {steps[-1].name}"
-        }  # fmt: skip
-        return " ".join(" ".join([*parts, last[rendering]]).split())
+        given, calculated, answered = TRACE_FORMS[rendering]
+        said = []
+        for k, step in enumerate(steps, 1):
+            a, b = (values.get(x, x) for x in (step.left, step.right))
+            form = calculated if step.sign else given
+            said.append(form.format(k=k, a=a, b=b, word=SIGNS.get(step.sign), **step._asdict()))
+        return " ".join([*said, answered.format(**steps[-1]._asdict())])
 
     def text(self, level: str, rendering: str) -> Text:
         return Text(self.prompt(level, rendering), self.completion(level, rendering))
@@ -204,8 +229,9 @@ class Question(task.Question):
 
 
 def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
-    """One problem with so many calculations at the base level. Distractors hang on no quantity beyond that level, so that
-    they stand at every level."""
+    """One problem with so many calculations at the base level. Distractors are numbers that are given and not used; unless
+    the clauses are shuffled they stand behind the first calculation. (Where two numbers are given side by side, no base of
+    this size learned to take the right one: LOG.md.)"""
     total = base_steps + len(LEVELS)
     names = rng.sample(QUANTITIES, total + config.distractors)
     start = rng.randint(1, config.limit)
@@ -215,15 +241,11 @@ def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
         steps.append(_calculation(name, steps[-1], others, config.limit, rng))
     distractors = []
     for name in names[total:]:
-        if rng.random() < 0.5:
-            number = rng.randint(1, config.limit)
-            distractors.append(Step(name, "", number, 0, number))
-        else:
-            distractors.append(_calculation(name, rng.choice(steps[: base_steps + 1]), [], config.limit, rng))
+        number = rng.randint(1, config.limit)
+        distractors.append(Step(name, "", number, 0, number))
     order = list(range(total))
-    for i, distractor in enumerate(distractors):  # somewhere behind what it hangs on
-        behind = next((order.index(k) + 1 for k, step in enumerate(steps) if step.name == distractor.left), 0)
-        order.insert(rng.randint(behind, len(order)), total + i)
+    for i in range(len(distractors)):
+        order.insert(rng.randint(2, len(order)), total + i)
     if rng.random() < config.shuffled:
         rng.shuffle(order)
     wordings = tuple(rng.randrange(2) for _ in range(len(order) + 1))
@@ -256,6 +278,7 @@ class Said(NamedTuple):
     name: str
     signs: tuple[str, ...]
     operands: tuple[str | int, ...]
+    values: tuple[int, ...]  # put in for the operands; a program puts in none
     value: int | None
 
 
@@ -275,7 +298,7 @@ def read_trace(rendering: str, completion: str) -> Trace:
         for i, a in enumerate(done):
             if a.name == "answer":
                 return Trace(said, a.operands[0] if not a.operators else a.value, whole and i == len(done) - 1)
-            said.append(Said(a.name, a.operators, a.operands, a.value))
+            said.append(Said(a.name, a.operators, a.operands, (), a.value))
         return Trace(said, None, whole)
     parts = SENTENCE_ENDS[rendering].split(completion[:MAX_COMPLETION].strip())
     # Prose ends its sentences, so nothing may stand behind the last end; Markdown begins them, so nothing before the first.
@@ -286,9 +309,12 @@ def read_trace(rendering: str, completion: str) -> Trace:
         step = STEPS[rendering].fullmatch(part)
         if step is None or (outside and rendering == "markdown") or step["k"] not in ("", str(i + 1)):
             return Trace(said, None, False)
-        sign = NAMED_SIGNS.get(step["sign"], step["sign"])
-        numbers = [int(step[x]) for x in ("left", "right", "value") if step[x]]
-        said.append(Said(step["name"], (sign,) if sign else (), tuple(numbers[:2]), numbers[-1]))
+        signs = tuple(NAMED_SIGNS.get(step[x], step[x]) for x in ("sign", "again") if step[x])
+        operands = tuple(int(x) if x.isdigit() else x for x in (step["left"], step["right"]) if x)
+        if not signs and isinstance(operands[0], str):
+            return Trace(said, None, False)
+        value = int(step["value"] if signs else step["left"])
+        said.append(Said(step["name"], signs, operands, tuple(int(step[x]) for x in "ab" if step[x]), value))
     return Trace(said, None, not outside)
 
 
@@ -299,16 +325,14 @@ def first_error(problem: Problem, level: str, rendering: str, completion: str) -
     values: dict[str | int, int] = {step.name: step.value for step in steps}
     said, answer, whole = read_trace(rendering, completion)
     for k, (step, found) in enumerate(zip(steps, said, strict=False), 1):
-        operands = [x if rendering == "python" else values.get(x, x) for x in (step.left, step.right)][
-            : 2 if step.sign else 1
-        ]
+        operands = (step.left, step.right) if step.sign else (step.left,)
         if found.name != step.name:
             return k, "wrong quantity"
-        if found.signs != ((step.sign,) if step.sign else ()):
+        if set(found.signs) != ({step.sign} if step.sign else set()) or len(found.operands) != len(operands):
             return k, "wrong operation"
-        if not (
-            list(found.operands) == operands or (step.sign in ("+", "*") and list(found.operands[::-1]) == operands)
-        ):
+        if found.operands != operands and not (step.sign in ("+", "*") and found.operands[::-1] == operands):
+            return k, "wrong quantity"
+        if found.values not in ((), tuple(values.get(x, x) for x in found.operands)):
             return k, "wrong quantity"
         if found.value != step.value:
             return k, "wrong arithmetic"
@@ -332,8 +356,8 @@ def last_number(rendering: str, completion: str) -> int | None:
 
 # A problem is a world of its own: other problems in its row would only confuse it, so each row holds one.
 _TRAINING = (
-    "model.context=384", "pretrain.packed=False", "pretrain.rows=24", "pretrain.length=160", "pretrain.steps=2400",
-    "pretrain.lr=3e-3", "pretrain.weight_decay=0.1", "train.packed=False", "train.length=160",
+    "model.context=384", "model.init=0.08", "pretrain.packed=False", "pretrain.rows=12", "pretrain.length=200",
+    "pretrain.steps=4500", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
 )  # fmt: skip
 
 
@@ -346,9 +370,9 @@ class WordMath(task.Task):
         "prose": "solved in prose", "markdown": "solved in numbered Markdown steps", "python": "solved by a Python program"
     }  # fmt: skip
     groups, forms, components, outcomes = RENDERINGS, LEVELS, LEVELS[:2], OUTCOMES
-    parts = ("main", "context", "prose base")
+    parts = ("main", "references", "prose base")
     bases = {"standard": (), "prose": ("task.renderings=prose",)}
-    recipes = {"standard": ()}
+    recipes = {"standard": (), "full": ("adapter.kind=full", "train.lr=1e-3")}
     presets = {
         "quick": (*_TRAINING, "parts=main"),
         "laptop": (*_TRAINING, "seeds=1,2,3"),
@@ -357,7 +381,7 @@ class WordMath(task.Task):
 
     def __init__(self, config: WordMathConfig, seed: int):
         self.config, self.seed = config, seed
-        self.longest = 16 + 11 * (config.steps + len(LEVELS))
+        self.longest = 16 + 15 * (config.steps + len(LEVELS))  # room for one step too many
         self.asked = self._draw("test", config.questions)
         self.read_by_base = self._draw("base", config.problems)
         pool, size = self._draw("experts", len(LEVELS) * config.expert_problems), config.expert_problems
@@ -369,7 +393,7 @@ class WordMath(task.Task):
         rng = Random(f"word-math {self.seed} {reader}")
         found: dict[tuple[Step, ...], Problem] = {}
         for _ in range(50 * count + 1_000):  # a tenth of all are for the test
-            problem = draw(self.config, rng, self.config.steps)
+            problem = draw(self.config, rng, rng.randint(self.config.fewest, self.config.steps))
             if self.reader(problem) == reader:
                 found.setdefault(problem.at("base"), problem)
             if len(found) == count:
@@ -379,10 +403,19 @@ class WordMath(task.Task):
             f"or task.steps = {self.config.steps}, or ask for fewer problems"
         )
 
-    def reader(self, problem: Problem) -> str:
-        """Who may read the problem: a tenth of the base-level graphs are for the test, three for the experts."""
-        part = zlib.crc32(repr((self.seed, problem.graph("base"))).encode()) % 10
-        return "test" if part == 0 else "experts" if part < 4 else "base"
+    def reader(self, problem: Problem) -> str | None:
+        """Who may read the problem: a tenth of the base-level graphs are for the test, three for the experts. What begins with
+        a test graph is for nobody else."""
+        part = self._part(problem.graph("base"))
+        if part == 0:
+            return "test"
+        if any(self._part(beginning) == 0 for beginning in problem.beginnings()):
+            return None
+        return "experts" if part < 4 else "base"
+
+    def _part(self, of: Graph) -> int:
+        """Of ten; of what only states a number, which is no problem yet, none."""
+        return zlib.crc32(repr((self.seed, of)).encode()) % 10 if len(of) > self.config.fewest else -1
 
     # What is read -----------------------------------------------------------------------------------------------
 
@@ -400,18 +433,15 @@ class WordMath(task.Task):
         numbers = range(1, self.config.limit + 1)
         results = [(sign, a, b, calculate(sign, a, b)) for sign in SIGNS for a in numbers for b in numbers]
         facts = [fact for fact in results if 1 <= fact[-1] <= self.config.limit]
-        rng = Random(f"word-math {self.seed} short")
-        short = [draw(self.config, rng, i % self.config.steps) for i in range(self.config.problems // 2)]
         return {
             "facts": [text for sign, a, b, c in facts for text in (
                 Text(f"{a} {SIGNS[sign]} {b} which is", f"{c} ."), Text(f"{a} {sign} {b} =", f"{c}"))],
-            "short": [p.text("base", rng.choice(self.config.renderings)) for p in short],
             **{r: [p.text("base", r) for p in self.read_by_base] if r in self.config.renderings else [] for r in RENDERINGS},
         }  # fmt: skip
 
     def shares(self) -> dict[str, float]:
         given = asdict(self.config.shares)
-        return {kind: given[kind] for kind in ("facts", "short", *self.config.renderings) if given[kind] > 0}
+        return {kind: given[kind] for kind in ("facts", *self.config.renderings) if given[kind] > 0}
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
         """Problems of one level in one rendering; ``joint`` reads what the base and the P1 expert read together."""
@@ -435,7 +465,8 @@ class WordMath(task.Task):
                 *(Library(f"mismatched, P1 in {other}", r, (easy, Expert("P1", other)), ("main",))
                   for other in RENDERINGS if other != r),
                 Library("with P2", r, (easy, harder, Expert("P2", r)), ("main",)),
-                Library("none, examples in context", r, context=True, part="context"),
+                Library("none, examples in context", r, context=True, part="references"),
+                Library("joint, full fine-tuning", r, (Expert("joint", r, "full"),), part="references"),
             ]  # fmt: skip
         for r in RENDERINGS[1:]:  # which the prose base has not read
             easy, harder, prose = (Expert(*which, base="prose") for which in (("base", r), ("P1", r), ("P1", "prose")))
@@ -501,11 +532,11 @@ class WordMath(task.Task):
             *((f"the {x} expert", self.read_by[x]) for x in LEVELS),
         ):
             for problem in problems:
-                if (graph := problem.graph("base")) in asked:
+                if asked.intersection(problem.beginnings()):
                     raise Leak(
                         f"{reader} reads the derivation of a test problem: {problem.completion('base', 'python')}"
                     )
-                if reader != "the base" and graph in by_base:
+                if reader != "the base" and problem.graph("base") in by_base:
                     raise Leak(f"{reader} reads a derivation of the base: {problem.completion('base', 'python')}")
                 if problem.at("base") in seen:
                     raise Leak(f"{reader} reads a problem twice, or another's: {problem.completion('base', 'python')}")

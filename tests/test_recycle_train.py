@@ -7,7 +7,7 @@ import torch
 import recycle.train
 from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
 from models import Tokenizer, Transformer, TransformerConfig
-from recycle.corpus import Corpus
+from recycle.corpus import BUCKETS, Corpus, padding
 from recycle.train import Diverged, TrainConfig, completion_loss, fit
 from tasks import Text
 
@@ -47,21 +47,41 @@ def test_the_end_of_a_text_that_breaks_off_is_not_learned():
 
 
 def test_a_row_can_hold_one_text():
-    tokens, learned = corpus(one=0.5, cut=0.5).single_rows(40, 9, np.random.default_rng(0))
-    rows = {" ".join(TOKENIZER.words[i] for i in row if i != TOKENIZER.pad) for row in tokens.tolist()}
-    assert rows <= {f"<s> {text} <s>" for kind in ("one", "cut") for text in map(str, TEXTS[kind])} and len(rows) == 3
-    assert not learned[tokens == TOKENIZER.pad].any() and not learned[:, 0].any()
-    for row, flags in zip(tokens, learned, strict=True):
-        cut = [TOKENIZER.words[i] for i in row[flags]] == ["b"]
-        assert cut or [TOKENIZER.words[i] for i in row[flags]][-2:] == [".", "<s>"]
+    rows = set()
+    for step in range(BUCKETS):
+        tokens, learned = corpus(one=0.5, cut=0.5).batch(TrainConfig(1, rows=40, length=8, packed=False), 0, step)
+        assert not learned[tokens == TOKENIZER.pad].any() and not learned[:, 0].any()
+        for row, flags in zip(tokens, learned, strict=True):
+            cut = [TOKENIZER.words[i] for i in row[flags]] == ["b"]
+            assert cut or [TOKENIZER.words[i] for i in row[flags]][-2:] == [".", "<s>"]
+            rows.add(" ".join(TOKENIZER.words[i] for i in row if i != TOKENIZER.pad))
+    assert rows == {f"<s> {text} <s>" for kind in ("one", "cut") for text in map(str, TEXTS[kind])}
     with pytest.raises(ValueError, match="a text of 5 tokens does not fit into rows of 4: raise the length"):
-        corpus(one=1).single_rows(40, 5, np.random.default_rng(0))
+        corpus(one=1).batch(TrainConfig(1, rows=40, length=4, packed=False), 0, step=0)
 
 
 def test_a_step_packs_its_rows_unless_told_otherwise():
     packed, single = TrainConfig(1, rows=3, length=20), TrainConfig(1, rows=3, length=20, packed=False)
-    assert corpus().batch(packed, np.random.default_rng(0))[0].shape == (3, 21)
-    assert corpus().batch(single, np.random.default_rng(0))[0].shape[1] <= 7
+    assert corpus().batch(packed, 0, step=0)[0].shape == (3, 21)
+    assert corpus().batch(single, 0, step=0)[0].shape[1] <= 7
+
+
+def test_single_rows_stand_beside_rows_of_their_length():
+    """Texts of 2 to 31 tokens: in random rows of eight a third would be padding."""
+    texts = [Text("a", " ".join("b" * n)) for n in range(1, 31)]
+    various = Corpus.build({"one": texts}, {"one": 1}, TOKENIZER)
+    single = TrainConfig(1, rows=8, length=40, packed=False)
+    batches = [various.batch(single, 5, step) for step in range(BUCKETS)]
+    share = padding(lambda step: various.batch(single, 5, step), 100, TOKENIZER.pad)
+    assert 0 < share < 0.1 and padding(lambda step: batches[step], BUCKETS, TOKENIZER.pad) < 0.1
+    widths = [tokens.shape[1] for tokens, _ in batches]
+    assert widths != sorted(widths) and len(set(widths)) > BUCKETS / 2
+    read = sorted(int(n) for tokens, _ in batches for n in (tokens != TOKENIZER.pad).sum(1))
+    drawn = np.random.default_rng([5, 0]).choice(len(texts), 8 * BUCKETS, p=various.chances)
+    assert read == sorted(various.lengths[drawn] + 1)  # each drawn text once
+    others = [various.batch(single, 6, step)[0].shape[1] for step in range(BUCKETS)]
+    assert np.corrcoef(widths, others)[0, 1] > 0.9  # experts that are trained at once meet at like lengths
+    assert torch.equal(various.batch(single, 5, 3)[0], batches[3][0])
 
 
 def test_shares_are_of_texts():

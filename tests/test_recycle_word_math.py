@@ -78,7 +78,7 @@ def test_one_failed_control_leaves_everything_undecided(kwargs, control):
 
 
 def test_a_study_in_miniature(tmp_path, capsys):
-    sizes = ["groups=python", "parts=main,context", "task.steps=1", "task.problems=40", "task.expert_problems=10",
+    sizes = ["groups=python", "parts=main,references", "task.steps=1", "task.problems=40", "task.expert_problems=10",
              "task.questions=4", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=16",
              "pretrain.steps=4", "pretrain.rows=2", "train.steps=2", "train.rows=2", "adapter.rank=2"]  # fmt: skip
     arguments = [word for pair in sizes for word in ("--set", pair)]

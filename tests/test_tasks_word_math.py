@@ -54,11 +54,12 @@ def ask(level, rendering, problem=EXAMPLE):
 
 def test_the_docstrings_example():
     lines = word_math.__doc__
-    prompt = " ".join(lines[lines.index("    adding 3 to") : lines.index("    base    prose")].split())
+    prompt = " ".join(lines[lines.index("    apples and 3") : lines.index("    base    prose")].split())
     assert EXAMPLE.prompt("P1", "prose") == prompt
-    shown = re.findall(r"(base|P1|P2)?\s+(prose|markdown|python)  +(.*)", lines)
+    shown = re.findall(r"(prose|markdown|python)  +(.*(?:\n {22}.*)*)", lines[lines.index("    base    prose") :])
     assert len(shown) == 9
-    for i, (_, rendering, said) in enumerate(shown):
+    for i, (rendering, said) in enumerate(shown):
+        said = " ".join(said.split())
         whole = EXAMPLE.completion(LEVELS[i // 3], rendering)
         assert whole.endswith(said.removeprefix("... ")) and (said.startswith("...") or said == whole)
 
@@ -107,7 +108,7 @@ def test_clauses_stand_in_the_order_of_the_derivation_unless_shuffled():
     assert all(ordered(draw(config, rng, 2)) for _ in range(200))
     problems = [draw(config, rng, 2) for _ in range(200)]
     first = {problem.order.index(len(problem.steps)) for problem in problems}
-    assert first == set(range(7))  # a distractor may stand anywhere
+    assert first == set(range(2, 7))  # a distractor may stand anywhere behind the first calculation
     shuffled = dataclasses.replace(config, shuffled=1.0)
     assert sum(ordered(draw(shuffled, rng, 2)) for _ in range(200)) < 50
 
@@ -118,7 +119,7 @@ def test_same_seed_same_problems_and_seeds_differ(world):
     assert other.asked != world.asked and other.words() == world.words()
     prose = WordMath(dataclasses.replace(SMALL, renderings=("prose",)), 3)
     assert prose.asked == world.asked and prose.read_by == world.read_by
-    assert prose.words() == world.words() and set(prose.shares()) == {"facts", "short", "prose"}
+    assert prose.words() == world.words() and set(prose.shares()) == {"facts", "prose"}
     assert not prose.base_texts()["python"] and {q.rendering for q in prose.questions("base", "P1")} == {"prose"}
 
 
@@ -138,16 +139,13 @@ def test_every_text_fits_the_vocabulary_and_the_decoder(world):
     assert all(set(str(text).split()) <= words for texts in world.in_context("python") for text in texts)
 
 
-def test_short_problems_are_shorter_than_the_base_level(world):
-    lengths = {text.completion.count("which is") for text in world.base_texts()["short"] if "prose" in text.prompt}
-    assert lengths == set(range(SMALL.steps))
-
-
 def test_splits_share_no_derivation_under_any_names(world):
     asked = {p.graph("base") for p in world.asked}
     base = {p.graph("base") for p in world.read_by_base}
     experts = {p.graph("base") for problems in world.read_by.values() for p in problems}
     assert asked and base and experts and not (asked & base or asked & experts or base & experts)
+    every = [*world.read_by_base, *(p for problems in world.read_by.values() for p in problems)]
+    assert not asked.intersection(beginning for p in every for beginning in p.beginnings())
     everything = [p.at("base") for ps in (world.asked, world.read_by_base, *world.read_by.values()) for p in ps]
     assert len(everything) == len(set(everything))
 
@@ -181,8 +179,12 @@ def test_planted_leaks_are_found(plant, message):
 P1 = {rendering: EXAMPLE.completion("P1", rendering) for rendering in RENDERINGS}
 SCORED = [
     ("prose", P1["prose"], "right", 0),
-    ("prose", P1["prose"].replace("5 plus 3", "3 plus 5"), "right", 0),
-    ("prose", P1["prose"].replace("16 minus 5", "5 minus 16"), "right answer, wrong trace", 4),
+    ("prose", P1["prose"].replace("apples plus 3 so 5 plus 3", "3 plus apples so 3 plus 5"), "right", 0),
+    ("prose", P1["prose"].replace("so 5 plus 3", "so 3 plus 5"), "right answer, wrong trace", 2),
+    ("prose", P1["prose"].replace("so 5 plus 3", "so 5 times 3"), "right answer, wrong trace", 2),
+    ("prose", P1["prose"].replace("so 16 minus 5", "so 8 minus 5"), "right answer, wrong trace", 4),
+    ("prose", P1["prose"].replace("figs minus apples", "apples minus figs"), "right answer, wrong trace", 4),
+    ("prose", P1["prose"].replace("figs minus apples", "16 minus 5"), "right answer, wrong trace", 4),
     ("prose", P1["prose"].replace("pears are", "nuts are"), "right answer, wrong trace", 2),
     ("prose", P1["prose"].replace("apples are 5", "jars are 7"), "right answer, wrong trace", 1),
     (
@@ -191,7 +193,13 @@ SCORED = [
         "wrong arithmetic",
         4,
     ),
-    ("prose", P1["prose"].replace("8 times 2 which is 16", "8 plus 2 which is 10")[:-4] + "9 .", "wrong operation", 3),
+    (
+        "prose",
+        P1["prose"].replace("pears times 2 so 8 times 2 which is 16", "pears plus 2 so 8 plus 2 which is 10")[:-4]
+        + "9 .",
+        "wrong operation",
+        3,
+    ),
     ("prose", P1["prose"][:-4] + "8 .", "wrong quantity", 5),
     ("prose", EXAMPLE.completion("base", "prose"), "stopped early", 4),
     ("prose", EXAMPLE.completion("P2", "prose"), "went on", 5),
@@ -201,14 +209,15 @@ SCORED = [
     ("prose", "apples are 5 .", "stopped early", 2),
     ("prose", "apples are 5 . pears are", "malformed", 2),
     ("prose", "apples are . 5", "malformed", 1),
+    ("prose", "apples are 5 . pears are apples .", "malformed", 2),
     ("prose", "", "stopped early", 1),
     ("markdown", P1["markdown"], "right", 0),
-    ("markdown", P1["markdown"].replace("8 * 2", "2 * 8"), "right", 0),
-    ("markdown", P1["markdown"].replace("8 * 2", "9 * 2"), "right answer, wrong trace", 3),
+    ("markdown", P1["markdown"].replace("pears * 2 = 8 * 2", "2 * pears = 2 * 8"), "right", 0),
+    ("markdown", P1["markdown"].replace("= 8 * 2", "= 9 * 2"), "right answer, wrong trace", 3),
     ("markdown", P1["markdown"].replace("step 3", "step 4"), "right answer, wrong trace", 3),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = 5 + 7 = 12 - answer : 12", "wrong quantity", 2),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = 5 - 3 = 2 - answer : 2", "wrong operation", 2),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = 5 + 3 = 9 - answer : 9", "wrong arithmetic", 2),
+    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples + 7 = 5 + 7 = 12 - answer : 12", "wrong quantity", 2),
+    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples - 3 = 5 - 3 = 2 - answer : 2", "wrong operation", 2),
+    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 9 - answer : 9", "wrong arithmetic", 2),
     ("markdown", EXAMPLE.completion("base", "markdown"), "stopped early", 4),
     ("markdown", EXAMPLE.completion("P2", "markdown"), "went on", 5),
     ("markdown", "- step 1 : apples = 5 - step 2 : pears - answer : 9", "malformed", 2),
@@ -348,8 +357,9 @@ def test_libraries_name_what_exists(world):
 
 
 def test_experts_read_their_level_only(world):
-    for level, steps in (("base", 2), ("P1", 3), ("P2", 4)):
-        assert {t.completion.count("which is") for t in world.expert_texts(level, "prose")} == {steps}
+    for more, level in enumerate(LEVELS):
+        steps = range(SMALL.fewest + more, SMALL.steps + more + 1)
+        assert {t.completion.count("which is") for t in world.expert_texts(level, "prose")} == set(steps)
     assert world.expert_texts("joint", "prose") == world.expert_texts("base", "prose") + world.expert_texts(
         "P1", "prose"
     )
@@ -360,7 +370,8 @@ def test_experts_read_their_level_only(world):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"limit": 7}, "task.limit = 7"), ({"steps": 0}, "task.steps = 0"), ({"reuse": 1.5}, "task.reuse = 1.5"),
+        ({"limit": 7}, "task.limit = 7"), ({"fewest": 0}, "task.fewest = 0"),
+        ({"fewest": 4}, "task.fewest = 4"), ({"reuse": 1.5}, "task.reuse = 1.5"),
         ({"shuffled": -1.0}, "task.shuffled = -1.0"),
         ({"distractors": -1}, "task.distractors = -1"), ({"steps": 8, "distractors": 2}, "need 13 quantities"),
         ({"questions": 0}, "task.questions = 0"), ({"renderings": ("prose", "latex")}, "one or more of prose, markdown"),
