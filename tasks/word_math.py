@@ -122,12 +122,12 @@ class WordMathConfig:
 
     limit: int = 20
     fewest: int = 1
-    steps: int = 3
+    steps: int = 2
     reuse: float = 0.2
     distractors: int = 1
     shuffled: float = 0.0
     problems: int = 12_000  # that the base reads, each in every rendering
-    expert_problems: int = 2_000  # that one expert reads
+    expert_problems: int = 6_000  # that one expert reads
     questions: int = 100
     renderings: tuple[str, ...] = RENDERINGS
     shares: ReadingShares = field(default_factory=ReadingShares)
@@ -357,7 +357,8 @@ def last_number(rendering: str, completion: str) -> int | None:
 # A problem is a world of its own: other problems in its row would only confuse it, so each row holds one.
 _TRAINING = (
     "model.context=384", "model.init=0.08", "pretrain.packed=False", "pretrain.rows=12", "pretrain.length=200",
-    "pretrain.steps=4500", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
+    "pretrain.steps=3000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
+    "train.rows=12", "train.steps=800", "adapter.preservation=0.25",
 )  # fmt: skip
 
 

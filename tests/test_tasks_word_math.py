@@ -371,7 +371,7 @@ def test_experts_read_their_level_only(world):
     "values, message",
     [
         ({"limit": 7}, "task.limit = 7"), ({"fewest": 0}, "task.fewest = 0"),
-        ({"fewest": 4}, "task.fewest = 4"), ({"reuse": 1.5}, "task.reuse = 1.5"),
+        ({"fewest": 3}, "task.fewest = 3"), ({"reuse": 1.5}, "task.reuse = 1.5"),
         ({"shuffled": -1.0}, "task.shuffled = -1.0"),
         ({"distractors": -1}, "task.distractors = -1"), ({"steps": 8, "distractors": 2}, "need 13 quantities"),
         ({"questions": 0}, "task.questions = 0"), ({"renderings": ("prose", "latex")}, "one or more of prose, markdown"),
