@@ -118,7 +118,7 @@ class WordMathConfig:
     """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems take from ``fewest`` to
     ``steps`` calculations, P1 one more and P2 two more. A calculation takes an earlier quantity as its second operand with
     the chance ``reuse``, else a number. A problem's clauses are ``shuffled`` with that chance, else they stand in the order
-    of the derivation with the distractors in between. ``renderings`` are those that the base reads."""
+    of the derivation with the distractors behind the first calculation. ``renderings`` are those that the base reads."""
 
     limit: int = 20
     fewest: int = 1
@@ -172,12 +172,6 @@ class Step(NamedTuple):
 Graph = tuple[tuple, ...]
 
 
-def graph(steps: Sequence[Step]) -> Graph:
-    """A derivation without names: (sign, operands) of each step, a quantity as the negative of its place, from -1."""
-    place = {step.name: -1 - i for i, step in enumerate(steps)}
-    return tuple((s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right))) for s in steps)
-
-
 @dataclass(frozen=True)
 class Problem:
     """A derivation down to P2, distractors, and what the text chooses: the order of the clauses and their wordings."""
@@ -192,7 +186,10 @@ class Problem:
         return self.steps[: len(self.steps) - len(LEVELS) + 1 + LEVELS.index(level)]
 
     def graph(self, level: str) -> Graph:
-        return graph(self.at(level))
+        """The level's derivation without names: (sign, operands), a quantity as the negative of its place, from -1."""
+        steps = self.at(level)
+        place = {step.name: -1 - i for i, step in enumerate(steps)}
+        return tuple((s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right))) for s in steps)
 
     def beginnings(self) -> list[Graph]:
         """The graphs with which the derivation begins, of one step, of two, and so on."""
@@ -415,7 +412,7 @@ class WordMath(task.Task):
         return "experts" if part < 4 else "base"
 
     def _part(self, of: Graph) -> int:
-        """Of ten; of what only states a number, which is no problem yet, none."""
+        """Of ten; of what is shorter than any problem, none."""
         return zlib.crc32(repr((self.seed, of)).encode()) % 10 if len(of) > self.config.fewest else -1
 
     # What is read -----------------------------------------------------------------------------------------------
