@@ -31,7 +31,7 @@ def ask(
     questions: Sequence[Question],
     phases: Sequence[Phase] | None = None,
     contexts: Sequence[Sequence[Text]] | None = None,
-    batch: int = 256,
+    batch: int = 512,
 ) -> list[Answer]:
     """Greedy answers, in the order of the questions. Each phase goes on from what the last one wrote; without phases the
     adapters act as they do now. ``contexts`` are texts that stand before each question, as they stand in training."""

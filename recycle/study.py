@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -33,7 +33,7 @@ from recycle.evaluate import ask, compare, tally
 from recycle.experts import Weights, make_base, make_library
 from recycle.inside import look_inside
 from recycle.mechanism import interference
-from recycle.methods import METHODS
+from recycle.methods import METHODS, Phase
 from recycle.plan import Cell, cells, derived, inside_file, mains, share_out
 from tasks import Task
 
@@ -100,15 +100,20 @@ def evaluate(
     generator = torch.Generator().manual_seed(derived(cell.seed, str(cell.file)))
     prepared = METHODS[cell.method](adapters, generator, task)
     attach(model, prepared.adapters)
-    answers, rows = {}, {}
     contexts = task.in_context(group) if cell.library.context else None
+    phases = {form: prepared.phases(form) for form in task.forms}
+    questions = {form: task.questions(group, form) for form in task.forms}
+    answers, rows = {}, {}
+    for forms in asked_together(phases):
+        before = None if contexts is None else contexts * len(forms)
+        said = ask(model, tokenizer, task, [q for form in forms for q in questions[form]], phases[forms[0]], before)
+        for form in forms:
+            answers[form], said = said[: len(questions[form])], said[len(questions[form]) :]
     for form in task.forms:
-        questions, phases = task.questions(group, form), prepared.phases(form)
-        answers[form] = ask(model, tokenizer, task, questions, phases, contexts)
         rows[form] = {**cell.key, "form": form, **tally(task, answers[form])}
         if (others := task.alternatives(group, form)) and contexts is None:
-            with using(model, phases[0].mode):
-                rows[form].update(compare(model, tokenizer, questions, others))
+            with using(model, phases[form][0].mode):
+                rows[form].update(compare(model, tokenizer, questions[form], others))
     detach(model)
     if cell.method == "plain_sum":
         for row in rows.values():
@@ -128,6 +133,14 @@ def evaluate(
         for form, said in answers.items()
     }
     return {"rows": list(rows.values()), "examples": examples}
+
+
+def asked_together(phases: Mapping[str, Sequence[Phase]]) -> list[list[str]]:
+    """The forms whose questions can stand in one batch, because the adapters act on them in the same way."""
+    found: dict[tuple, list[str]] = {}
+    for form, each in phases.items():
+        found.setdefault(tuple((id(phase.mode), phase.until) for phase in each), []).append(form)
+    return list(found.values())
 
 
 def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:

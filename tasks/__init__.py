@@ -3,7 +3,8 @@
 from tasks.history import History
 from tasks.task import Expert, Library, Question, Task, Text
 from tasks.two_hop import TwoHop, TwoHopConfig
-from tasks.word_math import WordMath, WordMathConfig
+from tasks.word_math import WordMath
+from tasks.word_problem import WordMathConfig
 
 TASKS: dict[str, type[Task]] = {world.name: world for world in (TwoHop, WordMath, History)}
 

@@ -77,6 +77,14 @@ def test_one_failed_control_leaves_everything_undecided(kwargs, control):
     assert set(verdicts(**kwargs).values()) == {f"not decided: control {control}"}
 
 
+def test_a_study_of_fewer_renderings_decides_nothing():
+    whole = study()
+    part = Metrics([row for row in whole.rows if row["group"] != "markdown"])
+    found = {claim.id: claim.verdict for claim in decide(controls(part), RULES, part, 0.1)}
+    assert found["M1"] == found["M2"] == "not decided: the study lacks a rendering"
+    assert found["M3"] == "supported"  # it speaks of Python and prose alone
+
+
 def test_a_study_in_miniature(tmp_path, capsys):
     sizes = ["groups=python", "parts=main,references", "task.steps=1", "task.problems=40", "task.expert_problems=10",
              "task.questions=4", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=16",

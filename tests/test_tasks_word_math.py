@@ -8,23 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import arithmetic, word_math
+from tasks import arithmetic, word_math, word_problem
 from tasks.arithmetic import MAX_NUMBER, run
 from tasks.task import Leak
-from tasks.word_math import (
-    LEVELS,
-    OUTCOMES,
-    RENDERINGS,
-    Problem,
-    Question,
-    ReadingShares,
-    Step,
-    WordMath,
-    WordMathConfig,
-    calculate,
-    draw,
-    last_number,
-)  # fmt: skip
+from tasks.word_math import Question, WordMath
+from tasks.word_problem import LEVELS, RENDERINGS, Problem, ReadingShares, Step, WordMathConfig, calculate, draw
+from tasks.word_trace import OUTCOMES, last_number
 
 SMALL = WordMathConfig(problems=300, expert_problems=60, questions=20)
 # The docstring's problem, its clauses in the docstring's order.
@@ -262,6 +251,12 @@ def test_right_answers_are_right_and_lower_levels_stop_early(world):
             for q in questions:
                 assert world.score(q, q.completion) == "right"
                 assert str(last_number(group, q.completion)) == q.answer
+                notes, below = world.notes(q, q.completion), LEVELS[max(0, i - 1)]
+                longest = max(len(problem.at(below)) for problem in world.asked)
+                assert (
+                    notes["longer and right"] == notes["longer than any below"] == (len(q.problem.at(form)) > longest)
+                )
+            assert {world.notes(q, "none")["longer and right"] for q in questions} == {False}
             for q in questions:
                 for level in LEVELS[:i]:
                     said = q.problem.completion(level, group)
@@ -338,6 +333,7 @@ def test_small_programs(program, values):
 )
 def test_any_text_has_a_score(text):
     task = WordMath.__new__(WordMath)  # scoring needs no drawn problems
+    task.config = WordMathConfig()
     for rendering in RENDERINGS:
         for level in LEVELS:
             question = ask(level, rendering)
@@ -387,6 +383,6 @@ def test_impossible_configurations_are_explained(values, message):
 def test_impossible_shares_and_too_small_a_world_are_explained(monkeypatch):
     with pytest.raises(ValueError, match="task.shares.prose = -0.1"):
         ReadingShares(prose=-0.1)
-    monkeypatch.setattr(word_math, "QUANTITIES", word_math.QUANTITIES[:5])
+    monkeypatch.setattr(word_problem, "QUANTITIES", word_problem.QUANTITIES[:5])
     with pytest.raises(ValueError, match="different problems found of the 300 for test: raise task.limit = 8"):
         WordMath(WordMathConfig(limit=8, steps=1, questions=300), 0)
