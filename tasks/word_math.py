@@ -59,8 +59,8 @@ from tasks.word_trace import OUTCOMES, first_error, last_number
 # A problem is a world of its own: other problems in its row would only confuse it, so each row holds one.
 _TRAINING = (
     "model.context=384", "model.init=0.08", "pretrain.packed=False", "pretrain.rows=12", "pretrain.length=200",
-    "pretrain.steps=3000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
-    "train.rows=12", "train.steps=800", "adapter.preservation=0.25",
+    "pretrain.steps=5000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
+    "train.rows=12", "train.steps=1200", "adapter.preservation=0.25",
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class WordMath(task.Task):
     bases = {"standard": (), "prose": ("task.renderings=prose",)}
     recipes = {"standard": (), "full": ("adapter.kind=full", "train.lr=1e-3")}
     presets = {
-        "quick": (*_TRAINING, "parts=main"),
+        "quick": (*_TRAINING, "parts=main", "groups=prose,python", "train.steps=800"),
         "laptop": (*_TRAINING, "seeds=1,2,3"),
         "full": (*_TRAINING, "seeds=1,2,3,4,5"),
     }

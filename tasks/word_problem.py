@@ -65,7 +65,7 @@ class WordMathConfig:
     limit: int = 20
     fewest: int = 1
     steps: int = 2
-    reuse: float = 0.2
+    reuse: float = 0.1
     distractors: int = 1
     shuffled: float = 0.0
     problems: int = 12_000  # that the base reads, each in every rendering
