@@ -60,7 +60,7 @@ from tasks.word_trace import OUTCOMES, first_error, last_number
 _TRAINING = (
     "model.context=384", "model.init=0.08", "pretrain.packed=False", "pretrain.rows=12", "pretrain.length=200",
     "pretrain.steps=5000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
-    "train.rows=12", "train.steps=1200", "adapter.preservation=0.25",
+    "train.rows=12", "train.steps=1100", "adapter.preservation=0.25",
 )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class WordMath(task.Task):
     }  # fmt: skip
     groups, forms, components, outcomes = RENDERINGS, LEVELS, LEVELS[:2], OUTCOMES
     parts = ("main", "references", "prose base")
-    bases = {"standard": (), "prose": ("task.renderings=prose",)}
+    bases = {"standard": (), "prose": ("task.renderings=prose", "pretrain.steps=2500")}
     recipes = {"standard": (), "full": ("adapter.kind=full", "train.lr=1e-3")}
     presets = {
         "quick": (*_TRAINING, "parts=main", "groups=prose,python", "train.steps=800"),

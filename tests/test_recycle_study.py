@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora import load_adapter
+from lora import Mix, load_adapter
 from recycle.__main__ import main
 from recycle.claims import Metrics
 from recycle.config import override, preset
-from recycle.methods import MAIN, METHODS
+from recycle.methods import MAIN, METHODS, Phase
 from recycle.plan import share_out, wanted
 from recycle.plots import GROWTH, growth
 from recycle.record import recorded_metrics
+from recycle.study import asked_together
 from tasks import TwoHop
 
 ROOT = Path(__file__).parent.parent
@@ -255,6 +256,12 @@ def test_the_eval_command_gives_the_studys_numbers(run, capsys):
     printed = dict(re.findall(r"^(\w+) .*right (\d+)", capsys.readouterr().out, re.M))
     rows = [r for r in metrics(run) if (r["group"], r["library"], r["method"]) == ("F", "2-combination", "arrow")]
     assert {r["form"]: str(r["right"]) for r in rows} == printed
+
+
+def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
+    one, other = Mix({"a": 1.0}), Mix({"a": 1.0})
+    phases = {"x": (Phase(one),), "y": (Phase(other),), "z": (Phase(one),), "cot": (Phase(one, "."), Phase(one))}
+    assert asked_together(phases) == [["x", "z"], ["y"], ["cot"]]
 
 
 def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
