@@ -6,7 +6,9 @@ import pytest
 
 from recycle.__main__ import main
 from recycle.claims import Metrics, decide
+from recycle.config import preset
 from recycle.rules_word_math import LAST, PAPERS, RULES, controls
+from tasks import WordMath
 
 GROUPS = ("prose", "markdown", "python")
 
@@ -83,6 +85,12 @@ def test_a_study_of_fewer_renderings_decides_nothing():
     found = {claim.id: claim.verdict for claim in decide(controls(part), RULES, part, 0.1)}
     assert found["M1"] == found["M2"] == "not decided: the study lacks a rendering"
     assert found["M3"] == "supported"  # it speaks of Python and prose alone
+
+
+def test_the_studies_that_decide_have_every_part_and_rendering():
+    for name in ("laptop", "full"):
+        config = preset("word-math", name)
+        assert set(config.parts) == set(WordMath.parts) and set(config.groups) == set(GROUPS) and 0 not in config.seeds
 
 
 def test_a_study_in_miniature(tmp_path, capsys):
