@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 TABLES = {
     "two-hop": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-full.json"],
     "regimes": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-regimes.json"],
+    "word-math": [sys.executable, "-m", "recycle", "table", "recycle/results/word-math-laptop.json"],
     "theory": [sys.executable, "-m", "theory", "table"],
     "bench": [sys.executable, "-m", "bench", "table"],
 }
