@@ -11,9 +11,10 @@ from recycle import mechanism_plots, plots, rules_two_hop, rules_word_math
 from recycle.claims import NOTHING, Claim, Control, Metrics, decide, to_json
 from recycle.config import StudyConfig
 from recycle.disk import read_json, write_json, write_text
-from recycle.plan import cells, inside_file, mains, world
+from recycle.methods import CONTROLS
+from recycle.plan import cells, inside_file, mains, wanted, world
 from recycle.plots import GROWTH
-from recycle.statistics import Row, estimate
+from recycle.statistics import Row, difference, estimate
 from tasks import TASKS, Task
 
 RULES = {"two-hop": rules_two_hop, "word-math": rules_word_math}
@@ -169,7 +170,8 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Contr
     ]
     if any(c.where != NOTHING for c in controls):  # else a study of recipes, which decides nothing
         parts += _judged(controls, claims)
-    parts += [_group_tables(task, metrics, group) for group in metrics.groups]
+    for group in metrics.groups:
+        parts += [_group_tables(task, metrics, group), reuse_gain(config, metrics, group)]
     base = {name: {form: estimate(metrics.where(base=name, group="base", form=form)) for form in task.forms}
             for name in metrics.bases if metrics.where(base=name, group="base")}  # fmt: skip
     parts.append(
@@ -240,6 +242,41 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
     return "\n".join([*rows, "</table>", folded])
 
 
+def reuse_gain(config: StudyConfig, metrics: Metrics, group: str) -> str:
+    """What each library of several experts answers beyond the best of the base and its own experts alone, paired by seed."""
+    task = TASKS[config.name]
+    forms = [form for form in task.forms if form not in task.components]
+    libraries = [library for library in wanted(config, config.seeds[0]) if library.group == group]
+    single = {(x.base, x.experts): x.name for x in libraries if len(x.experts) < 2 and not x.context}
+    several = {(x.base, x.name): x for x in libraries if len(x.experts) > 1}
+    rows = []
+    for base, name, method in lines_of(metrics, group):
+        if (base, name) not in several or method in CONTROLS:
+            continue
+        names = [single[base, of] for of in ((), *((e,) for e in several[base, name].experts)) if (base, of) in single]
+        alone = [rows_of(metrics, group, (base, each, "alone")) for each in names]
+        at, cells = rows_of(metrics, group, (base, name, method)), ""
+        for form in forms:
+            scores = [(estimate(each[form]).mean, i) for i, each in enumerate(alone) if form in each]
+            if not scores:
+                cells += "<td>-</td><td>-</td>"
+                continue
+            best = max(scores)[1]
+            gain = difference(at[form], alone[best][form])
+            cells += (
+                f"<td>{gain.mean:+.2f} <small>{gain.low:+.2f} to {gain.high:+.2f}</small></td><td>{names[best]}</td>"
+            )
+        rows.append(f"<tr><td>{name_of((base, name, method))}</td>{cells}</tr>")
+    if not rows:
+        return ""
+    head = "".join(f"<th>{form}</th><th>best single</th>" for form in forms)
+    return (
+        "<details><summary>Reuse gain</summary><table><caption>Right answers beyond the best single: the base, or one of "
+        f"the library's experts</caption><tr><th>library: method</th>{head}</tr>"
+        + "\n".join([*rows, "</table></details>"])
+    )
+
+
 def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     if not plots.available():
         return "<h2>Pictures</h2><p>Install the plots extra (pip install -e .[plots]) and draw the report again.</p>"
@@ -294,7 +331,8 @@ def _inside(run: Path, config: StudyConfig) -> str:
         return ""
     out = ["<h2>Inside the merges</h2>"]
     for group, means in inside.items():
-        out.append(f"<h3>{html.escape(TASKS[config.name].titles[group])}</h3>")
+        if means["lens"]:  # else there are pictures alone
+            out.append(f"<h3>{html.escape(TASKS[config.name].titles[group])}</h3>")
         for form, conditions in means["lens"].items():
             names = list(next(iter(conditions.values())))
             depths = len(next(iter(conditions.values()))[names[0]])

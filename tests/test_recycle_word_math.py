@@ -1,12 +1,14 @@
 """The word-math study: its rules on rows written by hand, and one study in miniature through the command line."""
 
 import json
+import re
 
 import pytest
 
 from recycle.__main__ import main
 from recycle.claims import Metrics, decide
-from recycle.config import preset
+from recycle.config import override, preset
+from recycle.report import reuse_gain
 from recycle.rules_word_math import LAST, PAPERS, RULES, controls
 from tasks import WordMath
 
@@ -87,6 +89,20 @@ def test_a_study_of_fewer_renderings_decides_nothing():
     assert found["M3"] == "supported"  # it speaks of Python and prose alone
 
 
+def test_reuse_gain_is_over_the_best_of_the_base_and_the_librarys_own_experts():
+    config = override(preset("word-math", "quick"), ["task.problems=40", "task.expert_problems=10", "task.questions=4"])
+    metrics = study(none=0.3)
+    for planted in metrics.where(group="python", library="P1", form="P2"):
+        planted["right"] = 400
+    gains = dict(re.findall(r"<tr><td>(.+?)</td><td>(.+?)</td></tr>", reuse_gain(config, metrics, "python")))
+    assert gains["matched: arrow"].startswith("+0.40 ") and gains["matched: arrow"].endswith("<td>P1")
+    # The P1 expert in prose is not asked in Python: of that library's own, the base is the best.
+    assert gains["mismatched, P1 in prose: arrow"].startswith("-0.25 ")
+    assert gains["mismatched, P1 in prose: arrow"].endswith("<td>none")
+    assert not any("random" in name for name in gains)
+    assert reuse_gain(config, Metrics(metrics.where(library="P1")), "python") == ""
+
+
 def test_the_studies_that_decide_have_every_part_and_rendering():
     for name in ("laptop", "full"):
         config = preset("word-math", name)
@@ -108,6 +124,8 @@ def test_a_study_in_miniature(tmp_path, capsys):
     assert {r["method"] for r in rows if r["library"] == "matched"} >= {"mean_of_products", "arrow", "random_router"}
     assert not any(r["method"] == "oracle" for r in rows)
     page = (run / "report.html").read_text()
+    assert "Reuse gain" in page and "Inside the merges" in page
+    assert "<h3>solved by a Python program</h3>" not in page  # nothing would stand under it
     assert "first error at step 1 (P2)" in page and "none, examples in context" in page
     assert main(["report", str(run), "--record", str(tmp_path / "kept.json")]) == 0
     assert main(["table", str(tmp_path / "kept.json")]) == 0
