@@ -55,7 +55,7 @@ PARTS = (
 )
 _DECIDING = "parts=" + ",".join(part for part in PARTS if part not in ("growth", "regimes"))
 # Seed 0 was looked at while the rules of recycle/rules_two_hop.py were written; the presets that decide do not use it.
-PRESETS = {
+PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("groups=F,H,R", "parts=main,entities,templates"),
     "laptop": (_DECIDING, "seeds=1,2,3"),
     "full": (_DECIDING, "seeds=1,2,3,4,5"),
