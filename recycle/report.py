@@ -248,25 +248,27 @@ def reuse_gain(config: StudyConfig, metrics: Metrics, group: str) -> str:
     forms = [form for form in task.forms if form not in task.components]
     libraries = [library for library in wanted(config, config.seeds[0]) if library.group == group]
     single = {(x.base, x.experts): x.name for x in libraries if len(x.experts) < 2 and not x.context}
-    several = {(x.base, x.name): x for x in libraries if len(x.experts) > 1}
+    best: dict[tuple[str, str], dict[str, tuple[str, list[Row]]]] = {}  # of a library: by form, who, and its rows
+    for library in (x for x in libraries if len(x.experts) > 1):
+        found = best[library.base, library.name] = {}
+        for experts in ((), *((expert,) for expert in library.experts)):
+            name = single.get((library.base, experts), "")
+            for form, alone in rows_of(metrics, group, (library.base, name, "alone")).items():
+                if form not in found or estimate(alone).mean >= estimate(found[form][1]).mean:
+                    found[form] = name, alone
     rows = []
-    for base, name, method in lines_of(metrics, group):
-        if (base, name) not in several or method in CONTROLS:
+    for line in lines_of(metrics, group):
+        if line[:2] not in best or line[2] in CONTROLS:
             continue
-        names = [single[base, of] for of in ((), *((e,) for e in several[base, name].experts)) if (base, of) in single]
-        alone = [rows_of(metrics, group, (base, each, "alone")) for each in names]
-        at, cells = rows_of(metrics, group, (base, name, method)), ""
+        at, shown = rows_of(metrics, group, line), ""
         for form in forms:
-            scores = [(estimate(each[form]).mean, i) for i, each in enumerate(alone) if form in each]
-            if not scores:
-                cells += "<td>-</td><td>-</td>"
+            if form not in best[line[:2]]:
+                shown += "<td>-</td><td>-</td>"
                 continue
-            best = max(scores)[1]
-            gain = difference(at[form], alone[best][form])
-            cells += (
-                f"<td>{gain.mean:+.2f} <small>{gain.low:+.2f} to {gain.high:+.2f}</small></td><td>{names[best]}</td>"
-            )
-        rows.append(f"<tr><td>{name_of((base, name, method))}</td>{cells}</tr>")
+            name, alone = best[line[:2]][form]
+            gain = difference(at[form], alone)
+            shown += f"<td>{gain.mean:+.2f} <small>{gain.low:+.2f} to {gain.high:+.2f}</small></td><td>{name}</td>"
+        rows.append(f"<tr><td>{name_of(line)}</td>{shown}</tr>")
     if not rows:
         return ""
     head = "".join(f"<th>{form}</th><th>best single</th>" for form in forms)

@@ -62,7 +62,6 @@ _TRAINING = (
     "pretrain.steps=5000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
     "train.rows=12", "train.steps=1100", "adapter.preservation=0.25",
 )  # fmt: skip
-_PARTS = "parts=main,references,prose base"
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ class WordMath(task.Task):
     recipes = {"standard": (), "full": ("adapter.kind=full", "train.lr=1e-3")}
     presets = {
         "quick": (*_TRAINING, "groups=prose,python", "train.steps=800"),
-        "laptop": (*_TRAINING, _PARTS, "seeds=1,2,3"),
-        "full": (*_TRAINING, _PARTS, "seeds=1,2,3,4,5"),
+        "laptop": (*_TRAINING, f"parts={','.join(parts)}", "seeds=1,2,3"),
+        "full": (*_TRAINING, f"parts={','.join(parts)}", "seeds=1,2,3,4,5"),
     }
 
     def __init__(self, config: WordMathConfig, seed: int):

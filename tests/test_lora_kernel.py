@@ -95,6 +95,16 @@ def test_errors_at_real_sizes_are_rounding_alone(kind, dtype):
         assert off(got, want) <= BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("tokens", [512, 514])
+@pytest.mark.parametrize("kind", C_KINDS)
+def test_sums_over_many_tokens_may_go_in_parts(kind, tokens):
+    arguments = case(kind, (tokens,), 96, 80, 4, 2)
+    dy = numbers(1)(tokens, 80)
+    expected = gradients(reference, kind, arguments, dy, torch.float64)
+    for got, want in zip(gradients(kernel, kind, arguments, dy, torch.float32), expected, strict=True):
+        assert off(got, want) <= BOUNDS[torch.float32]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_derivatives(kind):
     arguments = [a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in case(kind, (2, 3))]
