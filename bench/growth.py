@@ -1,4 +1,5 @@
-"""How cost grows with rank, adapters, tokens and width: one sweep for each, all else as in the standard case."""
+"""How cost grows with rank, adapters, tokens and width: one sweep for each, all else as in the
+standard case."""
 
 from __future__ import annotations
 
@@ -28,4 +29,6 @@ def sweep(axis: str, value: int, dtype: torch.dtype, device: str, budget: float)
     else:
         case = one_adapter(M, width, width, r, dtype, device)
     rows = measure(case, device, budget)
-    return [{**row, "group": f"growth with {axis}", "case": str(value), "must": None} for row in rows]
+    return [
+        {**row, "group": f"growth with {axis}", "case": str(value), "must": None} for row in rows
+    ]

@@ -1,6 +1,8 @@
-"""The cases of one layer: one adapter, N gated per token, K trained together; ours beside its peers.
+"""The cases of one layer: one adapter, N gated per token, K trained together; ours beside its
+peers.
 
-Every arm gets the same numbers: x (M, k), W (n, k) frozen, B not zero, dy random. Formulas in lora.reference.
+Every arm gets the same numbers: x (M, k), W (n, k) frozen, B not zero, dy random. Formulas in
+lora.reference.
 """
 
 from __future__ import annotations
@@ -38,8 +40,14 @@ def leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_()
 
 
-def arm(forward: Callable[..., Tensor], dy: Tensor, checked: bool = True, **leaves: Tensor | list[Tensor]) -> Arm:
-    """An arm of a forward function of its leaves, in their order; those given as a list are passed as a list."""
+def arm(
+    forward: Callable[..., Tensor],
+    dy: Tensor,
+    checked: bool = True,
+    **leaves: Tensor | list[Tensor],
+) -> Arm:
+    """An arm of a forward function of its leaves, in their order; those given as a list are passed
+    as a list."""
     listed = {name: t if isinstance(t, list) else [t] for name, t in leaves.items()}
 
     def step() -> Tensor:
@@ -60,7 +68,10 @@ def exact(forward: Callable[..., Tensor], dy: Tensor, **leaves: Tensor) -> dict[
 
 def frozen_arms(x: Tensor, W: Tensor, dy: Tensor) -> dict[str, Arm]:
     frozen = {name: arm(lambda x: F.linear(x, W), dy, False, x=leaf(x)) for name in (FROZEN, AGAIN)}
-    return {**frozen, "full fine-tuning": arm(lambda x, W: F.linear(x, W), dy, False, x=leaf(x), W=leaf(W))}
+    return {
+        **frozen,
+        "full fine-tuning": arm(lambda x, W: F.linear(x, W), dy, False, x=leaf(x), W=leaf(W)),
+    }
 
 
 def naive(x: Tensor, A: Tensor, B: Tensor, *, W: Tensor) -> Tensor:
@@ -69,9 +80,16 @@ def naive(x: Tensor, A: Tensor, B: Tensor, *, W: Tensor) -> Tensor:
 
 
 def one_adapter(
-    M: int, k: int, n: int, r: int, dtype: torch.dtype, device: str, compiled: bool = False, must: float | None = None,
+    M: int,
+    k: int,
+    n: int,
+    r: int,
+    dtype: torch.dtype,
+    device: str,
+    compiled: bool = False,
+    must: float | None = None,
     aim: float | None = None,
-) -> Case:  # fmt: skip
+) -> Case:
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B = draw(r, k, scale=k**-0.5), draw(n, r)
@@ -88,7 +106,9 @@ def one_adapter(
     arms |= {name: arm(f, dy, x=leaf(x), A=leaf(A), B=leaf(B)) for name, f in forwards.items()}
     if has_peft():
         arms["PEFT"] = peft_arm(x, W, A, B, dy)
-    truth = exact(lambda x, A, B: reference.lora_linear(x, W.double(), None, A, B, SCALE), dy, x=x, A=A, B=B)
+    truth = exact(
+        lambda x, A, B: reference.lora_linear(x, W.double(), None, A, B, SCALE), dy, x=x, A=A, B=B
+    )
     truth["A"], truth["B"] = truth["A"][None], truth["B"][None]
     shape = {"M": M, "k": k, "n": n, "r": r}
     name = f"{k}" if k == n else f"{k} to {n}"
@@ -102,7 +122,9 @@ def peft_arm(x: Tensor, W: Tensor, A: Tensor, B: Tensor, dy: Tensor) -> Arm:
     holder = nn.Module()
     holder.linear = nn.Linear(k, n, bias=False, device=W.device, dtype=W.dtype)
     holder.linear.weight.data.copy_(W)
-    config = LoraConfig(r=r, lora_alpha=SCALE * r, target_modules=["linear"], init_lora_weights=False)
+    config = LoraConfig(
+        r=r, lora_alpha=SCALE * r, target_modules=["linear"], init_lora_weights=False
+    )
     get_peft_model(holder, config, autocast_adapter_dtype=False)
     down, up = (getattr(holder.linear, f"lora_{s}")["default"].weight for s in "AB")
     down.data.copy_(A), up.data.copy_(B)
@@ -110,16 +132,24 @@ def peft_arm(x: Tensor, W: Tensor, A: Tensor, B: Tensor, dy: Tensor) -> Arm:
 
 
 def gated(
-    M: int, k: int, n: int, r: int, N: int, dtype: torch.dtype, device: str, must: float | None = None,
+    M: int,
+    k: int,
+    n: int,
+    r: int,
+    N: int,
+    dtype: torch.dtype,
+    device: str,
+    must: float | None = None,
     aim: float | None = None,
-) -> Case:  # fmt: skip
+) -> Case:
     """Gates (M, N) from any router, differentiated too."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B, gates = draw(N * r, k, scale=k**-0.5), draw(n, N * r), draw(M, N).softmax(-1)
 
     def arrow_flow(x: Tensor, A: list[Tensor], B: list[Tensor], gates: Tensor) -> Tensor:
-        """PEFT 0.21's arrow layer: all adapters' outputs (tokens, N, n), then their weighted sum."""
+        """PEFT 0.21's arrow layer: all adapters' outputs (tokens, N, n), then their weighted
+        sum."""
         z = torch.einsum("tk,Nrk->tNr", x, torch.stack(A))
         y = torch.einsum("tNr,Nnr->tNn", z, torch.stack(B)) * SCALE
         return F.linear(x, W) + torch.einsum("tN,tNn->tn", gates, y)
@@ -141,15 +171,27 @@ def gated(
     arms["ours"] = arm(ours, dy, x=leaf(x), A=leaf(A), B=leaf(B), gates=leaf(gates))
     formula = lambda x, A, B, gates: reference.lora_linear(x, W.double(), None, A, B, gates * SCALE)  # noqa: E731
     truth = exact(formula, dy, x=x, A=A, B=B, gates=gates)
-    truth["A"], truth["B"] = truth["A"].view(N, r, k), truth["B"].view(n, N, r).transpose(0, 1).contiguous()
+    truth["A"], truth["B"] = (
+        truth["A"].view(N, r, k),
+        truth["B"].view(n, N, r).transpose(0, 1).contiguous(),
+    )
     shape = {"M": M, "k": k, "n": n, "r": r, "N": N}
-    return Case(f"gated, N={N}", f"{k}", arms, truth, dtype, flop_floor(k, n, N * r), shape, must, aim, [W])
+    return Case(
+        f"gated, N={N}", f"{k}", arms, truth, dtype, flop_floor(k, n, N * r), shape, must, aim, [W]
+    )
 
 
 def together(
-    M: int, k: int, n: int, r: int, K: int, dtype: torch.dtype, device: str, must: float | None = None,
+    M: int,
+    k: int,
+    n: int,
+    r: int,
+    K: int,
+    dtype: torch.dtype,
+    device: str,
+    must: float | None = None,
     aim: float | None = None,
-) -> Case:  # fmt: skip
+) -> Case:
     """K adapters of M / K rows each."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
@@ -166,7 +208,9 @@ def together(
 
     def loop(x: Tensor, A: list[Tensor], B: list[Tensor]) -> Tensor:
         """One frozen product, and each adapter on its own rows."""
-        extra = [SCALE * F.linear(F.linear(p, a), b) for p, a, b in zip(x.chunk(K), A, B, strict=True)]
+        extra = [
+            SCALE * F.linear(F.linear(p, a), b) for p, a, b in zip(x.chunk(K), A, B, strict=True)
+        ]
         return F.linear(x, W) + torch.cat(extra)
 
     def ours(x: Tensor, A: list[Tensor], B: list[Tensor]) -> Tensor:
@@ -177,6 +221,23 @@ def together(
     arms["one after the other"] = Arm(one_after_the_other, {"x": parts, "A": each_A, "B": each_B})
     for name, forward in (("loop", loop), ("ours", ours)):
         arms[name] = arm(forward, dy, x=leaf(x), A=list(map(leaf, A)), B=list(map(leaf, B)))
-    truth = exact(lambda x, A, B: reference.lora_linear_rows(x, W.double(), None, A, B, SCALE), dy, x=x, A=A, B=B)
+    truth = exact(
+        lambda x, A, B: reference.lora_linear_rows(x, W.double(), None, A, B, SCALE),
+        dy,
+        x=x,
+        A=A,
+        B=B,
+    )
     shape = {"M": M, "k": k, "n": n, "r": r, "K": K}
-    return Case(f"{K} trained together", f"{k}", arms, truth, dtype, flop_floor(k, n, r), shape, must, aim, [W])
+    return Case(
+        f"{K} trained together",
+        f"{k}",
+        arms,
+        truth,
+        dtype,
+        flop_floor(k, n, r),
+        shape,
+        must,
+        aim,
+        [W],
+    )

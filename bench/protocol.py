@@ -1,8 +1,9 @@
 """How an arm is checked and timed: right before fast, all arms interleaved, ratios within a round.
 
-A round runs every arm once, in an order that rotates, and an arm's ratio is the median over the rounds of its time over the
-frozen layer's in the same round: whatever slows the machine for a while slows both. The frozen layer runs twice under two
-names; how far the second is from 1 is the noise floor.
+A round runs every arm once, in an order that rotates, and an arm's ratio is the median over the
+rounds of its time over the frozen layer's in the same round: whatever slows the machine for a while
+slows both. The frozen layer runs twice under two names; how far the second is from 1 is the noise
+floor.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class WrongResult(RuntimeError):
 class Arm:
     """One way of computing a case.
 
-    ``step()`` runs forward and backward and returns y. ``leaves`` are what it differentiates, by the reference's names;
-    several tensors under one name are one for each adapter or part. None of a case's values are checked where ``checked``
-    is False: the arm computes another function, as the frozen layer does.
+    ``step()`` runs forward and backward and returns y. ``leaves`` are what it differentiates, by
+    the reference's names; several tensors under one name are one for each adapter or part. None of
+    a case's values are checked where ``checked`` is False: the arm computes another function, as
+    the frozen layer does.
     """
 
     step: Callable[[], Tensor]
@@ -44,17 +46,22 @@ class Case:
     group: str
     name: str
     arms: dict[str, Arm]
-    expected: dict[str, Tensor]  # y and gradients in float64, gradients of adapters as (N, rows, columns)
+    expected: dict[
+        str, Tensor
+    ]  # y and gradients in float64, gradients of adapters as (N, rows, columns)
     dtype: torch.dtype
     floor: float
     shape: dict[str, int]
     must: float | None = None
     aim: float | None = None
-    given: list[Tensor] = field(default_factory=list)  # frozen weights: kept for backward by all arms, and not counted
+    given: list[Tensor] = field(
+        default_factory=list
+    )  # frozen weights: kept for backward by all arms, and not counted
 
 
 def flop_floor(k: int, n: int, rank: int) -> float:
-    """(4 M k n + 6 M R (k + n)) / (4 M k n): two products of the frozen layer, six narrow ones of the adapter."""
+    """(4 M k n + 6 M R (k + n)) / (4 M k n): two products of the frozen layer, six narrow ones of
+    the adapter."""
     return 1 + 1.5 * rank * (k + n) / (k * n)
 
 
@@ -70,9 +77,12 @@ def clear(arm: Arm) -> None:
 
 
 def joined(name: str, gradients: Sequence[Tensor], adapters: int) -> Tensor:
-    """A gradient in the reference's shape, whichever way an arm keeps its parameters: A (N, r, k), B (N, n, r)."""
+    """A gradient in the reference's shape, whichever way an arm keeps its parameters: A (N, r, k),
+    B (N, n, r)."""
     if len(gradients) > 1:
-        return torch.cat(list(gradients)) if name in ("x", "gates") else torch.stack(list(gradients))
+        return (
+            torch.cat(list(gradients)) if name in ("x", "gates") else torch.stack(list(gradients))
+        )
     (one,) = gradients
     if name == "A" and one.dim() == 2:
         return one.view(adapters, -1, one.shape[-1])
@@ -82,7 +92,8 @@ def joined(name: str, gradients: Sequence[Tensor], adapters: int) -> Tensor:
 
 
 def check(case: Case) -> dict[str, float]:
-    """The worst relative error of each checked arm; raises WrongResult where one is above its precision's bound."""
+    """The worst relative error of each checked arm; raises WrongResult where one is above its
+    precision's bound."""
     worst: dict[str, float] = {}
     for name, arm in case.arms.items():
         if not arm.checked:
@@ -107,7 +118,8 @@ def check(case: Case) -> dict[str, float]:
 
 
 def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
-    """Bytes kept between forward and backward beside the input and the parameters, each storage once."""
+    """Bytes kept between forward and backward beside the input and the parameters, each storage
+    once."""
     leaves = [t for name, tensors in arm.leaves.items() if name != "gates" for t in tensors]
     own = {t.untyped_storage().data_ptr() for t in (*leaves, *given)}
     kept: dict[int, tuple[int, Tensor]] = {}
@@ -115,7 +127,10 @@ def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that no address comes twice
+            kept[storage.data_ptr()] = (
+                storage.nbytes(),
+                tensor,
+            )  # held, so that no address comes twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -125,8 +140,8 @@ def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
 
 
 class Clock:
-    """Seconds of one call. On CUDA: events around it, behind a write of twice the L2 cache, so inputs come from memory and
-    the launches of a short step are in the queue before it starts."""
+    """Seconds of one call. On CUDA: events around it, behind a write of twice the L2 cache, so
+    inputs come from memory and the launches of a short step are in the queue before it starts."""
 
     def __init__(self, device: str):
         self.cuda = device == "cuda"
@@ -149,7 +164,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds, and the ratio to the reference arm within a round: its median and half of its interquartile range."""
+    """Seconds, and the ratio to the reference arm within a round: its median and half of its
+    interquartile range."""
 
     seconds: float
     ratio: float
@@ -157,9 +173,14 @@ class Timing:
 
 
 def race(
-    steps: dict[str, Callable[[], object]], clear_all: Callable[[], None], reference: str, clock: Clock, budget: float
+    steps: dict[str, Callable[[], object]],
+    clear_all: Callable[[], None],
+    reference: str,
+    clock: Clock,
+    budget: float,
 ) -> dict[str, Timing]:
-    """Run every step once a round for about ``budget`` seconds, at least 5 rounds and at most 100."""
+    """Run every step once a round for about ``budget`` seconds, at least 5 rounds and at most
+    100."""
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds, turn = 5, -1
@@ -192,16 +213,26 @@ def measure(case: Case, device: str, budget: float) -> list[dict]:
         for arm in case.arms.values():
             clear(arm)
 
-    timings = race({n: a.step for n, a in case.arms.items()}, clear_all, FROZEN, Clock(device), budget)
+    timings = race(
+        {n: a.step for n, a in case.arms.items()}, clear_all, FROZEN, Clock(device), budget
+    )
     rows = []
     for name, timing in timings.items():
         rows.append(
             {
-                "group": case.group, "case": case.name, **case.shape, "dtype": str(case.dtype)[6:], "arm": name,
-                "ms": round(timing.seconds * 1e3, 3), "ratio": round(timing.ratio, 3),
-                "spread": round(timing.spread, 3), "floor": round(case.floor, 3),
-                "saved MiB": round(saved[name] / 2**20, 3), "error": errors.get(name),
-                "must": case.must if name == "ours" else None, "aim": case.aim if name == "ours" else None,
+                "group": case.group,
+                "case": case.name,
+                **case.shape,
+                "dtype": str(case.dtype)[6:],
+                "arm": name,
+                "ms": round(timing.seconds * 1e3, 3),
+                "ratio": round(timing.ratio, 3),
+                "spread": round(timing.spread, 3),
+                "floor": round(case.floor, 3),
+                "saved MiB": round(saved[name] / 2**20, 3),
+                "error": errors.get(name),
+                "must": case.must if name == "ours" else None,
+                "aim": case.aim if name == "ours" else None,
             }
-        )  # fmt: skip
+        )
     return rows

@@ -1,4 +1,5 @@
-"""Targets, tables and the picture: everything that is said about measured rows, from the rows alone."""
+"""Targets, tables and the picture: everything that is said about measured rows, from the rows
+alone."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def cases(rows: Sequence[dict], group: str) -> list[str]:
 
 
 def targets(rows: Sequence[dict]) -> list[dict]:
-    """Every target that the rows say something about: its value, the bound and whether it is met."""
+    """Every target that the rows say something about: its value, the bound and whether it is
+    met."""
     found = []
 
     def add(name: str, value: float | None, must: float, at_least: bool = False) -> None:
@@ -45,8 +47,15 @@ def targets(rows: Sequence[dict]) -> list[dict]:
         ours = value_of(rows, "one adapter", case, "ours", "ratio")
         add(f"one adapter, {case}: ours over full fine-tuning", ours / full, 1.0)
     for case in cases(rows, "gated"):
-        arrow, ours = (value_of(rows, "gated", case, arm, "saved MiB") for arm in ("Arrow's flow", "ours"))
-        add(f"gated, {case}: bytes saved, Arrow's flow over ours", arrow / ours, SAVED_FACTOR, at_least=True)
+        arrow, ours = (
+            value_of(rows, "gated", case, arm, "saved MiB") for arm in ("Arrow's flow", "ours")
+        )
+        add(
+            f"gated, {case}: bytes saved, Arrow's flow over ours",
+            arrow / ours,
+            SAVED_FACTOR,
+            at_least=True,
+        )
     for case in cases(rows, "training step"):
         for peer, must in (("full fine-tuning", 0.80), ("PEFT", 0.75), ("stock", 0.5)):
             add(f"training step: ours over {peer}", over("training step", case, peer), must)
@@ -57,8 +66,12 @@ def overheads(rows: Sequence[dict]) -> dict[str, float]:
     """Overhead recovered, for each case of one adapter."""
     found = {}
     for case in cases(rows, "one adapter"):
-        naive, ours = (value_of(rows, "one adapter", case, arm, "ratio") for arm in ("naive", "ours"))
-        found[case] = round(recovered(naive, ours, value_of(rows, "one adapter", case, "ours", "floor")), 3)
+        naive, ours = (
+            value_of(rows, "one adapter", case, arm, "ratio") for arm in ("naive", "ours")
+        )
+        found[case] = round(
+            recovered(naive, ours, value_of(rows, "one adapter", case, "ours", "floor")), 3
+        )
     return found
 
 
@@ -88,17 +101,26 @@ def line(row: dict) -> str:
 
 def title(rows: Sequence[dict]) -> str:
     row = rows[0]
-    sizes = ", ".join(f"{axis}={row[axis]}" for axis in ("M", "k", "n", "r", "N", "K") if axis in row)
+    sizes = ", ".join(
+        f"{axis}={row[axis]}" for axis in ("M", "k", "n", "r", "N", "K") if axis in row
+    )
     return f"\n{row['group']}, {row['case']}" + (f" ({sizes}, {row['dtype']})" if sizes else "")
 
 
 def summary(rows: Sequence[dict]) -> str:
-    lines = ["", f"noise floor {noise(rows):.3f} (how far an arm that was run twice is from itself)"]
+    lines = [
+        "",
+        f"noise floor {noise(rows):.3f} (how far an arm that was run twice is from itself)",
+    ]
     for case, share in overheads(rows).items():
-        lines.append(f"one adapter, {case}: {100 * share:.0f} % of naive LoRA's avoidable overhead recovered")
+        lines.append(
+            f"one adapter, {case}: {100 * share:.0f} % of naive LoRA's avoidable overhead recovered"
+        )
     for target in targets(rows):
         verdict = "met" if target["met"] else "MISSED"
-        lines.append(f"{verdict:7} {target['target']}: {target['value']:.3f}, must be {target['must']}")
+        lines.append(
+            f"{verdict:7} {target['target']}: {target['value']:.3f}, must be {target['must']}"
+        )
     return "\n".join(lines)
 
 
@@ -113,14 +135,23 @@ def markdown(results: dict) -> str:
     lines = [
         f"Measured by `{machine['command']}` on {machine['device']}, {machine['threads']} threads, "
         f"torch {machine['torch']}; noise floor {results['noise']:.3f}. Forward plus backward over the frozen layer's:",
-        "", "| case | width | FLOP floor | full fine-tuning | peer | ours | target |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "",
+        "| case | width | FLOP floor | full fine-tuning | peer | ours | target |",
+        "|---|---|---|---|---|---|---|",
+    ]
     if not cases(rows, "one adapter"):
         lines = lines[:0]
-    peers = {"one adapter": ("naive", "PEFT"), "gated": ("Arrow's flow", "loop"), "8 trained": ("one after the other",)}
+    peers = {
+        "one adapter": ("naive", "PEFT"),
+        "gated": ("Arrow's flow", "loop"),
+        "8 trained": ("one after the other",),
+    }
     for group, names in peers.items():
         for case in cases(rows, group):
-            get = {arm: value_of(rows, group, case, arm, "ratio") for arm in (*names, "full fine-tuning", "ours")}
+            get = {
+                arm: value_of(rows, group, case, arm, "ratio")
+                for arm in (*names, "full fine-tuning", "ours")
+            }
             shown = ", ".join(f"{name} {get[name]:.2f}" for name in names if get[name] is not None)
             floor, must = (value_of(rows, group, case, "ours", key) for key in ("floor", "must"))
             full_name = next(row["group"] for row in rows if row["group"].startswith(group))
@@ -140,8 +171,11 @@ def markdown(results: dict) -> str:
         lines += ["", "| growth | value | FLOP floor | peer | ours |", "|---|---|---|---|---|"]
     for group in grown:
         for case in cases(rows, group):
-            peer = next(a for a in ("naive", "Arrow's flow", "one after the other")
-                        if value_of(rows, group, case, a, "ratio") is not None)  # fmt: skip
+            peer = next(
+                a
+                for a in ("naive", "Arrow's flow", "one after the other")
+                if value_of(rows, group, case, a, "ratio") is not None
+            )
             floor, ours = (value_of(rows, group, case, "ours", key) for key in ("floor", "ratio"))
             lines.append(
                 f"| {group.removeprefix('growth with ')} | {case} | {cell(floor)} | "
@@ -152,19 +186,28 @@ def markdown(results: dict) -> str:
 
 def read_results(path: Path) -> dict:
     if not path.is_file():
-        raise ValueError(f"{path}: no results to read; make them with python -m bench --json {path}")
+        raise ValueError(
+            f"{path}: no results to read; make them with python -m bench --json {path}"
+        )
     return json.loads(path.read_text())
 
 
 def draw(rows: Sequence[dict], path: Path) -> None:
-    """Ratio to frozen for every arm and case of one adapter, the gates and the K adapters, with the FLOP floor."""
+    """Ratio to frozen for every arm and case of one adapter, the gates and the K adapters, with the
+    FLOP floor."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = [g for g in dict.fromkeys(row["group"] for row in rows if "ratio" in row) if not g.startswith("growth")]
-    figure, axes = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4), squeeze=False, layout="constrained")
+    groups = [
+        g
+        for g in dict.fromkeys(row["group"] for row in rows if "ratio" in row)
+        if not g.startswith("growth")
+    ]
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(5 * len(groups), 4), squeeze=False, layout="constrained"
+    )
     for axis, group in zip(axes[0], groups, strict=True):
         inside = [row for row in rows if row["group"] == group]
         places = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in inside))}
@@ -172,12 +215,20 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         for i, name in enumerate(arms):
             mine = [row for row in inside if row["arm"] == name]
             x = [places[row["case"]] + 0.8 * (i + 0.5) / len(arms) - 0.4 for row in mine]
-            axis.bar(x, [r["ratio"] for r in mine], 0.75 / len(arms), yerr=[r["spread"] for r in mine], label=name)
+            axis.bar(
+                x,
+                [r["ratio"] for r in mine],
+                0.75 / len(arms),
+                yerr=[r["spread"] for r in mine],
+                label=name,
+            )
         for row in inside:
             i = places[row["case"]]
             axis.hlines(row["floor"], i - 0.45, i + 0.45, color="black", linewidth=1)
         axis.axhline(1, color="gray", linewidth=0.8)
-        axis.set(title=group, xlabel="width", ylabel="time over frozen", xticks=list(places.values()))
+        axis.set(
+            title=group, xlabel="width", ylabel="time over frozen", xticks=list(places.values())
+        )
         axis.set_xticklabels(places)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)

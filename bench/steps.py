@@ -1,7 +1,9 @@
-"""Whole steps of the toy model of the study: training one adapter, training K at once, decoding through gates.
+"""Whole steps of the toy model of the study: training one adapter, training K at once, decoding
+through gates.
 
-Every arm starts from the same base and the same adapters and takes the trainer's own step (loss of the learned tokens,
-clipping, fused AdamW), so the arms differ in their linear layers, and the stock one in its attention.
+Every arm starts from the same base and the same adapters and takes the trainer's own step (loss of
+the learned tokens, clipping, fused AdamW), so the arms differ in their linear layers, and the stock
+one in its attention.
 """
 
 from __future__ import annotations
@@ -28,12 +30,19 @@ RANK, ALPHA = 16, 32.0
 
 
 class StockAttention(Attention):
-    """The same attention through F.scaled_dot_product_attention, as a model off the shelf has it."""
+    """The same attention through F.scaled_dot_product_attention, as a model off the shelf has
+    it."""
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
+    ) -> Tensor:
         heads = "b l (h d) -> b h l d"
-        q, k, v = (rearrange(p(x), heads, h=self.heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        q, k, v = (
+            rearrange(p(x), heads, h=self.heads) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(
+            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True
+        )
         return self.o_proj(rearrange(y, "b h l d -> b l (h d)"))
 
 
@@ -50,9 +59,16 @@ class NaiveLoRA(nn.Module):
 
 
 class ArrowFlow(nn.Module):
-    """PEFT 0.21's arrow layer: adapters restacked in every call, all their outputs, then the weighted sum."""
+    """PEFT 0.21's arrow layer: adapters restacked in every call, all their outputs, then the
+    weighted sum."""
 
-    def __init__(self, linear: nn.Linear, factors: Sequence[tuple[Tensor, Tensor]], scale: float, router: Callable):
+    def __init__(
+        self,
+        linear: nn.Linear,
+        factors: Sequence[tuple[Tensor, Tensor]],
+        scale: float,
+        router: Callable,
+    ):
         super().__init__()
         self.base, self.scale, self.router = linear, scale, router
         self.A = nn.ParameterList(A for A, _ in factors)
@@ -62,7 +78,9 @@ class ArrowFlow(nn.Module):
         tokens = x.reshape(-1, x.shape[-1])
         z = torch.einsum("tk,Nrk->tNr", tokens, torch.stack(list(self.A)))
         y = torch.einsum("tNr,Nnr->tNn", z, torch.stack(list(self.B))) * self.scale
-        return self.base(x) + torch.einsum("tN,tNn->tn", self.router(tokens), y).view(*x.shape[:-1], -1)
+        return self.base(x) + torch.einsum("tN,tNn->tn", self.router(tokens), y).view(
+            *x.shape[:-1], -1
+        )
 
 
 def base_model(config: TransformerConfig, device: str) -> Transformer:
@@ -70,13 +88,17 @@ def base_model(config: TransformerConfig, device: str) -> Transformer:
 
 
 def random_adapter(model: Transformer, seed: int) -> Adapter:
-    """B is not zero: a fresh adapter's products would cost the same, but its values would hide mistakes."""
+    """B is not zero: a fresh adapter's products would cost the same, but its values would hide
+    mistakes."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
             n, k = module.weight.shape
-            A, B = torch.randn(RANK, k, generator=generator), torch.randn(n, RANK, generator=generator)
+            A, B = (
+                torch.randn(RANK, k, generator=generator),
+                torch.randn(n, RANK, generator=generator),
+            )
             factors[path] = A / k**0.5, 0.02 * B
     return Adapter(factors, ALPHA)
 
@@ -92,7 +114,11 @@ def replace_linears(model: Transformer, make: Callable[[str, nn.Linear], nn.Modu
 
 def naive_model(base: Transformer, adapter: Adapter, stock: bool) -> Transformer:
     def wrap(path: str, linear: nn.Linear) -> NaiveLoRA:
-        return NaiveLoRA(linear, *(t.to(linear.weight.device) for t in adapter.factors[path]), adapter.scale(path))
+        return NaiveLoRA(
+            linear,
+            *(t.to(linear.weight.device) for t in adapter.factors[path]),
+            adapter.scale(path),
+        )
 
     model = replace_linears(copy.deepcopy(base), wrap)
     for module in model.modules():
@@ -121,9 +147,14 @@ def attached(base: Transformer, adapters: dict[str, Adapter]) -> Transformer:
     return model
 
 
-def training_step(model: Transformer, groups: Sequence[Sequence[nn.Parameter]], tokens: Tensor) -> Callable[[], Tensor]:
-    """One step of recycle.train.fit; all tokens but the first are learned. Returns the losses before it."""
-    optimizer = torch.optim.AdamW([{"params": list(group)} for group in groups], lr=1e-4, fused=True)
+def training_step(
+    model: Transformer, groups: Sequence[Sequence[nn.Parameter]], tokens: Tensor
+) -> Callable[[], Tensor]:
+    """One step of recycle.train.fit; all tokens but the first are learned. Returns the losses
+    before it."""
+    optimizer = torch.optim.AdamW(
+        [{"params": list(group)} for group in groups], lr=1e-4, fused=True
+    )
     learned = torch.ones_like(tokens, dtype=torch.bool)
 
     def step() -> Tensor:
@@ -145,23 +176,37 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 def agree(group: str, arm: str, got: Tensor, expected: Tensor, bound: float = 1e-5) -> None:
     error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
     if not error <= bound:
-        raise WrongResult(f"{group}: the arm {arm!r} is off by {error:.1e}, allowed {bound:.0e}: nothing was timed")
+        raise WrongResult(
+            f"{group}: the arm {arm!r} is off by {error:.1e}, allowed {bound:.0e}: nothing was timed"
+        )
 
 
 def result(group: str, timings: dict, unit: Callable[[float], float], name: str) -> list[dict]:
     """Ratios in these rows are to ours: above 1 is slower than ours."""
     return [
-        {"group": group, "case": name, "arm": arm, "ms": round(t.seconds * 1e3, 2), "over ours": round(t.ratio, 3),
-         "spread": round(t.spread, 3), "tokens/s": round(unit(t.seconds))}
+        {
+            "group": group,
+            "case": name,
+            "arm": arm,
+            "ms": round(t.seconds * 1e3, 2),
+            "over ours": round(t.ratio, 3),
+            "spread": round(t.spread, 3),
+            "tokens/s": round(unit(t.seconds)),
+        }
         for arm, t in timings.items()
-    ]  # fmt: skip
+    ]
 
 
-def train_one(config: TransformerConfig, rows: int, length: int, device: str, budget: float) -> list[dict]:
-    """Full fine-tuning trains the same model without adapters; stock is naive LoRA with stock attention."""
+def train_one(
+    config: TransformerConfig, rows: int, length: int, device: str, budget: float
+) -> list[dict]:
+    """Full fine-tuning trains the same model without adapters; stock is naive LoRA with stock
+    attention."""
     base = base_model(config, device)
     adapter = random_adapter(base, 1)
-    tokens = torch.randint(2, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
+    tokens = torch.randint(
+        2, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0)
+    ).to(device)
     ours = attached(base, {"a": adapter})
     models = {"full fine-tuning": copy.deepcopy(base), "stock": naive_model(base, adapter, True)}
     models["naive"] = naive_model(base, adapter, False)
@@ -183,11 +228,16 @@ def train_one(config: TransformerConfig, rows: int, length: int, device: str, bu
     return result("training step", timings, lambda s: rows * length / s, f"{rows} x {length}")
 
 
-def train_many(config: TransformerConfig, K: int, rows: int, length: int, device: str, budget: float) -> list[dict]:
-    """K adapters, ``rows`` rows each: in one pass over the shared base, or one model after the other."""
+def train_many(
+    config: TransformerConfig, K: int, rows: int, length: int, device: str, budget: float
+) -> list[dict]:
+    """K adapters, ``rows`` rows each: in one pass over the shared base, or one model after the
+    other."""
     base = base_model(config, device)
     adapters = {f"a{i}": random_adapter(base, i) for i in range(K)}
-    tokens = torch.randint(2, VOCABULARY, (K * rows, length + 1), generator=torch.Generator().manual_seed(0)).to(device)
+    tokens = torch.randint(
+        2, VOCABULARY, (K * rows, length + 1), generator=torch.Generator().manual_seed(0)
+    ).to(device)
     model = attached(base, adapters)
     for layer in lora_layers(model).values():
         layer.mode = Rows(tuple(adapters))
@@ -203,10 +253,15 @@ def train_many(config: TransformerConfig, K: int, rows: int, length: int, device
     for single in alone:
         for layer in lora_layers(single).values():
             layer.mode = Mix({"a": 1.0})
-    steps = {"stock, one after the other": sequence(stock), "ours, one after the other": sequence(alone)}
+    steps = {
+        "stock, one after the other": sequence(stock),
+        "ours, one after the other": sequence(alone),
+    }
     steps["ours"] = at_once
     if has_peft():
-        steps["PEFT, one after the other"] = sequence([peft_model(base, adapter) for adapter in adapters.values()])
+        steps["PEFT, one after the other"] = sequence(
+            [peft_model(base, adapter) for adapter in adapters.values()]
+        )
     for _ in range(2):
         losses = {name: step() for name, step in steps.items()}
     for name, loss in losses.items():
@@ -216,8 +271,11 @@ def train_many(config: TransformerConfig, K: int, rows: int, length: int, device
     return result("adapters at once", timings, lambda s: K * rows * length / s, name)
 
 
-def decode(config: TransformerConfig, N: int, rows: int, limit: int, device: str, budget: float) -> list[dict]:
-    """Greedy decoding of ``limit`` tokens for ``rows`` prompts through Arrow's gates over N adapters."""
+def decode(
+    config: TransformerConfig, N: int, rows: int, limit: int, device: str, budget: float
+) -> list[dict]:
+    """Greedy decoding of ``limit`` tokens for ``rows`` prompts through Arrow's gates over N
+    adapters."""
     base = base_model(config, device).eval().requires_grad_(False)
     adapters = {f"a{i}": random_adapter(base, i) for i in range(N)}
     routers = arrow(list(adapters.values()))
@@ -234,6 +292,8 @@ def decode(config: TransformerConfig, N: int, rows: int, limit: int, device: str
         agree("decoding", "Arrow's flow", peer(prompts.to(device)), ours(prompts.to(device)))
         models = {"base alone": base, "Arrow's flow": peer, "ours": ours}
         asked = prompts.tolist()
-        steps = {name: lambda m=m: greedy(m, asked, limit, end=-1, pad=0) for name, m in models.items()}
+        steps = {
+            name: lambda m=m: greedy(m, asked, limit, end=-1, pad=0) for name, m in models.items()
+        }
         timings = race(steps, lambda: None, "ours", Clock(device), budget)
     return result("decoding", timings, lambda s: rows * limit / s, f"N={N}, {rows} rows")

@@ -12,12 +12,29 @@ from lora.attach import (
     matching,
     train_only,
     using,
-)  # fmt: skip
+)
 from lora.files import AdapterFileError, load_adapter, save_adapter
 from lora.layer import Gated, LoRALinear, Mix, Mode, Rows
 
 __all__ = [
-    "Adapter", "AdapterFileError", "Gated", "LoRALinear", "Mix", "Mode", "Rows", "adapter_parameters", "attach",
-    "base_hash", "detach", "extract", "folded", "init_adapter", "load_adapter", "lora_layers", "matching", "save_adapter",
-    "train_only", "using",
-]  # fmt: skip
+    "Adapter",
+    "AdapterFileError",
+    "Gated",
+    "LoRALinear",
+    "Mix",
+    "Mode",
+    "Rows",
+    "adapter_parameters",
+    "attach",
+    "base_hash",
+    "detach",
+    "extract",
+    "folded",
+    "init_adapter",
+    "load_adapter",
+    "lora_layers",
+    "matching",
+    "save_adapter",
+    "train_only",
+    "using",
+]

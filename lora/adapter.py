@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Adapter:
-    """Low-rank updates of named linear layers: ``delta_W = s B A`` with s = alpha / r (Hu et al. 2021, arXiv 2106.09685),
-    or s = alpha / sqrt(r) with ``rslora`` (Kalajdzievski 2023, arXiv 2312.03732).
+    """Low-rank updates of named linear layers: ``delta_W = s B A`` with s = alpha / r (Hu et al.
+    2021, arXiv 2106.09685), or s = alpha / sqrt(r) with ``rslora`` (Kalajdzievski 2023, arXiv
+    2312.03732).
 
-    ``factors`` maps a module path to (A (r, d_in), B (d_out, r)); r may differ from path to path, and ``alphas`` overrides
-    ``alpha`` for single paths. ``base`` is the hash of the model that it was made for, ``origin`` its record: task, seed,
-    role, or the formula and weights of a merge.
+    ``factors`` maps a module path to (A (r, d_in), B (d_out, r)); r may differ from path to path,
+    and ``alphas`` overrides ``alpha`` for single paths. ``base`` is the hash of the model that it
+    was made for, ``origin`` its record: task, seed, role, or the formula and weights of a merge.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -56,11 +57,16 @@ class Adapter:
 
 
 def base_hash(model: nn.Module) -> str:
-    """A name for a model's weights: 16 hex digits over the names, types, shapes and bytes of all but its adapters."""
+    """A name for a model's weights: 16 hex digits over the names, types, shapes and bytes of all
+    but its adapters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if ".lora_A_" in f".{name}" or ".lora_B_" in f".{name}":
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if tensor.numel()
+            else b""
+        )
     return digest.hexdigest()[:16]

@@ -1,4 +1,5 @@
-"""Put adapters onto any module by the names of its linear layers, choose how they act, train them, take them off."""
+"""Put adapters onto any module by the names of its linear layers, choose how they act, train them,
+take them off."""
 
 from __future__ import annotations
 
@@ -15,14 +16,23 @@ from lora.layer import Gated, LoRALinear, Mix, Mode, Rows
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Paths of the linear layers that a pattern fits: by last name (``q_proj``) or by whole path (``*.mlp.*``)."""
-    linears = [path for path, module in model.named_modules() if isinstance(module, nn.Linear | LoRALinear)]
+    """Paths of the linear layers that a pattern fits: by last name (``q_proj``) or by whole path
+    (``*.mlp.*``)."""
+    linears = [
+        path for path, module in model.named_modules() if isinstance(module, nn.Linear | LoRALinear)
+    ]
     found = []
     for pattern in patterns:
-        fits = [path for path in linears if fnmatchcase(path, pattern) or fnmatchcase(path.rpartition(".")[2], pattern)]
+        fits = [
+            path
+            for path in linears
+            if fnmatchcase(path, pattern) or fnmatchcase(path.rpartition(".")[2], pattern)
+        ]
         if not fits:
             last = sorted({path.rpartition(".")[2] for path in linears})
-            raise ValueError(f"no linear layer fits the pattern {pattern!r}: the model's are named {', '.join(last)}")
+            raise ValueError(
+                f"no linear layer fits the pattern {pattern!r}: the model's are named {', '.join(last)}"
+            )
         found += fits
     return list(dict.fromkeys(found))
 
@@ -51,8 +61,9 @@ def init_adapter(
 
 
 def attach(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
-    """Register adapters under their names, wrapping the layers that they address. All or none: nothing is attached when
-    one does not fit. The whole model is frozen; `train_only` says what is trained."""
+    """Register adapters under their names, wrapping the layers that they address. All or none:
+    nothing is attached when one does not fit. The whole model is frozen; `train_only` says what is
+    trained."""
     here = base_hash(model)
     for name, adapter in adapters.items():
         if adapter.base not in (None, here):
@@ -63,7 +74,9 @@ def attach(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
         linears = dict(model.named_modules())
         for path in adapter.paths:
             if not isinstance(linears.get(path), nn.Linear | LoRALinear):
-                raise ValueError(f"adapter {name!r} addresses the layer {path!r}, which this model does not have")
+                raise ValueError(
+                    f"adapter {name!r} addresses the layer {path!r}, which this model does not have"
+                )
     done: list[tuple[LoRALinear, str]] = []
     try:
         for name, adapter in adapters.items():
@@ -93,7 +106,9 @@ def _replace(model: nn.Module, path: str, layer: nn.Module) -> None:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    return {path: module for path, module in model.named_modules() if isinstance(module, LoRALinear)}
+    return {
+        path: module for path, module in model.named_modules() if isinstance(module, LoRALinear)
+    }
 
 
 def detach(model: nn.Module) -> None:
@@ -108,7 +123,12 @@ def detach(model: nn.Module) -> None:
 
 def adapter_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
     """A and B of one adapter in every layer that has it."""
-    found = [p for layer in lora_layers(model).values() if name in layer.names for p in layer.factors(name)]
+    found = [
+        p
+        for layer in lora_layers(model).values()
+        if name in layer.names
+        for p in layer.factors(name)
+    ]
     if not found:
         known = sorted({n for layer in lora_layers(model).values() for n in layer.names})
         raise KeyError(f"no adapter {name!r} is attached, there are {', '.join(known) or 'none'}")
@@ -126,7 +146,8 @@ def train_only(model: nn.Module, names: Iterable[str]) -> list[list[nn.Parameter
 
 
 def extract(model: nn.Module, name: str, like: Adapter) -> Adapter:
-    """The adapter as it stands now, with the scaling and the record of the one that was attached."""
+    """The adapter as it stands now, with the scaling and the record of the one that was
+    attached."""
     adapter_parameters(model, name)
     layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.names}
     factors = {}
@@ -140,10 +161,14 @@ def extract(model: nn.Module, name: str, like: Adapter) -> Adapter:
 def using(model: nn.Module, mode: Mode) -> Iterator[None]:
     """Let the adapters act in a mode inside the block, and as before after it."""
     layers = lora_layers(model)
-    asked = () if mode is None else tuple(mode.weights) if isinstance(mode, Mix) else tuple(mode.names)
+    asked = (
+        () if mode is None else tuple(mode.weights) if isinstance(mode, Mix) else tuple(mode.names)
+    )
     known = {name for layer in layers.values() for name in layer.names}
     if missing := [name for name in asked if name not in known]:
-        raise KeyError(f"no adapter {missing[0]!r} is attached, there are {', '.join(sorted(known)) or 'none'}")
+        raise KeyError(
+            f"no adapter {missing[0]!r} is attached, there are {', '.join(sorted(known)) or 'none'}"
+        )
     if isinstance(mode, Gated | Rows):
         for path, layer in layers.items():
             if lacking := set(mode.names) - set(layer.names):
@@ -163,7 +188,8 @@ def using(model: nn.Module, mode: Mode) -> Iterator[None]:
 
 @contextmanager
 def folded(model: nn.Module, weights: Mapping[str, float]) -> Iterator[None]:
-    """Fold a weighted sum of adapters into the weights inside the block; the old weights are back after it."""
+    """Fold a weighted sum of adapters into the weights inside the block; the old weights are back
+    after it."""
     layers = list(lora_layers(model).values())
     for layer in layers:
         layer.fold(weights)

@@ -1,6 +1,8 @@
-"""The products behind every mode of a LoRALinear: what lora.reference says, with less memory traffic.
+"""The products behind every mode of a LoRALinear: what lora.reference says, with less memory
+traffic.
 
-Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters, K adapters trained side by side.
+Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters, K adapters trained
+side by side.
 """
 
 from __future__ import annotations
@@ -12,24 +14,32 @@ from torch import Tensor
 from lora import reference
 
 
-def lora_linear(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float) -> Tensor:
+def lora_linear(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
+) -> Tensor:
     """y = x W^T + bias + (c * (x A^T)) B^T for x (..., k), W (n, k), A (R, k), B (n, R).
 
-    ``c`` is scale times weight: a number; one for each column of the concatenated rank, (R,); or, for every token, one for
-    each of N adapters of rank R / N, (tokens, N). N = R covers adapters of different ranks.
+    ``c`` is scale times weight: a number; one for each column of the concatenated rank, (R,); or,
+    for every token, one for each of N adapters of rank R / N, (tokens, N). N = R covers adapters of
+    different ranks.
     """
     y = _adapted(x.reshape(-1, x.shape[-1]), W, bias, A, B, c)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def lora_linear_rows(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scales: Tensor | float) -> Tensor:
-    """Part j of the first axis of x (K * b, ..., k) through adapter j: A (K, r, k), B (K, n, r), scales (K,) or one.
+def lora_linear_rows(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scales: Tensor | float
+) -> Tensor:
+    """Part j of the first axis of x (K * b, ..., k) through adapter j: A (K, r, k), B (K, n, r),
+    scales (K,) or one.
 
     Raises ValueError where the first axis does not fall into K equal parts.
     """
     K = A.shape[0]
     if x.shape[0] % K:
-        raise ValueError(f"{x.shape[0]} rows do not fall into {K} equal parts, one for each adapter")
+        raise ValueError(
+            f"{x.shape[0]} rows do not fall into {K} equal parts, one for each adapter"
+        )
     c = scales[:, None, None] if isinstance(scales, Tensor) else scales
     parts = x.reshape(K, x.shape[:-1].numel() // K, x.shape[-1])
     y = _adapted(parts, W, bias, A, B, c)
@@ -37,17 +47,26 @@ def lora_linear_rows(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Te
 
 
 def lora_linear_factors(
-    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, gates: Tensor, scales: Tensor | float
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    gates: Tensor,
+    scales: Tensor | float,
 ) -> Tensor:
-    """y = x W^T + bias + (sum_i g_i s_i B_i)(sum_j g_j A_j) x, gates (tokens, N), A (N r, k), B (n, N r),
-    scales (N,) or one.
+    """y = x W^T + bias + (sum_i g_i s_i B_i)(sum_j g_j A_j) x, gates (tokens, N), A (N r, k), B (n,
+    N r), scales (N,) or one.
 
-    For inference, where one N r-wide product in and one out are all there is to gain: the plain formula.
+    For inference, where one N r-wide product in and one out are all there is to gain: the plain
+    formula.
     """
     return reference.lora_linear_factors(*_one_dtype(x, W, bias, A, B, gates, scales))
 
 
-def _adapted(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float) -> Tensor:
+def _adapted(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
+) -> Tensor:
     """x (M, k) with A (R, k) and B (n, R), or x (K, m, k) with A (K, r, k) and B (K, n, r)."""
     tensors = _one_dtype(x, W, bias, A, B, c)
     if not torch.is_grad_enabled():
@@ -57,28 +76,37 @@ def _adapted(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c:
     return _Adapted.apply(*tensors)
 
 
-def _merging_pays(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float) -> bool:
-    """Whether W + c B A, once for forward and once for backward, costs less than adding to y and to dx.
+def _merging_pays(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
+) -> bool:
+    """Whether W + c B A, once for forward and once for backward, costs less than adding to y and to
+    dx.
 
-    Adding takes 2 M r (k + n) multiplications and a pass over y and dx, building twice 2 k n r; M counts the tokens of one
-    adapter. The factor of 2 between them is a margin. Zen 3, forward plus backward over frozen, unmerged and merged. One
-    thread: 1.63 and 1.45 (M=2048, k=n=128, r=16), 1.78 and 1.65 (2048, 256, 64), 1.35 and 1.32 (512, 256, 8), a tie at
-    (2048, 512, 8). Two threads, K adapters: 1.78 and 1.47 (K=12, M=512, k=n=128, r=16), 1.40 and 1.42 (8, 256, 256, 8), 1.26
-    and 1.45 (8, 256, 512, 8).
-    Only in fp32 and in training: rounded to bf16, W would swallow a small B A; for inference the layer folds for good.
+    Adding takes 2 M r (k + n) multiplications and a pass over y and dx, building twice 2 k n r; M
+    counts the tokens of one adapter. The factor of 2 between them is a margin. Zen 3, forward plus
+    backward over frozen, unmerged and merged. One thread: 1.63 and 1.45 (M=2048, k=n=128, r=16),
+    1.78 and 1.65 (2048, 256, 64), 1.35 and 1.32 (512, 256, 8), a tie at (2048, 512, 8). Two
+    threads, K adapters: 1.78 and 1.47 (K=12, M=512, k=n=128, r=16), 1.40 and 1.42 (8, 256, 256, 8),
+    1.26 and 1.45 (8, 256, 512, 8). Only in fp32 and in training: rounded to bf16, W would swallow a
+    small B A; for inference the layer folds for good.
     """
     exact = x.dtype in (torch.float32, torch.float64)
     tokens = x.shape[-2]  # of one adapter
     if isinstance(c, Tensor) or x.device.type != "cpu" or not exact or tokens < 64:
         return False
-    if W.requires_grad or (bias is not None and bias.requires_grad) or not (A.requires_grad or B.requires_grad):
+    if (
+        W.requires_grad
+        or (bias is not None and bias.requires_grad)
+        or not (A.requires_grad or B.requires_grad)
+    ):
         return False
     n, k = W.shape
     return tokens * (k + n) >= 4 * k * n
 
 
 def _one_dtype(x: Tensor, *others):
-    """All in the dtype of x, or autocast's: masters A and B in fp32 are rounded for a bf16 product, x never widened."""
+    """All in the dtype of x, or autocast's: masters A and B in fp32 are rounded for a bf16 product,
+    x never widened."""
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -91,9 +119,11 @@ def _large_fp32_on_cpu(x: Tensor) -> bool:
 
 
 def _weigh(h: Tensor, c: Tensor) -> Tensor:
-    """Each of C equal runs of the columns of h (..., R) times its own c (..., C), broadcast over the axes before.
+    """Each of C equal runs of the columns of h (..., R) times its own c (..., C), broadcast over
+    the axes before.
 
-    For many tokens as an einsum: with 8 runs of 8 columns it takes half the time of the broadcast product.
+    For many tokens as an einsum: with 8 runs of 8 columns it takes half the time of the broadcast
+    product.
     """
     runs = h.unflatten(-1, (c.shape[-1], -1))
     if c.dim() == 2 and _large_fp32_on_cpu(h):
@@ -104,8 +134,9 @@ def _weigh(h: Tensor, c: Tensor) -> Tensor:
 def _narrow(x: Tensor, v: Tensor) -> Tensor:
     """x v for v (.., k, R) of few columns.
 
-    MKL takes 2 to 4 times as long for a product of up to 8 columns as for its transpose of up to 8 rows. One core of a Zen 3,
-    M=2048, k=256, R=8: x A^T 0.46 ms, (A x^T)^T 0.25; dy B 1.01 ms, (B^T dy^T)^T 0.24. From R = 16 on they are equal.
+    MKL takes 2 to 4 times as long for a product of up to 8 columns as for its transpose of up to 8
+    rows. One core of a Zen 3, M=2048, k=256, R=8: x A^T 0.46 ms, (A x^T)^T 0.25; dy B 1.01 ms, (B^T
+    dy^T)^T 0.24. From R = 16 on they are equal.
     """
     if v.shape[-1] <= 8 and _large_fp32_on_cpu(x):
         return (v.mT @ x.mT).mT
@@ -113,10 +144,11 @@ def _narrow(x: Tensor, v: Tensor) -> Tensor:
 
 
 def _sum_over_tokens(u: Tensor, v: Tensor) -> Tensor:
-    """u^T v for u (.., M, R) and v (.., M, n): few rows, each a sum over many tokens; in four parts where there are many.
+    """u^T v for u (.., M, R) and v (.., M, n): few rows, each a sum over many tokens; in four parts
+    where there are many.
 
-    MKL is slow at long sums. Two threads of a Zen 3, M=2048, R=64: 0.65 ms and in parts 0.58 (n=256), 1.78 and 1.22 (512),
-    3.67 and 2.65 (1024; the FLOPs ask for 1.98).
+    MKL is slow at long sums. Two threads of a Zen 3, M=2048, R=64: 0.65 ms and in parts 0.58
+    (n=256), 1.78 and 1.22 (512), 3.67 and 2.65 (1024; the FLOPs ask for 1.98).
     """
     if u.dim() == 2 and len(u) % 4 == 0 and len(u) >= 512 and _large_fp32_on_cpu(u):
         return torch.bmm(u.unflatten(0, (4, -1)).mT, v.unflatten(0, (4, -1))).sum(0)
@@ -124,7 +156,8 @@ def _sum_over_tokens(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _add_product(y: Tensor, u: Tensor, v: Tensor, alpha: float = 1.0) -> Tensor:
-    """y += alpha u v in place, for one pair of matrices or a batch: no second (M, n) tensor is written or read."""
+    """y += alpha u v in place, for one pair of matrices or a batch: no second (M, n) tensor is
+    written or read."""
     return y.addmm_(u, v, alpha=alpha) if y.dim() == 2 else y.baddbmm_(u, v, alpha=alpha)
 
 
@@ -139,16 +172,19 @@ def _forward(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c:
 
 def _refuse_second_derivative() -> None:
     if torch.is_grad_enabled():
-        raise RuntimeError("lora.kernel has no second derivative (create_graph=True): use lora.reference")
+        raise RuntimeError(
+            "lora.kernel has no second derivative (create_graph=True): use lora.reference"
+        )
 
 
 class _Adapted(torch.autograd.Function):
-    """Keeps x and h = x A^T beside the parameters and c, and each only where a gradient that is asked for needs it.
+    """Keeps x and h = x A^T beside the parameters and c, and each only where a gradient that is
+    asked for needs it.
 
         g = dy B        dx = dy W + (c g) A        dA = (c g)^T x        dB = ((c h)^T dy)^T        dc = h * g
 
-    dB is the transpose of a product: as dy^T h it would read the wide dy across its rows. A number c scales what is small,
-    (R, k) and (R, n), not (M, R).
+    dB is the transpose of a product: as dy^T h it would read the wide dy across its rows. A number
+    c scales what is small, (R, k) and (R, n), not (M, R).
     """
 
     @staticmethod
@@ -156,7 +192,9 @@ class _Adapted(torch.autograd.Function):
         y, h = _forward(x, W, bias, A, B, c)
         _, need_W, _, need_A, need_B, need_c = ctx.needs_input_grad
         ctx.scale, weights = (1.0, c) if isinstance(c, Tensor) else (c, None)
-        ctx.save_for_backward(x if need_W or need_A else None, W, A, B, h if need_B or need_c else None, weights)
+        ctx.save_for_backward(
+            x if need_W or need_A else None, W, A, B, h if need_B or need_c else None, weights
+        )
         return y
 
     @staticmethod
@@ -184,10 +222,12 @@ class _Adapted(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The same for one number c, through W + c B A: keeps x alone, h is computed where it is needed.
+    """The same for one number c, through W + c B A: keeps x alone, h is computed where it is
+    needed.
 
-    For one adapter h and g are (parts, r, M / parts): MKL runs one narrow product on one thread, and a batch of them on all.
-    Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43 ms, in eight parts 0.24. K adapters are a batch already.
+    For one adapter h and g are (parts, r, M / parts): MKL runs one narrow product on one thread,
+    and a batch of them on all. Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43 ms, in eight
+    parts 0.24. K adapters are a batch already.
     """
 
     @staticmethod

@@ -1,4 +1,5 @@
-"""A frozen linear layer with any number of named low-rank adapters, and the modes in which they act.
+"""A frozen linear layer with any number of named low-rank adapters, and the modes in which they
+act.
 
 off        y = x W^T
 Mix        y = x W^T + sum_i w_i s_i (x A_i^T) B_i^T                one adapter is a mix with weight 1
@@ -32,8 +33,8 @@ class Mix:
 class Gated:
     """Weights per token: ``routers[path](x (tokens, d_in)) -> gates (tokens, len(names))``.
 
-    ``order`` says what is mixed: ``outputs``, sum_i g_i s_i B_i A_i x, or ``factors``, (sum_i g_i s_i B_i)(sum_j g_j A_j) x,
-    which has the cross terms B_i A_j and needs adapters of one rank.
+    ``order`` says what is mixed: ``outputs``, sum_i g_i s_i B_i A_i x, or ``factors``, (sum_i g_i
+    s_i B_i)(sum_j g_j A_j) x, which has the cross terms B_i A_j and needs adapters of one rank.
     """
 
     names: Sequence[str]
@@ -47,7 +48,8 @@ class Gated:
 
 @dataclass(frozen=True)
 class Rows:
-    """The batch axis falls into len(names) equal parts, one after the other; each part has its own adapter, of one rank."""
+    """The batch axis falls into len(names) equal parts, one after the other; each part has its own
+    adapter, of one rank."""
 
     names: Sequence[str]
 
@@ -56,10 +58,11 @@ Mode = Mix | Gated | Rows | None
 
 
 class LoRALinear(nn.Module):
-    """Wraps a linear layer, sharing its weight and bias under their own names, so a model's base keys stay as they are.
+    """Wraps a linear layer, sharing its weight and bias under their own names, so a model's base
+    keys stay as they are.
 
-    Adapters are registered parameters ``lora_A_<name>`` (r, d_in) and ``lora_B_<name>`` (d_out, r): they move with .to(),
-    are saved by state_dict(), and each has its own requires_grad.
+    Adapters are registered parameters ``lora_A_<name>`` (r, d_in) and ``lora_B_<name>`` (d_out, r):
+    they move with .to(), are saved by state_dict(), and each has its own requires_grad.
     """
 
     def __init__(self, linear: nn.Linear, path: str = ""):
@@ -108,7 +111,9 @@ class LoRALinear(nn.Module):
     def remove(self, name: str) -> None:
         self.factors(name)
         if self._unfolded is not None:
-            raise RuntimeError(f"{self.path}: adapters are folded into the weight: unfold before removing {name!r}")
+            raise RuntimeError(
+                f"{self.path}: adapters are folded into the weight: unfold before removing {name!r}"
+            )
         del self.scales[name]
         delattr(self, f"lora_A_{name}")
         delattr(self, f"lora_B_{name}")
@@ -116,16 +121,21 @@ class LoRALinear(nn.Module):
     def factors(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         """(A, B) of an adapter."""
         if name not in self.scales:
-            raise KeyError(f"{self.path}: no adapter {name!r}, there are {', '.join(self.names) or 'none'}")
+            raise KeyError(
+                f"{self.path}: no adapter {name!r}, there are {', '.join(self.names) or 'none'}"
+            )
         own = cast(
             dict[str, nn.Parameter], self._parameters
         )  # past __getattr__: decoding asks for these thousands of times
         return own[f"lora_A_{name}"], own[f"lora_B_{name}"]
 
     def fold(self, weights: Mapping[str, float]) -> None:
-        """Add sum_i w_i s_i B_i A_i to the weight, in the weight's own precision, keeping the old one aside."""
+        """Add sum_i w_i s_i B_i A_i to the weight, in the weight's own precision, keeping the old
+        one aside."""
         if self._unfolded is not None:
-            raise RuntimeError(f"{self.path}: adapters are folded into the weight already: unfold first")
+            raise RuntimeError(
+                f"{self.path}: adapters are folded into the weight already: unfold first"
+            )
         names = [name for name in weights if name in self.scales]
         self._unfolded = self.weight.detach().clone()
         with torch.no_grad():
@@ -152,30 +162,41 @@ class LoRALinear(nn.Module):
             A, B, ranks = self._concatenated(names)
             weights = [mode.weights[name] * self.scales[name] for name in names]
             if len(set(weights)) > 1:
-                columns = [weight for weight, rank in zip(weights, ranks, strict=True) for _ in range(rank)]
+                columns = [
+                    weight for weight, rank in zip(weights, ranks, strict=True) for _ in range(rank)
+                ]
                 return lora_linear(x, self.weight, self.bias, A, B, x.new_tensor(columns))
             return lora_linear(x, self.weight, self.bias, A, B, weights[0])
         each = [self.scales[name] for name in mode.names]
-        scales = each[0] if len(set(each)) == 1 else x.new_tensor(each)  # one number needs no product of its own
+        scales = (
+            each[0] if len(set(each)) == 1 else x.new_tensor(each)
+        )  # one number needs no product of its own
         if isinstance(mode, Rows):
-            A, B = (torch.stack(factors) for factors in zip(*map(self.factors, mode.names), strict=True))
+            A, B = (
+                torch.stack(factors) for factors in zip(*map(self.factors, mode.names), strict=True)
+            )
             return lora_linear_rows(x, self.weight, self.bias, A, B, scales)
         gates = mode.routers[self.path](x.reshape(-1, self.d_in))
         A, B, ranks = self._concatenated(tuple(mode.names))
         one_rank = len(set(ranks)) == 1
         if mode.order == "factors":
             if not one_rank:
-                raise ValueError(f"{self.path}: factors of ranks {ranks} cannot be averaged: mix the outputs")
+                raise ValueError(
+                    f"{self.path}: factors of ranks {ranks} cannot be averaged: mix the outputs"
+                )
             return lora_linear_factors(x, self.weight, self.bias, A, B, gates, scales)
         c = gates * scales
         if not one_rank:
-            c = c.repeat_interleave(torch.tensor(ranks, device=c.device), dim=-1, output_size=sum(ranks))
+            c = c.repeat_interleave(
+                torch.tensor(ranks, device=c.device), dim=-1, output_size=sum(ranks)
+            )
         return lora_linear(x, self.weight, self.bias, A, B, c)
 
     def _concatenated(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """[A_1; ..; A_N] (R, d_in), [B_1 | .. | B_N] (d_out, R), and the ranks that sum to R.
 
-        Kept from call to call while no gradient is asked for and no factor has changed: decoding restacks nothing.
+        Kept from call to call while no gradient is asked for and no factor has changed: decoding
+        restacks nothing.
         """
         factors = [self.factors(name) for name in names]
         if len(names) == 1:
@@ -183,10 +204,15 @@ class LoRALinear(nn.Module):
         ranks = tuple(A.shape[0] for A, _ in factors)
         trained = torch.is_grad_enabled() and any(p.requires_grad for pair in factors for p in pair)
         if trained or torch.compiler.is_compiling():
-            return torch.cat([A for A, _ in factors]), torch.cat([B for _, B in factors], dim=1), ranks
+            return (
+                torch.cat([A for A, _ in factors]),
+                torch.cat([B for _, B in factors], dim=1),
+                ranks,
+            )
         key = (names, tuple((p.data_ptr(), p._version) for pair in factors for p in pair))
         if self._kept is None or self._kept[0] != key:
-            # Ordinary tensors, also when first asked for in inference mode: a later call may differentiate through them.
+            # Ordinary tensors, also when first asked for in inference mode: a later call may
+            # differentiate through them.
             with torch.inference_mode(False), torch.no_grad():
                 A, B = torch.cat([A for A, _ in factors]), torch.cat([B for _, B in factors], dim=1)
             self._kept = (key, (A, B, ranks))

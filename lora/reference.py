@@ -1,7 +1,9 @@
-"""The adapters' formulas as one would write them on paper, for any shapes, in plain differentiable operations.
+"""The adapters' formulas as one would write them on paper, for any shapes, in plain differentiable
+operations.
 
-lora.kernel computes the same faster; these are what it is tested against, and what to use for a second derivative.
-Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters, K adapters trained side by side.
+lora.kernel computes the same faster; these are what it is tested against, and what to use for a
+second derivative. Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters,
+K adapters trained side by side.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 
-def lora_linear(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float) -> Tensor:
+def lora_linear(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
+) -> Tensor:
     """y = x W^T + bias + (c * (x A^T)) B^T for x (..., k), W (n, k), A (R, k), B (n, R).
 
-    ``c`` is scale times weight: a number; one for each column of the concatenated rank, (R,); or, for every token, one for
-    each of N adapters of rank R / N, (tokens, N). N = R covers adapters of different ranks.
+    ``c`` is scale times weight: a number; one for each column of the concatenated rank, (R,); or,
+    for every token, one for each of N adapters of rank R / N, (tokens, N). N = R covers adapters of
+    different ranks.
     """
     h = F.linear(x, A)
     if isinstance(c, Tensor) and c.dim() == 2:
@@ -24,18 +29,32 @@ def lora_linear(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor,
     return F.linear(x, W, bias) + F.linear(h * c, B)
 
 
-def lora_linear_rows(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scales: Tensor | float) -> Tensor:
-    """Part j of the first axis of x (K * b, ..., k) through adapter j: A (K, r, k), B (K, n, r), scales (K,) or one."""
+def lora_linear_rows(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scales: Tensor | float
+) -> Tensor:
+    """Part j of the first axis of x (K * b, ..., k) through adapter j: A (K, r, k), B (K, n, r),
+    scales (K,) or one."""
     parts = rearrange(x, "(K b) ... k -> K b ... k", K=len(A))
     scales = torch.as_tensor(scales, dtype=x.dtype, device=x.device).expand(len(A))
-    return torch.cat([lora_linear(*p) for p in zip(parts, [W] * len(A), [bias] * len(A), A, B, scales, strict=True)])
+    return torch.cat(
+        [
+            lora_linear(*p)
+            for p in zip(parts, [W] * len(A), [bias] * len(A), A, B, scales, strict=True)
+        ]
+    )
 
 
 def lora_linear_factors(
-    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, gates: Tensor, scales: Tensor | float
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    gates: Tensor,
+    scales: Tensor | float,
 ) -> Tensor:
-    """y = x W^T + bias + (sum_i g_i s_i B_i)(sum_j g_j A_j) x, gates (tokens, N), A (N r, k), B (n, N r),
-    scales (N,) or one."""
+    """y = x W^T + bias + (sum_i g_i s_i B_i)(sum_j g_j A_j) x, gates (tokens, N), A (N r, k), B (n,
+    N r), scales (N,) or one."""
     h = rearrange(F.linear(x, A), "... (N r) -> (...) N r", N=gates.shape[1])
     h = torch.einsum("t N r, t N -> t r", h, gates)
     u = rearrange(torch.einsum("t r, t N -> t N r", h, gates * scales), "t N r -> t (N r)")

@@ -11,11 +11,14 @@ from models.transformer import Cache, Transformer
 
 
 @torch.inference_mode()
-def greedy(model: Transformer, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int) -> list[list[int]]:
-    """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or ``limit`` tokens.
+def greedy(
+    model: Transformer, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int
+) -> list[list[int]]:
+    """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or
+    ``limit`` tokens.
 
-    Prompts may differ in length: shorter ones are padded on the left and the padding is masked. Rows that have ended
-    leave the batch, so a few long answers don't cost the whole batch.
+    Prompts may differ in length: shorter ones are padded on the left and the padding is masked.
+    Rows that have ended leave the batch, so a few long answers don't cost the whole batch.
     """
     if not prompts:
         return []

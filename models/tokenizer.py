@@ -1,4 +1,5 @@
-"""A closed-vocabulary word tokenizer: every word of the world is one token, and nothing else exists."""
+"""A closed-vocabulary word tokenizer: every word of the world is one token, and nothing else
+exists."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ SPECIAL = (PAD, BOUNDARY)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Words separated by blanks <-> ids. ``<s>`` stands before every text, and so ends the one before it.
+    """Words separated by blanks <-> ids. ``<s>`` stands before every text, and so ends the one
+    before it.
 
     >>> tokenizer = Tokenizer.from_texts(["ada lives in rome"])
     >>> tokenizer.encode("rome ada")
@@ -25,7 +27,9 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if self.words[: len(SPECIAL)] != SPECIAL:
-            raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL)}, this one with {self.words[:3]}")
+            raise ValueError(
+                f"a vocabulary begins with {' '.join(SPECIAL)}, this one with {self.words[:3]}"
+            )
         if len(set(self.words)) != len(self.words):
             raise ValueError("a word stands twice in the vocabulary: every word is one token")
         object.__setattr__(self, "ids", {word: i for i, word in enumerate(self.words)})

@@ -1,10 +1,13 @@
-"""A decoder-only transformer in one file: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""A decoder-only transformer in one file: RMSNorm, rotary positions, grouped-query attention,
+SwiGLU.
 
-Parameter names are those of the Llama and Qwen2 families (``model.layers.0.self_attn.q_proj`` ...), so that adapters
-address the same modules here and there. Axes: b batch, l query positions, s key positions, h heads, d head width.
+Parameter names are those of the Llama and Qwen2 families (``model.layers.0.self_attn.q_proj`` ...),
+so that adapters address the same modules here and there. Axes: b batch, l query positions, s key
+positions, h heads, d head width.
 
-Attention is written out on the CPU: at the lengths of a toy study the stock fused kernel is about 20 times slower there
-than two batched products around a softmax (see bench/). On CUDA the stock kernel is used.
+Attention is written out on the CPU: at the lengths of a toy study the stock fused kernel is about
+20 times slower there than two batched products around a softmax (see bench/). On CUDA the stock
+kernel is used.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a transformer. ``hidden`` is the SwiGLU width; ``context`` the longest sequence; ``init`` the deviation of the
-    weights at the start (to look things up in its context a small model needs about 1 / sqrt(width): LOG.md)."""
+    """Shape of a transformer. ``hidden`` is the SwiGLU width; ``context`` the longest sequence;
+    ``init`` the deviation of the weights at the start (to look things up in its context a small
+    model needs about 1 / sqrt(width): LOG.md)."""
 
     width: int = 128
     layers: int = 2
@@ -37,11 +41,17 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)}: must be at least 1")
         if not 0 < self.init < math.inf:
-            raise ValueError(f"model.init = {self.init}: the deviation of the first weights, above 0")
+            raise ValueError(
+                f"model.init = {self.init}: the deviation of the first weights, above 0"
+            )
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"model.width = {self.width} must split into {self.heads} heads of an even width")
+            raise ValueError(
+                f"model.width = {self.width} must split into {self.heads} heads of an even width"
+            )
         if self.heads % self.kv_heads:
-            raise ValueError(f"model.heads = {self.heads} must be a multiple of model.kv_heads = {self.kv_heads}")
+            raise ValueError(
+                f"model.heads = {self.heads} must be a multiple of model.kv_heads = {self.kv_heads}"
+            )
 
     @property
     def head_width(self) -> int:
@@ -49,7 +59,8 @@ class TransformerConfig:
 
 
 class Cache:
-    """Keys and values of the positions read so far, for every layer: (b, kv_heads, capacity, d) each."""
+    """Keys and values of the positions read so far, for every layer: (b, kv_heads, capacity, d)
+    each."""
 
     def __init__(self, config: TransformerConfig, rows: int, capacity: int, like: Tensor):
         shape = (config.layers, rows, config.kv_heads, capacity, config.head_width)
@@ -57,7 +68,8 @@ class Cache:
         self.length = 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this step's keys and values (b, h, l, d) behind the stored ones and return all of them."""
+        """Write this step's keys and values (b, h, l, d) behind the stored ones and return all of
+        them."""
         stop = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : stop] = keys
         self.values[layer, :, :, self.length : stop] = values
@@ -81,7 +93,8 @@ class RMSNorm(nn.Module):
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin (context, d) of position * base^(-2i/d), halves side by side (Su et al. 2021, arXiv 2104.09864)."""
+    """cos and sin (context, d) of position * base^(-2i/d), halves side by side (Su et al. 2021,
+    arXiv 2104.09864)."""
     half = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
     angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_base**-half)
     angles = torch.cat([angles, angles], dim=-1)
@@ -89,19 +102,23 @@ def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+d/2}) of x (b, h, l, d) by its position's angle; cos, sin (l, d)."""
+    """Turn each pair (x_i, x_{i+d/2}) of x (b, h, l, d) by its position's angle; cos, sin (l,
+    d)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v for q (b, h, l, d), k and v (b, h, s, d), bias (l, s) or (b, 1, l, s)."""
+    """softmax(q k^T / sqrt(d) + bias) v for q (b, h, l, d), k and v (b, h, s, d), bias (l, s) or
+    (b, 1, l, s)."""
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     b, h, length, d = q.shape
     if bias.dim() == 4:
         bias = bias.expand(b, h, length, k.shape[2]).reshape(b * h, length, k.shape[2])
-    scores = torch.baddbmm(bias, q.reshape(b * h, length, d), k.reshape(b * h, -1, d).mT, alpha=1 / math.sqrt(d))
+    scores = torch.baddbmm(
+        bias, q.reshape(b * h, length, d), k.reshape(b * h, -1, d).mT, alpha=1 / math.sqrt(d)
+    )
     return torch.bmm(scores.softmax(-1), v.reshape(b * h, -1, d)).view(b, h, length, d)
 
 
@@ -115,7 +132,9 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
+    ) -> Tensor:
         heads = "b l (h d) -> b h l d"
         q = rotate(rearrange(self.q_proj(x), heads, h=self.heads), cos, sin)
         k = rotate(rearrange(self.k_proj(x), heads, h=self.heads // self.groups), cos, sin)
@@ -148,7 +167,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
+    ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -156,14 +177,17 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids (b, l) -> logits (b, l, vocabulary). Input and output embeddings are tied.
 
-    Weights are drawn from ``generator``: normal with deviation ``init``, and init / sqrt(2 layers) where a matrix writes
-    into the residual stream (o_proj, down_proj), so that the stream's variance does not grow with depth.
+    Weights are drawn from ``generator``: normal with deviation ``init``, and init / sqrt(2 layers)
+    where a matrix writes into the residual stream (o_proj, down_proj), so that the stream's
+    variance does not grow with depth.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: TransformerConfig, vocabulary: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, config: TransformerConfig, vocabulary: int, generator: torch.Generator | None = None
+    ):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(vocabulary, config.width)
@@ -178,19 +202,26 @@ class Transformer(nn.Module):
                 deviation = config.init / math.sqrt(2 * config.layers) if writes else config.init
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None) -> Tensor:
-        """``real`` (b, s) is False at padding keys, counted from the cache's start: pad on the left.
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None
+    ) -> Tensor:
+        """``real`` (b, s) is False at padding keys, counted from the cache's start: pad on the
+        left.
 
         Rotary scores depend on distances alone, so left padding shifts nothing.
         """
         return self.unembed(self.hidden_states(tokens, cache, real))
 
-    def hidden_states(self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None
+    ) -> Tensor:
         """The residual stream after the last layer, normalised: (b, l, width)."""
         start = 0 if cache is None else cache.length
         stop = start + tokens.shape[1]
         if stop > self.config.context:
-            raise ValueError(f"{stop} tokens are longer than model.context = {self.config.context}: raise it")
+            raise ValueError(
+                f"{stop} tokens are longer than model.context = {self.config.context}: raise it"
+            )
         x = self.embed_tokens(tokens)
         bias = attention_bias(start, stop, real, x)
         for block in self.layers:
@@ -204,7 +235,8 @@ class Transformer(nn.Module):
 
 
 def attention_bias(start: int, stop: int, real: Tensor | None, like: Tensor) -> Tensor:
-    """0 where position start + i may look at position j, else the dtype's lowest number; (l, s), or (b, 1, l, s)."""
+    """0 where position start + i may look at position j, else the dtype's lowest number; (l, s), or
+    (b, 1, l, s)."""
     causal = torch.ones(stop - start, stop, dtype=torch.bool, device=like.device).tril(start)
     seen = causal if real is None else causal & real[:, None, None, :stop]
     # A finite floor, not -inf: a row of padding sees nothing, and its softmax must not be NaN.

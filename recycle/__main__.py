@@ -8,8 +8,9 @@
     python -m recycle eval   RUN both-F --group F
     python -m recycle report RUN
 
-RUN is a run folder, as in runs/two-hop-quick; adapters are named as in RUN/seed-0/standard/library. Where one machine is not
-enough, start the study under torchrun: its processes share the (seed, base) pairs out among them.
+RUN is a run folder, as in runs/two-hop-quick; adapters are named as in RUN/seed-0/standard/library.
+Where one machine is not enough, start the study under torchrun: its processes share the (seed,
+base) pairs out among them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m recycle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recycle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -84,32 +87,58 @@ def build_parser() -> argparse.ArgumentParser:
 
     def on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
         sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished study")
-        sub.add_argument("--seed", type=int, help="which seed's base and library (default: the study's first)")
-        sub.add_argument("--base", default="standard", help="which of the study's bases (default standard)")
+        sub.add_argument(
+            "--seed", type=int, help="which seed's base and library (default: the study's first)"
+        )
+        sub.add_argument(
+            "--base", default="standard", help="which of the study's bases (default standard)"
+        )
         if adapters:
-            sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help="names in the seed's library, or folders")
+            sub.add_argument(
+                "adapters",
+                nargs="+",
+                metavar="ADAPTER",
+                help="names in the seed's library, or folders",
+            )
 
     study = command("study", _study, "run a study, or go on with one")
     study.add_argument("task", choices=list(TASKS))
     study.add_argument("--preset", default="quick", help="quick, laptop or full (default quick)")
-    study.add_argument("--processes", type=int, default=1, metavar="N",
-                       help="share the bases out among N processes of this machine (default 1)")  # fmt: skip
     study.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train.lr=3e-3; may be repeated"
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share the bases out among N processes of this machine (default 1)",
     )
-    study.add_argument("--run", type=Path, metavar="RUN", help="the run folder (default runs/two-hop-PRESET)")
+    study.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as in train.lr=3e-3; may be repeated",
+    )
+    study.add_argument(
+        "--run", type=Path, metavar="RUN", help="the run folder (default runs/two-hop-PRESET)"
+    )
 
     train = command("train", _train, "train one expert on a study's base, into its library")
     on_run(train)
-    train.add_argument("--reads", required=True, help="what it learns, as hop1 or joint in the two-hop task")
+    train.add_argument(
+        "--reads", required=True, help="what it learns, as hop1 or joint in the two-hop task"
+    )
     train.add_argument("--group", required=True, help="of which group, as F")
     train.add_argument("--name", help="its name in the library (default READS-GROUP-own)")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.* and adapter.* keys")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="train.* and adapter.* keys"
+    )
 
     merge = command("merge", _merge, "merge adapters into one")
     on_run(merge, adapters=True)
     merge.add_argument("--method", choices=[*MERGES, "weighted_sum"], required=True)
-    merge.add_argument("--weights", type=float, nargs="+", help="for weighted_sum: one for each adapter")
+    merge.add_argument(
+        "--weights", type=float, nargs="+", help="for weighted_sum: one for each adapter"
+    )
     merge.add_argument("--out", required=True, help="its name in the library")
 
     route = command("route", _route, "show how Arrow routes a group's questions among adapters")
@@ -117,21 +146,36 @@ def build_parser() -> argparse.ArgumentParser:
     _routing_options(route)
     route.add_argument("--group", required=True, help="whose questions, as F")
 
-    evaluate = command("eval", _eval, "answer a group's questions with an adapter, or with several routed by Arrow")
+    evaluate = command(
+        "eval", _eval, "answer a group's questions with an adapter, or with several routed by Arrow"
+    )
     on_run(evaluate, adapters=True)
     _routing_options(evaluate)
-    evaluate.add_argument("--order", choices=["outputs", "factors"], default="outputs", help="what Arrow mixes")
+    evaluate.add_argument(
+        "--order", choices=["outputs", "factors"], default="outputs", help="what Arrow mixes"
+    )
     evaluate.add_argument("--group", required=True, help="whose questions, as F")
-    evaluate.add_argument("--show", type=int, default=0, metavar="N", help="print the first N answers of each form")
+    evaluate.add_argument(
+        "--show", type=int, default=0, metavar="N", help="print the first N answers of each form"
+    )
 
     report = command("report", _report, "draw a run's report again")
     report.add_argument("run", type=Path, metavar="RUN")
-    report.add_argument("--record", type=Path, metavar="FILE", help="also keep the result in a small JSON file")
+    report.add_argument(
+        "--record", type=Path, metavar="FILE", help="also keep the result in a small JSON file"
+    )
 
     gsm = command("gsm", _gsm, "check a copy of GSM-Symbolic of your own, and score answers to it")
     for level in LEVELS:
-        gsm.add_argument(f"--{level.lower()}", type=Path, metavar="FILE", help=f"JSON lines of the level {level}")
-    gsm.add_argument("--answers", type=Path, metavar="FILE", help="JSON lines with level, id, instance and output")
+        gsm.add_argument(
+            f"--{level.lower()}", type=Path, metavar="FILE", help=f"JSON lines of the level {level}"
+        )
+    gsm.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines with level, id, instance and output",
+    )
 
     table = command("table", _table, "print a recorded result as the README's tables")
     table.add_argument("file", type=Path, metavar="FILE")
@@ -148,10 +192,18 @@ def _study(options: argparse.Namespace) -> None:
     if options.processes < 1:
         raise ValueError(f"--processes {options.processes}: at least one")
     if options.processes > 1 and "RANK" not in os.environ:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes)]
+        launch = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(options.processes),
+        ]
         os.execv(sys.executable, [sys.executable, *launch, "-m", "--", "recycle", *options.given])
     run = options.run or Path("runs") / f"{options.task}-{options.preset}"
-    environment = describe_environment(choose_matmul(options.matmul), "python -m recycle " + shlex.join(sys.argv[1:]))
+    environment = describe_environment(
+        choose_matmul(options.matmul), "python -m recycle " + shlex.join(sys.argv[1:])
+    )
     run_study(config, run, environment, options.quiet)
     if int(os.environ.get("RANK", 0)) == 0:
         print(write_report(run, config))
@@ -168,7 +220,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _gsm(options: argparse.Namespace) -> None:
-    files = {level: path for level in LEVELS if (path := getattr(options, level.lower())) is not None}
+    files = {
+        level: path for level in LEVELS if (path := getattr(options, level.lower())) is not None
+    }
     print(describe(files, options.answers))
 
 
@@ -189,10 +243,12 @@ def open_config(run: Path) -> StudyConfig:
 
 
 def _build(default, values: dict, run: Path):
-    """A dataclass from its JSON: nested ones by the default's type, lists as tuples; a key of a later version has its
-    default."""
+    """A dataclass from its JSON: nested ones by the default's type, lists as tuples; a key of a
+    later version has its default."""
     if unknown := set(values) - {f.name for f in dataclasses.fields(default)}:
-        raise ValueError(f"{run}/config.json has the unknown key {sorted(unknown)[0]!r}: another version made this run")
+        raise ValueError(
+            f"{run}/config.json has the unknown key {sorted(unknown)[0]!r}: another version made this run"
+        )
     built = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -219,8 +275,12 @@ class _Opened:
             return load_adapter(inside)
         if outside.is_dir():
             return load_adapter(outside)
-        known = sorted(p.name for p in (self.folder / "library").iterdir() if not p.name.startswith("."))
-        raise ValueError(f"no adapter {name!r} in {self.folder / 'library'}: there are {', '.join(known)}")
+        known = sorted(
+            p.name for p in (self.folder / "library").iterdir() if not p.name.startswith(".")
+        )
+        raise ValueError(
+            f"no adapter {name!r} in {self.folder / 'library'}: there are {', '.join(known)}"
+        )
 
     def check_group(self, group: str) -> None:
         if group not in self.task.groups:
@@ -259,7 +319,13 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"{target} exists: choose another --name")
     expert = Expert(options.reads, options.group, base=options.base)
     made, _ = train_experts(
-        config, opened.task, opened.seed, opened.model, opened.tokenizer, [expert], quiet=options.quiet
+        config,
+        opened.task,
+        opened.seed,
+        opened.model,
+        opened.tokenizer,
+        [expert],
+        quiet=options.quiet,
     )
     adapter = made[expert.name]
     assert isinstance(adapter, Adapter)
@@ -272,13 +338,19 @@ def _merge(options: argparse.Namespace) -> None:
     adapters = [opened.adapter(name) for name in options.adapters]
     if (options.weights is not None) != (options.method == "weighted_sum"):
         raise ValueError("--weights goes with --method weighted_sum, and that with --weights")
-    merged = weighted_sum(adapters, options.weights) if options.weights else MERGES[options.method](adapters)
+    merged = (
+        weighted_sum(adapters, options.weights)
+        if options.weights
+        else MERGES[options.method](adapters)
+    )
     target = opened.folder / "library" / options.out
     if target.exists():
         raise ValueError(f"{target} exists: choose another --out")
     save_adapter(merged, target)
     ranks = sorted({merged.rank(path) for path in merged.paths})
-    print(f"saved {target}: {merged.origin['formula']}, rank {', '.join(map(str, ranks))}, {len(merged.paths)} layers")
+    print(
+        f"saved {target}: {merged.origin['formula']}, rank {', '.join(map(str, ranks))}, {len(merged.paths)} layers"
+    )
 
 
 def _route(options: argparse.Namespace) -> None:
@@ -296,7 +368,11 @@ def _route(options: argparse.Namespace) -> None:
         print(f"{'':38}mean gate of {', '.join(options.adapters)}; entropy in nats")
         for path, found in layers.items():
             means = [fmean(gates) for gates in zip(*found["gates"], strict=True)]
-            print(f"  {path:36}" + "".join(f"{gate:8.3f}" for gate in means) + f"{fmean(found['entropy']):10.3f}")
+            print(
+                f"  {path:36}"
+                + "".join(f"{gate:8.3f}" for gate in means)
+                + f"{fmean(found['entropy']):10.3f}"
+            )
 
 
 def _eval(options: argparse.Namespace) -> None:

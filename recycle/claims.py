@@ -1,7 +1,9 @@
-"""Controls, claims, and the rows that decide them. What is claimed of a task stands in a file of its own: rules_<task>.py,
-sentences with decision rules, fixed and committed before the study that decides them is run.
+"""Controls, claims, and the rows that decide them. What is claimed of a task stands in a file of
+its own: rules_<task>.py, sentences with decision rules, fixed and committed before the study that
+decides them is run.
 
-A claim is decided only where every control passes; else it reads "not decided" and names the control and its value.
+A claim is decided only where every control passes; else it reads "not decided" and names the
+control and its value.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ NOTHING = "nothing measured"
 
 @dataclass(frozen=True)
 class Control:
-    """A share that must be at least (positive control) or at most (negative control) a threshold, wherever it is taken."""
+    """A share that must be at least (positive control) or at most (negative control) a threshold,
+    wherever it is taken."""
 
     id: str
     statement: str
@@ -49,20 +52,25 @@ class Claim:
 
 
 class Metrics:
-    """Rows of metrics.jsonl, to be asked for by their keys; on the standard base unless another is named."""
+    """Rows of metrics.jsonl, to be asked for by their keys; on the standard base unless another is
+    named."""
 
     def __init__(self, rows: Sequence[Row]):
         self.rows = list(rows)
 
     def where(self, base: str = "standard", **wanted: str | Sequence[str]) -> list[Row]:
         def fits(row: Row) -> bool:
-            return all(row[k] == v if isinstance(v, str) else row[k] in v for k, v in wanted.items())
+            return all(
+                row[k] == v if isinstance(v, str) else row[k] in v for k, v in wanted.items()
+            )
 
         return [row for row in self.rows if row["base"] == base and fits(row)]
 
     @property
     def groups(self) -> list[str]:
-        return [group for group in dict.fromkeys(row["group"] for row in self.rows) if group != "base"]
+        return [
+            group for group in dict.fromkeys(row["group"] for row in self.rows) if group != "base"
+        ]
 
     @property
     def bases(self) -> list[str]:
@@ -77,7 +85,9 @@ class Metrics:
 Rule = Callable[[Metrics, float], Claim]
 
 
-def decide(controls: Sequence[Control], rules: Sequence[Rule], metrics: Metrics, chance: float) -> list[Claim]:
+def decide(
+    controls: Sequence[Control], rules: Sequence[Rule], metrics: Metrics, chance: float
+) -> list[Claim]:
     """Every claim with its verdict. ``chance``: accuracy of the best constant answer."""
     failed = [control for control in controls if not control.passes]
     claims = []
@@ -85,7 +95,9 @@ def decide(controls: Sequence[Control], rules: Sequence[Rule], metrics: Metrics,
         claim = rule(metrics, chance)
         if failed and not claim.verdict.startswith("not decided"):
             at = ", ".join(f"control {c.id} at {c.value:.2f}" for c in failed)
-            claim = Claim(claim.id, claim.statement, claim.rule, f"not decided: {at}", claim.evidence)
+            claim = Claim(
+                claim.id, claim.statement, claim.rule, f"not decided: {at}", claim.evidence
+            )
         claims.append(claim)
     return claims
 
@@ -98,7 +110,8 @@ def extreme(cases: Iterable[tuple[str, list[Row]]], pick: Callable = min) -> tup
 
 @dataclass(frozen=True)
 class Case:
-    """A share of one method at 95 %, and at the level where the claim's cases share their error (for "refuted")."""
+    """A share of one method at 95 %, and at the level where the claim's cases share their error
+    (for "refuted")."""
 
     name: str
     own: Estimate
@@ -107,11 +120,15 @@ class Case:
 
 def cases(rows: dict[str, list[Row]], outcome: str = "right") -> list[Case]:
     found = {name: own for name, own in rows.items() if own}
-    return [Case(name, estimate(own, outcome), estimate(own, outcome, len(found))) for name, own in found.items()]
+    return [
+        Case(name, estimate(own, outcome), estimate(own, outcome, len(found)))
+        for name, own in found.items()
+    ]
 
 
 def below(found: Sequence[Case], limit: float) -> str:
-    """supported where every upper limit is below the bound; refuted where a lower limit is above it, after Bonferroni."""
+    """supported where every upper limit is below the bound; refuted where a lower limit is above
+    it, after Bonferroni."""
     if not found:
         return "not decided: nothing measured"
     if any(case.shared.low > limit for case in found):
@@ -128,6 +145,9 @@ def worst(found: Sequence[Case]) -> str:
 
 def to_json(controls: Sequence[Control], claims: Sequence[Claim]) -> dict:
     return {
-        "controls": [{**asdict(control), "needs": control.needs, "passes": control.passes} for control in controls],
+        "controls": [
+            {**asdict(control), "needs": control.needs, "passes": control.passes}
+            for control in controls
+        ],
         "claims": [asdict(claim) for claim in claims],
     }

@@ -17,8 +17,9 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The experts: rank and alpha, the layers by name pattern, and which share of the texts that an expert reads is taken
-    from the base's own, so that it keeps what the base knows. ``kind`` full trains all weights, as a reference."""
+    """The experts: rank and alpha, the layers by name pattern, and which share of the texts that an
+    expert reads is taken from the base's own, so that it keeps what the base knows. ``kind`` full
+    trains all weights, as a reference."""
 
     kind: str = "lora"
     rank: int = 16
@@ -30,7 +31,9 @@ class AdapterConfig:
         if self.kind not in ("lora", "full"):
             raise ValueError(f"adapter.kind = {self.kind!r}: lora or full")
         if not 0 <= self.preservation < 1:
-            raise ValueError(f"adapter.preservation = {self.preservation}: a share from 0 to below 1")
+            raise ValueError(
+                f"adapter.preservation = {self.preservation}: a share from 0 to below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class StudyConfig:
     parts: tuple[str, ...] = ("main",)
     seeds: tuple[int, ...] = (0,)
     model: TransformerConfig = field(default_factory=TransformerConfig)
-    pretrain: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0))
+    pretrain: TrainConfig = field(
+        default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0)
+    )
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, rows=8))
 
@@ -62,9 +67,11 @@ class StudyConfig:
 
 
 def override(config: Any, assignments: Sequence[str]) -> Any:
-    """``override(config, ["train.lr=3e-3"])``: the config with these values; every key and type must exist.
+    """``override(config, ["train.lr=3e-3"])``: the config with these values; every key and type
+    must exist.
 
-    All are applied before anything is validated, so two values that only fit together can be set together.
+    All are applied before anything is validated, so two values that only fit together can be set
+    together.
     """
     changes: dict[str, Any] = {}
     for assignment in assignments:
@@ -85,12 +92,16 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
             elif dataclasses.is_dataclass(old):
                 owner, inner = old, inner.setdefault(name, {})
             else:
-                raise ValueError(f"--set {key}: {name} is a single value and has no key {path[depth + 1]!r}")
+                raise ValueError(
+                    f"--set {key}: {name} is a single value and has no key {path[depth + 1]!r}"
+                )
     return _changed(config, changes)
 
 
 def _changed(config: Any, changes: dict[str, Any]) -> Any:
-    new = {k: _changed(getattr(config, k), v) if isinstance(v, dict) else v for k, v in changes.items()}
+    new = {
+        k: _changed(getattr(config, k), v) if isinstance(v, dict) else v for k, v in changes.items()
+    }
     return dataclasses.replace(config, **new)
 
 

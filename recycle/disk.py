@@ -26,7 +26,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}): delete it, the same command makes it again") from None
+        raise ValueError(
+            f"{path} is no JSON ({error}): delete it, the same command makes it again"
+        ) from None
 
 
 def save_torch(path: Path, value: Any) -> None:

@@ -1,4 +1,5 @@
-"""What a study looks at inside a seed's merges: the mechanisms of recycle/mechanism.py on the main library of each group."""
+"""What a study looks at inside a seed's merges: the mechanisms of recycle/mechanism.py on the main
+library of each group."""
 
 from __future__ import annotations
 
@@ -19,10 +20,14 @@ MERGED = "plain_sum"
 
 
 def look_inside(
-    task: Task, model: Transformer, tokenizer: Tokenizer, main: Library, experts: Mapping[str, Adapter]
+    task: Task,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    main: Library,
+    experts: Mapping[str, Adapter],
 ) -> dict[str, Any]:
-    """``experts``: the main library's and the group's single ones, by name. Conditions: the base, each expert alone, and
-    the main library's plain sum.
+    """``experts``: the main library's and the group's single ones, by name. Conditions: the base,
+    each expert alone, and the main library's plain sum.
 
     -> {"interference": .., "knock out": {form: ..}, "routing": {form: {"tokens": .., "layers": ..}}, "lens": {condition: ..}}
     """
@@ -49,13 +54,20 @@ def look_inside(
         with using(model, Gated(tuple(members), routers)):
             layers = routing(model, torch.tensor(same_length), routers)
         columns = zip(*same_length, strict=True)  # a word where all prompts have it, else a dot
-        tokens = [tokenizer.words[column[0]] if len(set(column)) == 1 else "·" for column in columns]
+        tokens = [
+            tokenizer.words[column[0]] if len(set(column)) == 1 else "·" for column in columns
+        ]
         found["routing"][form] = {"tokens": tokens, "layers": layers}
 
     found["lens"] = {}
     for form, targets in task.lens(group).items():
-        asked = torch.tensor([encode_prompt(tokenizer, question) for question in task.questions(group, form)])
-        ids = {name: torch.tensor([tokenizer.encode(word)[0] for word in words]) for name, words in targets.items()}
+        asked = torch.tensor(
+            [encode_prompt(tokenizer, question) for question in task.questions(group, form)]
+        )
+        ids = {
+            name: torch.tensor([tokenizer.encode(word)[0] for word in words])
+            for name, words in targets.items()
+        }
         found["lens"][form] = {}
         for name, mode in conditions.items():
             with using(model, mode):

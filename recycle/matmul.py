@@ -1,8 +1,10 @@
-"""The faster fp32 matrix product of some CPUs, switched on only where a probe finds it faster and as exact.
+"""The faster fp32 matrix product of some CPUs, switched on only where a probe finds it faster and
+as exact.
 
-PyTorch sends fp32 products to MKL. oneDNN can be about twice as fast, and takes them when ``fp32_precision = "bf16"``
-permits lower precision; on processors without bf16 units (AMX) it computes in full fp32 all the same. So the probe measures
-the error too: where the processor would really round to bf16, the setting stays off.
+PyTorch sends fp32 products to MKL. oneDNN can be about twice as fast, and takes them when
+``fp32_precision = "bf16"`` permits lower precision; on processors without bf16 units (AMX) it
+computes in full fp32 all the same. So the probe measures the error too: where the processor would
+really round to bf16, the setting stays off.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ CHOICES = ("auto", "default")
 def choose_matmul(choice: str = "auto") -> dict:
     """Set the process's fp32 matrix product; return what was measured and chosen, for env.json.
 
-    ``auto`` probes, ``default`` leaves PyTorch as it is. Errors are relative Frobenius norms against float64.
+    ``auto`` probes, ``default`` leaves PyTorch as it is. Errors are relative Frobenius norms
+    against float64.
     """
     if choice not in CHOICES:
         raise ValueError(f"--matmul {choice!r}: choose {' or '.join(CHOICES)}")

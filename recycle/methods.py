@@ -1,8 +1,10 @@
-"""What can be done with a library of experts, by name: merges, a sweep of weights, routers, and negative controls.
+"""What can be done with a library of experts, by name: merges, a sweep of weights, routers, and
+negative controls.
 
-A method turns experts into what is attached and how it acts. The oracle is told which expert knows the hop at hand: what
-routing could reach at best. The controls must do nothing good: gates that look at nothing, prototypes of the wrong expert,
-and adapters of the experts' size without their content.
+A method turns experts into what is attached and how it acts. The oracle is told which expert knows
+the hop at hand: what routing could reach at best. The controls must do nothing good: gates that
+look at nothing, prototypes of the wrong expert, and adapters of the experts' size without their
+content.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def alone(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task
 
 
 def _merged(merge: Callable[[list[Adapter]], Adapter]) -> Method:
-    return lambda experts, generator, task: alone({"merged": merge(list(experts.values()))}, generator, task)
+    return lambda experts, generator, task: alone(
+        {"merged": merge(list(experts.values()))}, generator, task
+    )
 
 
 def _sum_at(weight: float) -> Method:
@@ -66,14 +70,20 @@ def _routed(order: str = "outputs", top_k: int | None = None, temperature: float
     return method
 
 
-def _shuffled_prototypes(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
+def _shuffled_prototypes(
+    experts: Mapping[str, Adapter], generator: torch.Generator, task: Task
+) -> Prepared:
     """Arrow to one expert, every prototype handed to the next expert."""
     routers = arrow(list(experts.values()), top_k=1)
-    shifted = {path: ArrowRouter(router.prototypes.roll(1, 0), top_k=1) for path, router in routers.items()}
+    shifted = {
+        path: ArrowRouter(router.prototypes.roll(1, 0), top_k=1) for path, router in routers.items()
+    }
     return _always(experts, Gated(tuple(experts), shifted))
 
 
-def _random_router(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
+def _random_router(
+    experts: Mapping[str, Adapter], generator: torch.Generator, task: Task
+) -> Prepared:
     """Each token to one expert, drawn afresh in every layer."""
 
     def route(x: Tensor) -> Tensor:
@@ -85,8 +95,9 @@ def _random_router(experts: Mapping[str, Adapter], generator: torch.Generator, t
 
 
 def _oracle(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
-    """The expert that knows the hop at hand; where a phase names several, the layers are shared out from low to high. Of
-    experts that read the same of different people the library's first is right: it names those of whom is asked first."""
+    """The expert that knows the hop at hand; where a phase names several, the layers are shared out
+    from low to high. Of experts that read the same of different people the library's first is
+    right: it names those of whom is asked first."""
     named: dict[str, str] = {}
     for name, adapter in experts.items():
         named.setdefault(str(adapter.origin["reads"]), name)
@@ -112,7 +123,9 @@ def _block(path: str) -> int:
     return next(int(part) for part in path.split(".") if part.isdigit())
 
 
-def _random_adapters(experts: Mapping[str, Adapter], generator: torch.Generator, task: Task) -> Prepared:
+def _random_adapters(
+    experts: Mapping[str, Adapter], generator: torch.Generator, task: Task
+) -> Prepared:
     """The plain sum of normal factors with the experts' Frobenius norms."""
 
     def scrambled(factor: Tensor) -> Tensor:
@@ -120,7 +133,12 @@ def _random_adapters(experts: Mapping[str, Adapter], generator: torch.Generator,
         return noise * (factor.norm() / noise.norm())
 
     fakes = [
-        Adapter({path: (scrambled(A), scrambled(B)) for path, (A, B) in e.factors.items()}, e.alpha, e.rslora, e.alphas)
+        Adapter(
+            {path: (scrambled(A), scrambled(B)) for path, (A, B) in e.factors.items()},
+            e.alpha,
+            e.rslora,
+            e.alphas,
+        )
         for e in experts.values()
     ]
     return alone({"merged": plain_sum(fakes)}, generator, task)
@@ -145,9 +163,14 @@ CONTROLS = ("random_router", "shuffled_prototypes", "random_adapters")
 
 
 def chosen(names: Sequence[str], task: Task) -> list[str]:
-    """Methods by name or by family: ``main``, or ``all`` but ``alone`` (the oracle where the task knows one)."""
+    """Methods by name or by family: ``main``, or ``all`` but ``alone`` (the oracle where the task
+    knows one)."""
     families = {
         "main": MAIN,
-        "all": [m for m in METHODS if m not in ("alone", "at_half") and (m != "oracle" or task.oracle(task.forms[0]))],
+        "all": [
+            m
+            for m in METHODS
+            if m not in ("alone", "at_half") and (m != "oracle" or task.oracle(task.forms[0]))
+        ],
     }
     return [method for name in names for method in families.get(name, (name,))]

@@ -1,4 +1,5 @@
-"""What a study is made of: its cells, in order, where each is kept, and who makes which when several processes do."""
+"""What a study is made of: its cells, in order, where each is kept, and who makes which when
+several processes do."""
 
 from __future__ import annotations
 
@@ -25,7 +26,13 @@ class Cell:
     def key(self) -> dict[str, Any]:
         """What tells a cell's rows from those of others."""
         made = self.library
-        return {"seed": self.seed, "base": made.base, "group": made.group, "library": made.name, "method": self.method}
+        return {
+            "seed": self.seed,
+            "base": made.base,
+            "group": made.group,
+            "library": made.name,
+            "method": self.method,
+        }
 
     @property
     def file(self) -> Path:
@@ -43,7 +50,11 @@ def world(config: StudyConfig, seed: int) -> Task:
 def wanted(config: StudyConfig, seed: int) -> list[Library]:
     """The libraries of the chosen parts and groups; the base's own questions always."""
     groups = ("base", *config.groups)
-    return [each for each in world(config, seed).libraries() if each.part in config.parts and each.group in groups]
+    return [
+        each
+        for each in world(config, seed).libraries()
+        if each.part in config.parts and each.group in groups
+    ]
 
 
 def cells(config: StudyConfig) -> list[Cell]:
@@ -61,7 +72,8 @@ def derived(seed: int, name: str) -> int:
 
 
 def mains(config: StudyConfig, seed: int, base: str = "standard") -> list[Library]:
-    """For each group, the first library of the standard base that all methods are tried on: the one to look inside."""
+    """For each group, the first library of the standard base that all methods are tried on: the one
+    to look inside."""
     found: dict[str, Library] = {}
     for library in wanted(config, seed):
         if library.base == base == "standard" and "all" in library.methods:
@@ -80,9 +92,13 @@ def share_out(config: StudyConfig, processes: int) -> list[list[tuple[int, str]]
     for seed in config.seeds:
         libraries = wanted(config, seed)
         for base in dict.fromkeys(library.base for library in libraries):
-            experts = {expert for library in libraries for expert in library.experts if expert.base == base}
+            experts = {
+                expert for library in libraries for expert in library.experts if expert.base == base
+            }
             reading, training = config.pretrain, config.train
-            cost[seed, base] = reading.steps * reading.rows + len(experts) * training.steps * training.rows
+            cost[seed, base] = (
+                reading.steps * reading.rows + len(experts) * training.steps * training.rows
+            )
     shares: list[list[tuple[int, str]]] = [[] for _ in range(processes)]
     loads = [0] * processes
     for pair in sorted(cost, key=lambda pair: (-cost[pair], pair)):
@@ -93,12 +109,15 @@ def share_out(config: StudyConfig, processes: int) -> list[list[tuple[int, str]]
 
 
 def passes(config: StudyConfig, seed: int, base: str) -> dict[str, list[Expert]]:
-    """The experts of a base by the pass that trains them: one for each part, recipe and group, whatever else is wanted."""
+    """The experts of a base by the pass that trains them: one for each part, recipe and group,
+    whatever else is wanted."""
     found: dict[str, list[Expert]] = {}
     known: set[Expert] = set()
     for library in wanted(config, seed):
         for expert in library.experts:
             if expert.base == base and expert not in known:
                 known.add(expert)
-                found.setdefault(f"{library.part}-{expert.recipe}-{expert.group}", []).append(expert)
+                found.setdefault(f"{library.part}-{expert.recipe}-{expert.group}", []).append(
+                    expert
+                )
     return found

@@ -42,7 +42,9 @@ def load_metrics(run: Path) -> Metrics:
 def chance_of(config: StudyConfig) -> float:
     """Accuracy of the best constant answer, in the groups that the claims speak of."""
     task = world(config, config.seeds[0])
-    asked = [group for group in config.groups if group in RULES[TASKS[config.name].rules].NEW] or config.groups
+    asked = [
+        group for group in config.groups if group in RULES[TASKS[config.name].rules].NEW
+    ] or config.groups
     return max(task.chance(group) for group in asked)
 
 
@@ -67,13 +69,19 @@ FEW_NOTES = 3  # more of a task's notes than that have a table of their own
 
 def lines_of(metrics: Metrics, group: str) -> list[Line]:
     """In the order of the study, other bases last."""
-    found = dict.fromkeys((r["base"], r["library"], r["method"]) for r in metrics.rows if r["group"] == group)
+    found = dict.fromkeys(
+        (r["base"], r["library"], r["method"]) for r in metrics.rows if r["group"] == group
+    )
     return sorted(found, key=lambda line: metrics.bases.index(line[0]))
 
 
 def name_of(line: Line) -> str:
     base, library, method = line
-    return library + (f": {method}" if method != "alone" else "") + (f" (base {base})" if base != "standard" else "")
+    return (
+        library
+        + (f": {method}" if method != "alone" else "")
+        + (f" (base {base})" if base != "standard" else "")
+    )
 
 
 def rows_of(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
@@ -87,27 +95,57 @@ def rows_of(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
 
 def _notes(task: type[Task], metrics: Metrics) -> list[tuple[str, str]]:
     """(form, note): what else the task counts about an answer."""
-    fixed = {"seed", "base", "group", "library", "method", "form", "n", *task.outcomes, "components known",
-             "right of known", "log p right", "log p others", "right above others", "cosine", "input overlap",
-             "output overlap"}  # fmt: skip
-    return list(dict.fromkeys((row["form"], key) for row in metrics.rows for key in row if key not in fixed))
+    fixed = {
+        "seed",
+        "base",
+        "group",
+        "library",
+        "method",
+        "form",
+        "n",
+        *task.outcomes,
+        "components known",
+        "right of known",
+        "log p right",
+        "log p others",
+        "right above others",
+        "cosine",
+        "input overlap",
+        "output overlap",
+    }
+    return list(
+        dict.fromkeys((row["form"], key) for row in metrics.rows for key in row if key not in fixed)
+    )
 
 
-def _terminal(task: type[Task], metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
+def _terminal(
+    task: type[Task], metrics: Metrics, controls: list[Control], claims: list[Claim]
+) -> str:
     out, notes = [], _notes(task, metrics)
     notes = notes if len(notes) <= FEW_NOTES else []
-    width = 2 + max(len(name_of(line)) for group in metrics.groups for line in lines_of(metrics, group))
+    width = 2 + max(
+        len(name_of(line)) for group in metrics.groups for line in lines_of(metrics, group)
+    )
     for group in metrics.groups:
-        out.append(f"\n{task.titles[group]}\n{'':{width}}" + "".join(f"{form:>9}" for form in task.forms)
-                   + "".join(f"{note:>20}" for _, note in notes))  # fmt: skip
+        out.append(
+            f"\n{task.titles[group]}\n{'':{width}}"
+            + "".join(f"{form:>9}" for form in task.forms)
+            + "".join(f"{note:>20}" for _, note in notes)
+        )
         for line in lines_of(metrics, group):
             rows = rows_of(metrics, group, line)
-            out.append(f"{name_of(line):{width}}" + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
-                       + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes))  # fmt: skip
+            out.append(
+                f"{name_of(line):{width}}"
+                + "".join(f"{estimate(rows[form]).mean:9.2f}" for form in task.forms)
+                + "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes)
+            )
     if all(c.where == NOTHING for c in controls):  # a study of recipes, which decides nothing
         return "\n".join(out)
     out.append("\ncontrols")
-    out += [f"  {c.id}  {c.value:.2f} (needs {c.needs})  {c.state:6}  {c.statement} [{c.where}]" for c in controls]
+    out += [
+        f"  {c.id}  {c.value:.2f} (needs {c.needs})  {c.state:6}  {c.statement} [{c.where}]"
+        for c in controls
+    ]
     out.append("claims")
     out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
     return "\n".join(out)
@@ -123,9 +161,13 @@ def _cell(rows: list[Row] | None, outcome: str = "right") -> str:
 
 
 def _known(rows: list[Row]) -> list[Row]:
-    """The same counts among the questions whose components are all answered right after the merge."""
-    return [{**row, "n": row["components known"], "right": row["right of known"]}
-            for row in rows if row["components known"]]  # fmt: skip
+    """The same counts among the questions whose components are all answered right after the
+    merge."""
+    return [
+        {**row, "n": row["components known"], "right": row["right of known"]}
+        for row in rows
+        if row["components known"]
+    ]
 
 
 def _mean(rows: list[Row], key: str) -> float | None:
@@ -158,7 +200,9 @@ def _judged(controls: list[Control], claims: list[Claim]) -> list[str]:
     return parts
 
 
-def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Control], claims: list[Claim]) -> str:
+def _page(
+    run: Path, config: StudyConfig, metrics: Metrics, controls: list[Control], claims: list[Claim]
+) -> str:
     e, task = html.escape, TASKS[config.name]
     environment = read_json(run / "env.json") if (run / "env.json").exists() else []
     made = cells(config)
@@ -172,14 +216,25 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Contr
         parts += _judged(controls, claims)
     for group in metrics.groups:
         parts += [_group_tables(task, metrics, group), reuse_gain(config, metrics, group)]
-    base = {name: {form: estimate(metrics.where(base=name, group="base", form=form)) for form in task.forms}
-            for name in metrics.bases if metrics.where(base=name, group="base")}  # fmt: skip
+    base = {
+        name: {
+            form: estimate(metrics.where(base=name, group="base", form=form)) for form in task.forms
+        }
+        for name in metrics.bases
+        if metrics.where(base=name, group="base")
+    }
     parts.append(
         "<h2>The bases, on what was held out from each form</h2><table><tr><th>base</th>"
-        + "".join(f"<th>{form}</th>" for form in task.forms) + "</tr>"
-        + "".join(f"<tr><td>{name}</td>" + "".join(f"<td>{value} <small>n {value.n}</small></td>"
-                  for value in forms.values()) + "</tr>" for name, forms in base.items()) + "</table>"
-    )  # fmt: skip
+        + "".join(f"<th>{form}</th>" for form in task.forms)
+        + "</tr>"
+        + "".join(
+            f"<tr><td>{name}</td>"
+            + "".join(f"<td>{value} <small>n {value.n}</small></td>" for value in forms.values())
+            + "</tr>"
+            for name, forms in base.items()
+        )
+        + "</table>"
+    )
     parts.append(_pictures(run, config, metrics))
     parts.append(_inside(run, config))
     parts.append(_examples(run, config))
@@ -195,32 +250,45 @@ def _page(run: Path, config: StudyConfig, metrics: Metrics, controls: list[Contr
 
 
 def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
-    every, harder = _notes(task, metrics), [form for form in task.forms if form not in task.components]
+    every, harder = (
+        _notes(task, metrics),
+        [form for form in task.forms if form not in task.components],
+    )
     notes = every if len(every) <= FEW_NOTES else []
-    compared = [form for form in harder if any("right above others" in r for r in metrics.where(form=form))]
+    compared = [
+        form for form in harder if any("right above others" in r for r in metrics.where(form=form))
+    ]
     rows = [
         f"<h2>{task.titles[group]}</h2><table><caption>Right answers after the merge</caption><tr><th>library: method</th>"
         + "".join(f"<th>{form}</th>" for form in task.forms)
         + "".join(f"<th>{note} ({form})</th>" for form, note in notes)
         + "".join(f"<th>{form}, {' and '.join(task.components)} known</th>" for form in harder)
         + "<th>n</th><th>n known</th>"
-        + "".join(f"<th>{form}: log p right / others</th><th>{form}: right above others</th>" for form in compared)
+        + "".join(
+            f"<th>{form}: log p right / others</th><th>{form}: right above others</th>"
+            for form in compared
+        )
         + "</tr>"
     ]
     counted = [
         "<table><caption>What else is counted</caption><tr><th>library: method</th>"
-        + "".join(f"<th>{note} ({form})</th>" for form, note in every) + "</tr>"
-    ]  # fmt: skip
+        + "".join(f"<th>{note} ({form})</th>" for form, note in every)
+        + "</tr>"
+    ]
     kinds = [
         f"<table><caption>What the answers are: {' | '.join(harder)}</caption><tr><th>library: method</th>"
-        + "".join(f"<th>{o}</th>" for o in task.outcomes) * len(harder) + "</tr>"
-    ]  # fmt: skip
+        + "".join(f"<th>{o}</th>" for o in task.outcomes) * len(harder)
+        + "</tr>"
+    ]
     for line in lines_of(metrics, group):
         at = rows_of(metrics, group, line)
         last = at[task.forms[-1]]
         signal = ""
         for form in compared:
-            values = [_mean(at[form], key) for key in ("log p right", "log p others", "right above others")]
+            values = [
+                _mean(at[form], key)
+                for key in ("log p right", "log p others", "right above others")
+            ]
             signal += (
                 "<td>-</td><td>-</td>"
                 if None in values
@@ -234,21 +302,32 @@ def _group_tables(task: type[Task], metrics: Metrics, group: str) -> str:
         )
         shares = "".join(_cell(at[form], outcome) for form in harder for outcome in task.outcomes)
         kinds.append(f"<tr><td>{name_of(line)}</td>{shares}</tr>")
-        counts = "".join(_cell([row for row in at[form] if note in row], note) for form, note in every)
+        counts = "".join(
+            _cell([row for row in at[form] if note in row], note) for form, note in every
+        )
         counted.append(f"<tr><td>{name_of(line)}</td>{counts}</tr>")
-    folded = "<details><summary>What the wrong answers are</summary>" + "\n".join([*kinds, "</table></details>"])
+    folded = "<details><summary>What the wrong answers are</summary>" + "\n".join(
+        [*kinds, "</table></details>"]
+    )
     if every != notes:
-        folded += "<details><summary>What else is counted</summary>" + "\n".join([*counted, "</table></details>"])
+        folded += "<details><summary>What else is counted</summary>" + "\n".join(
+            [*counted, "</table></details>"]
+        )
     return "\n".join([*rows, "</table>", folded])
 
 
 def reuse_gain(config: StudyConfig, metrics: Metrics, group: str) -> str:
-    """What each library of several experts answers beyond the best of the base and its own experts alone, paired by seed."""
+    """What each library of several experts answers beyond the best of the base and its own experts
+    alone, paired by seed."""
     task = TASKS[config.name]
     forms = [form for form in task.forms if form not in task.components]
     libraries = [library for library in wanted(config, config.seeds[0]) if library.group == group]
-    single = {(x.base, x.experts): x.name for x in libraries if len(x.experts) < 2 and not x.context}
-    best: dict[tuple[str, str], dict[str, tuple[str, list[Row]]]] = {}  # of a library: by form, who, and its rows
+    single = {
+        (x.base, x.experts): x.name for x in libraries if len(x.experts) < 2 and not x.context
+    }
+    best: dict[
+        tuple[str, str], dict[str, tuple[str, list[Row]]]
+    ] = {}  # of a library: by form, who, and its rows
     for library in (x for x in libraries if len(x.experts) > 1):
         found = best[library.base, library.name] = {}
         for experts in ((), *((expert,) for expert in library.experts)):
@@ -292,16 +371,19 @@ def _pictures(run: Path, config: StudyConfig, metrics: Metrics) -> str:
     if any(GROWTH.match(row["library"]) for row in metrics.rows):
         pictures.append(("Growth", plots.growth(metrics, task)))
     if "growth" not in config.parts and len(metrics.bases) > 1:
-        pictures.append(("The same libraries on other bases, main methods pooled", plots.bases(metrics, task)))
+        pictures.append(
+            ("The same libraries on other bases, main methods pooled", plots.bases(metrics, task))
+        )
     return "<h2>Pictures</h2>" + "".join(
-        f"<h3>{title}</h3><img alt='{title}' src='data:image/png;base64,{data}'>" for title, data in pictures
+        f"<h3>{title}</h3><img alt='{title}' src='data:image/png;base64,{data}'>"
+        for title, data in pictures
     )
 
 
 def inside_means(run: Path, config: StudyConfig) -> dict[str, dict]:
-    """For each group what was seen inside its merges, as means over the seeds, in nats and shares right:
-    {"lens": {form: {condition: {target: [log-probability above shuffled targets, at each depth]}}},
-    "knock out": {"all", "none", "without <block>", "only <block>": {form: share}}}."""
+    """For each group what was seen inside its merges, as means over the seeds, in nats and shares
+    right: {"lens": {form: {condition: {target: [log-probability above shuffled targets, at each
+    depth]}}}, "knock out": {"all", "none", "without <block>", "only <block>": {form: share}}}."""
     found = {}
     for library in mains(config, config.seeds[0]):
         seeds = [read_json(run / inside_file(seed, library)) for seed in config.seeds]
@@ -309,8 +391,11 @@ def inside_means(run: Path, config: StudyConfig) -> dict[str, dict]:
             form: {
                 condition: {
                     name: [
-                        fmean(each["lens"][form][condition]["targets"][name]["log_prob"][i]
-                              - each["lens"][form][condition]["targets"][name]["shuffled"][i] for each in seeds)
+                        fmean(
+                            each["lens"][form][condition]["targets"][name]["log_prob"][i]
+                            - each["lens"][form][condition]["targets"][name]["shuffled"][i]
+                            for each in seeds
+                        )
                         for i in range(len(result["depths"]))
                     ]
                     for name in result["targets"]
@@ -318,11 +403,23 @@ def inside_means(run: Path, config: StudyConfig) -> dict[str, dict]:
                 for condition, result in conditions.items()
             }
             for form, conditions in seeds[0]["lens"].items()
-        }  # fmt: skip
-        flat = [{"all": each["knock out"]["all"], "none": each["knock out"]["none"],
-                 **{f"{kind} {block}": scores for kind in ("without", "only")
-                    for block, scores in each["knock out"][kind].items()}} for each in seeds]  # fmt: skip
-        knocked = {name: {form: fmean(each[name][form] for each in flat) for form in flat[0][name]} for name in flat[0]}
+        }
+        flat = [
+            {
+                "all": each["knock out"]["all"],
+                "none": each["knock out"]["none"],
+                **{
+                    f"{kind} {block}": scores
+                    for kind in ("without", "only")
+                    for block, scores in each["knock out"][kind].items()
+                },
+            }
+            for each in seeds
+        ]
+        knocked = {
+            name: {form: fmean(each[name][form] for each in flat) for form in flat[0][name]}
+            for name in flat[0]
+        }
         found[library.group] = {"lens": lens, "knock out": knocked}
     return found
 
@@ -338,33 +435,57 @@ def _inside(run: Path, config: StudyConfig) -> str:
         for form, conditions in means["lens"].items():
             names = list(next(iter(conditions.values())))
             depths = len(next(iter(conditions.values()))[names[0]])
-            head = "".join(f"<th>{name}, after layer {i}</th>" for name in names for i in range(depths - 1))
-            out.append(f"<table><caption>Logit lens at the end of a {form} question: log-probability above shuffled targets, "
-                       f"nats, mean over seeds</caption><tr><th>condition</th>{head}</tr>")  # fmt: skip
+            head = "".join(
+                f"<th>{name}, after layer {i}</th>" for name in names for i in range(depths - 1)
+            )
+            out.append(
+                f"<table><caption>Logit lens at the end of a {form} question: log-probability above shuffled targets, "
+                f"nats, mean over seeds</caption><tr><th>condition</th>{head}</tr>"
+            )
             for condition, targets in conditions.items():
-                values = "".join(f"<td>{value:+.2f}</td>" for name in names for value in targets[name][1:])
+                values = "".join(
+                    f"<td>{value:+.2f}</td>" for name in names for value in targets[name][1:]
+                )
                 out.append(f"<tr><td>{condition}</td>{values}</tr>")
             out.append("</table>")
     if plots.available():
         for library in mains(config, config.seeds[0]):
             out += _inside_pictures(
-                read_json(run / inside_file(config.seeds[0], library)), library.group, config.seeds[0]
+                read_json(run / inside_file(config.seeds[0], library)),
+                library.group,
+                config.seeds[0],
             )
     return "\n".join(out)
 
 
 def _inside_pictures(found: dict, group: str, seed: int) -> list[str]:
-    pictures = [(f"Logit lens at the end of a {form} question", mechanism_plots.lens(conditions))
-                for form, conditions in found["lens"].items()]  # fmt: skip
+    pictures = [
+        (f"Logit lens at the end of a {form} question", mechanism_plots.lens(conditions))
+        for form, conditions in found["lens"].items()
+    ]
     pictures += [
-        ("Interference of the experts' updates", mechanism_plots.interference(
-            {group: found["interference"]}, tuple(found["members"][:2]))),
-        ("The plain sum without, and with only, one block's adapters", mechanism_plots.knock_out(found["knock out"])),
-    ]  # fmt: skip
-    pictures += [(f"Arrow's gates by token, {form}", mechanism_plots.routing(
-        by_token["layers"], by_token["tokens"], found["members"])) for form, by_token in found["routing"].items()]  # fmt: skip
-    return [f"<h4>{group}: {title}, seed {seed}</h4><img alt='{title}' src='data:image/png;base64,{data}'>"
-            for title, data in pictures]  # fmt: skip
+        (
+            "Interference of the experts' updates",
+            mechanism_plots.interference(
+                {group: found["interference"]}, tuple(found["members"][:2])
+            ),
+        ),
+        (
+            "The plain sum without, and with only, one block's adapters",
+            mechanism_plots.knock_out(found["knock out"]),
+        ),
+    ]
+    pictures += [
+        (
+            f"Arrow's gates by token, {form}",
+            mechanism_plots.routing(by_token["layers"], by_token["tokens"], found["members"]),
+        )
+        for form, by_token in found["routing"].items()
+    ]
+    return [
+        f"<h4>{group}: {title}, seed {seed}</h4><img alt='{title}' src='data:image/png;base64,{data}'>"
+        for title, data in pictures
+    ]
 
 
 def _examples(run: Path, config: StudyConfig) -> str:
@@ -380,5 +501,7 @@ def _examples(run: Path, config: StudyConfig) -> str:
         ]
         key = cell.key
         name = f"{key['group']}, {name_of((key['base'], key['library'], key['method']))}"
-        out.append(f"<details><summary>{e(name)}</summary><pre>{e(chr(10).join(lines))}</pre></details>")
+        out.append(
+            f"<details><summary>{e(name)}</summary><pre>{e(chr(10).join(lines))}</pre></details>"
+        )
     return "\n".join(out)

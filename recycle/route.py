@@ -1,7 +1,9 @@
-"""Routers: tokens (T, d_in) -> gates (T, N), one router for each layer. They know nothing of how gates are applied.
+"""Routers: tokens (T, d_in) -> gates (T, N), one router for each layer. They know nothing of how
+gates are applied.
 
-Arrow (Ostapenko et al. 2024, arXiv 2405.11157): adapter i is stood for by the input direction that it amplifies most, the
-top right singular vector v_i of B_i A_i; a token goes to the adapters whose direction it has most of, whatever the sign.
+Arrow (Ostapenko et al. 2024, arXiv 2405.11157): adapter i is stood for by the input direction that
+it amplifies most, the top right singular vector v_i of B_i A_i; a token goes to the adapters whose
+direction it has most of, whatever the sign.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from lora import Adapter
 
 
 def prototype(A: Tensor, B: Tensor) -> Tensor:
-    """The unit top right singular vector of B A for A (r, d_in), B (d_out, r): (d_in,), sign arbitrary.
+    """The unit top right singular vector of B A for A (r, d_in), B (d_out, r): (d_in,), sign
+    arbitrary.
 
-    Exact, without forming B A: A^T = Q_A R_A and B = Q_B R_B give B A = Q_B (R_B R_A^T) Q_A^T, an r x r core. In float64:
-    where the two largest singular values are close, their vectors are as sharp as the arithmetic.
+    Exact, without forming B A: A^T = Q_A R_A and B = Q_B R_B give B A = Q_B (R_B R_A^T) Q_A^T, an r
+    x r core. In float64: where the two largest singular values are close, their vectors are as
+    sharp as the arithmetic.
     """
     Q_A, R_A = torch.linalg.qr(A.double().mT)
     R_B = torch.linalg.qr(B.double(), mode="r").R
@@ -42,7 +46,9 @@ class ArrowRouter:
     def __post_init__(self) -> None:
         count = len(self.prototypes)
         if self.top_k is not None and not 1 <= self.top_k <= count:
-            raise ValueError(f"top_k = {self.top_k}: the library has {count} adapters, choose from 1 to {count}")
+            raise ValueError(
+                f"top_k = {self.top_k}: the library has {count} adapters, choose from 1 to {count}"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature}: must be above 0")
 
@@ -57,7 +63,9 @@ class ArrowRouter:
         return gates
 
 
-def arrow(adapters: Sequence[Adapter], temperature: float = 1.0, top_k: int | None = None) -> dict[str, ArrowRouter]:
+def arrow(
+    adapters: Sequence[Adapter], temperature: float = 1.0, top_k: int | None = None
+) -> dict[str, ArrowRouter]:
     """A router for every layer that the adapters address; they must all address the same layers."""
     if not adapters:
         raise ValueError("a router needs at least one adapter")
@@ -66,6 +74,10 @@ def arrow(adapters: Sequence[Adapter], temperature: float = 1.0, top_k: int | No
             "adapters that address different layers cannot be routed among: train them on the same patterns"
         )
     return {
-        path: ArrowRouter(torch.stack([prototype(*adapter.factors[path]) for adapter in adapters]), temperature, top_k)
+        path: ArrowRouter(
+            torch.stack([prototype(*adapter.factors[path]) for adapter in adapters]),
+            temperature,
+            top_k,
+        )
         for path in adapters[0].paths
     }

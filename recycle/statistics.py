@@ -1,9 +1,11 @@
 """Shares of answers over seeds, with intervals.
 
-For one seed an interval is Wilson's for the pooled answers. For several it is the wider of Student's t over the seeds' shares
-and Wilson's for all answers pooled: seeds that agree exactly (all 0, say) must not make an interval of no width. Differences
-are paired by seed: t over the seeds' differences, and never narrower than Newcombe's interval of the pooled shares (1998,
-method 10), which counts the pairs as independent. Many comparisons at once share their error by Bonferroni's ``among``.
+For one seed an interval is Wilson's for the pooled answers. For several it is the wider of
+Student's t over the seeds' shares and Wilson's for all answers pooled: seeds that agree exactly
+(all 0, say) must not make an interval of no width. Differences are paired by seed: t over the
+seeds' differences, and never narrower than Newcombe's interval of the pooled shares (1998, method
+10), which counts the pairs as independent. Many comparisons at once share their error by
+Bonferroni's ``among``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share of answers, or a difference of shares: the mean over seeds and its interval, of n answers in all."""
+    """A share of answers, or a difference of shares: the mean over seeds and its interval, of n
+    answers in all."""
 
     mean: float
     low: float
@@ -32,8 +35,11 @@ class Estimate:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def estimate(rows: Iterable[Row], outcome: str | Sequence[str] = "right", among: int = 1) -> Estimate:
-    """The share of answers with an outcome (or one of several); ``among`` estimates are looked at together."""
+def estimate(
+    rows: Iterable[Row], outcome: str | Sequence[str] = "right", among: int = 1
+) -> Estimate:
+    """The share of answers with an outcome (or one of several); ``among`` estimates are looked at
+    together."""
     counts = by_seed(rows, outcome)
     shares = [hits / n for hits, n in counts.values()]
     hits, n = (sum(part) for part in zip(*counts.values(), strict=True))
@@ -45,15 +51,24 @@ def estimate(rows: Iterable[Row], outcome: str | Sequence[str] = "right", among:
 
 
 def difference(
-    first: Iterable[Row], second: Iterable[Row], outcome: str | Sequence[str] = "right", among: int = 1
+    first: Iterable[Row],
+    second: Iterable[Row],
+    outcome: str | Sequence[str] = "right",
+    among: int = 1,
 ) -> Estimate:
     """The share in the first rows minus that in the second, paired by seed."""
     ours, theirs = by_seed(first, outcome), by_seed(second, outcome)
     if set(ours) != set(theirs):
-        raise ValueError(f"seeds {sorted(ours)} and {sorted(theirs)} cannot be paired: finish the study")
+        raise ValueError(
+            f"seeds {sorted(ours)} and {sorted(theirs)} cannot be paired: finish the study"
+        )
     gaps = [ours[seed][0] / ours[seed][1] - theirs[seed][0] / theirs[seed][1] for seed in ours]
-    pooled = [[sum(part) for part in zip(*counts.values(), strict=True)] for counts in (ours, theirs)]
-    (p, (low_p, high_p)), (q, (low_q, high_q)) = ((hits / n, wilson(hits, n, among)) for hits, n in pooled)
+    pooled = [
+        [sum(part) for part in zip(*counts.values(), strict=True)] for counts in (ours, theirs)
+    ]
+    (p, (low_p, high_p)), (q, (low_q, high_q)) = (
+        (hits / n, wilson(hits, n, among)) for hits, n in pooled
+    )
     low = p - q - math.hypot(p - low_p, high_q - q)
     high = p - q + math.hypot(high_p - p, q - low_q)
     if len(gaps) > 1:
@@ -62,9 +77,12 @@ def difference(
     return Estimate(fmean(gaps), max(-1.0, low), min(1.0, high), pooled[0][1], len(gaps))
 
 
-def over_seeds(rows: Iterable[Row], value: Callable[[list[Row]], float], spread: Estimate, among: int = 1) -> Estimate:
-    """Any number computed from each seed's rows: mean and t interval, never narrower than ``spread``, the interval of the
-    share that it is made of (and that interval's width alone for one seed)."""
+def over_seeds(
+    rows: Iterable[Row], value: Callable[[list[Row]], float], spread: Estimate, among: int = 1
+) -> Estimate:
+    """Any number computed from each seed's rows: mean and t interval, never narrower than
+    ``spread``, the interval of the share that it is made of (and that interval's width alone for
+    one seed)."""
     found: dict[int, list[Row]] = {}
     for row in rows:
         found.setdefault(row["seed"], []).append(row)
@@ -77,7 +95,9 @@ def over_seeds(rows: Iterable[Row], value: Callable[[list[Row]], float], spread:
     return Estimate(mean, mean - below, mean + above, spread.n, len(values))
 
 
-def by_seed(rows: Iterable[Row], outcome: str | Sequence[str] = "right") -> dict[int, tuple[int, int]]:
+def by_seed(
+    rows: Iterable[Row], outcome: str | Sequence[str] = "right"
+) -> dict[int, tuple[int, int]]:
     """{seed: (answers with the outcome, answers)}."""
     outcomes = (outcome,) if isinstance(outcome, str) else tuple(outcome)
     counts: dict[int, tuple[int, int]] = {}
@@ -90,7 +110,8 @@ def by_seed(rows: Iterable[Row], outcome: str | Sequence[str] = "right") -> dict
 
 
 def wilson(successes: int, n: int, among: int = 1) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (Wilson 1927), at 95 % for all of ``among`` together."""
+    """The Wilson score interval of a proportion (Wilson 1927), at 95 % for all of ``among``
+    together."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}: no proportion")
     z = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * among))
@@ -103,11 +124,16 @@ def wilson(successes: int, n: int, among: int = 1) -> tuple[float, float]:
 
 def t_half_width(values: Sequence[float], among: int = 1) -> float:
     """Half the width of Student's interval of a mean, for two values or more."""
-    return t_quantile(1 - (1 - LEVEL) / (2 * among), len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return (
+        t_quantile(1 - (1 - LEVEL) / (2 * among), len(values) - 1)
+        * stdev(values)
+        / math.sqrt(len(values))
+    )
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Where Student's t distribution reaches a probability above 1/2, by bisection to machine precision."""
+    """Where Student's t distribution reaches a probability above 1/2, by bisection to machine
+    precision."""
     low, high = 0.0, 1.0
     while t_below(high, freedom) < probability:
         high *= 2
@@ -117,7 +143,8 @@ def t_quantile(probability: float, freedom: int) -> float:
 
 
 def t_below(t: float, freedom: int) -> float:
-    """P(T < t) for t >= 0 and whole degrees of freedom: a finite sum (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """P(T < t) for t >= 0 and whole degrees of freedom: a finite sum (Abramowitz and Stegun 26.7.3
+    and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine = math.cos(angle)
     odd = freedom % 2

@@ -3,8 +3,9 @@
     world(seed) -> texts -> pretrain(base) -> {expert: train(adapter)} -> {merge | route}(library)
     -> decode(held-out questions) -> score -> metrics.jsonl -> claims.json, report.html
 
-Everything finished is on disk and is not made again: <run>/seed-0/<base>/model.pt, .../library/<expert>, and one file for
-each cell. A cell's numbers depend on its own configuration and seed alone, so adding cells or seeds changes no others.
+Everything finished is on disk and is not made again: <run>/seed-0/<base>/model.pt,
+.../library/<expert>, and one file for each cell. A cell's numbers depend on its own configuration
+and seed alone, so adding cells or seeds changes no others.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ from tasks import Task
 WIDENED = ("seeds", "groups", "parts")
 
 
-def run_study(config: StudyConfig, run: Path, environment: dict[str, Any], quiet: bool = False) -> None:
+def run_study(
+    config: StudyConfig, run: Path, environment: dict[str, Any], quiet: bool = False
+) -> None:
     """Make whatever of the study is not on disk yet, then metrics.jsonl.
 
-    Under torchrun every process makes its share of the bases (each with its experts and cells), and the first waits for
-    all of them.
+    Under torchrun every process makes its share of the bases (each with its experts and cells), and
+    the first waits for all of them.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.distributed.is_initialized():
@@ -62,11 +65,17 @@ def run_study(config: StudyConfig, run: Path, environment: dict[str, Any], quiet
         write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
 
 
-def make(config: StudyConfig, run: Path, seed: int, base: str, environment: dict[str, Any], quiet: bool) -> None:
+def make(
+    config: StudyConfig, run: Path, seed: int, base: str, environment: dict[str, Any], quiet: bool
+) -> None:
     """One seed's base, the experts on it, and the cells that ask them."""
     own = [cell for cell in cells(config) if (cell.seed, cell.library.base) == (seed, base)]
     todo = [cell for cell in own if not (run / cell.file).exists()]
-    unseen = [library for library in mains(config, seed, base) if not (run / inside_file(seed, library)).exists()]
+    unseen = [
+        library
+        for library in mains(config, seed, base)
+        if not (run / inside_file(seed, library)).exists()
+    ]
     if not todo and not unseen:
         return
     note_environment(run, environment)
@@ -84,11 +93,17 @@ def make(config: StudyConfig, run: Path, seed: int, base: str, environment: dict
             and len(cell.library.experts) == 1
         }
         adapters = {name: made for name, made in singles.items() if isinstance(made, Adapter)}
-        write_json(run / inside_file(seed, library), look_inside(task, model, tokenizer, library, adapters))
+        write_json(
+            run / inside_file(seed, library), look_inside(task, model, tokenizer, library, adapters)
+        )
 
 
 def evaluate(
-    cell: Cell, task: Task, model: Transformer, tokenizer: Tokenizer, experts: Mapping[str, Adapter | Weights]
+    cell: Cell,
+    task: Task,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    experts: Mapping[str, Adapter | Weights],
 ) -> dict[str, Any]:
     """Answer every form of the cell's questions; return metric rows and a few answers to read."""
     group = cell.library.group
@@ -106,7 +121,14 @@ def evaluate(
     answers, rows = {}, {}
     for forms in asked_together(phases):
         before = None if contexts is None else contexts * len(forms)
-        said = ask(model, tokenizer, task, [q for form in forms for q in questions[form]], phases[forms[0]], before)
+        said = ask(
+            model,
+            tokenizer,
+            task,
+            [q for form in forms for q in questions[form]],
+            phases[forms[0]],
+            before,
+        )
         for form in forms:
             answers[form], said = said[: len(questions[form])], said[len(questions[form]) :]
     for form in task.forms:
@@ -127,7 +149,12 @@ def evaluate(
             row["right of known"] = sum(r and k for r, k in zip(right, known, strict=True))
     examples = {
         form: [
-            {"prompt": a.question.prompt, "right": a.question.completion, "said": a.completion, "outcome": a.outcome}
+            {
+                "prompt": a.question.prompt,
+                "right": a.question.completion,
+                "said": a.completion,
+                "outcome": a.outcome,
+            }
             for a in said[:3]
         ]
         for form, said in answers.items()
@@ -136,7 +163,8 @@ def evaluate(
 
 
 def asked_together(phases: Mapping[str, Sequence[Phase]]) -> list[list[str]]:
-    """The forms whose questions can stand in one batch, because the adapters act on them in the same way."""
+    """The forms whose questions can stand in one batch, because the adapters act on them in the
+    same way."""
     found: dict[tuple, list[str]] = {}
     for form, each in phases.items():
         found.setdefault(tuple((id(phase.mode), phase.until) for phase in each), []).append(form)
@@ -144,25 +172,30 @@ def asked_together(phases: Mapping[str, Sequence[Phase]]) -> list[list[str]]:
 
 
 def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
-    """Means over layers and pairs of experts: cosine of the updates, and how far their input and output spaces overlap
-    beyond what random ones do (1 would be the same space)."""
+    """Means over layers and pairs of experts: cosine of the updates, and how far their input and
+    output spaces overlap beyond what random ones do (1 would be the same space)."""
     pairs = interference(adapters)["pairs"]
     beyond = {
         side: fmean((p[side] - p[f"{side}_random"]) / (1 - p[f"{side}_random"]) for p in pairs)
         for side in ("input", "output")
     }
-    return {"cosine": fmean(p["cosine"] for p in pairs), **{f"{side} overlap": value for side, value in beyond.items()}}
+    return {
+        "cosine": fmean(p["cosine"] for p in pairs),
+        **{f"{side} overlap": value for side, value in beyond.items()},
+    }
 
 
 def open_run(config: StudyConfig, run: Path) -> None:
-    """Take the folder for this configuration, or say by which key another one made it. A run may be widened: seeds, groups
-    and parts may be added, for they change nothing of what is there."""
+    """Take the folder for this configuration, or say by which key another one made it. A run may be
+    widened: seeds, groups and parts may be added, for they change nothing of what is there."""
     # Through JSON and back: tuples become lists, as they are on disk.
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if (run / "config.json").exists():
         theirs = read_json(run / "config.json")
         different = [
-            key for key, a, b in _compare(mine, theirs) if a != b and not (key in WIDENED and set(b or ()) <= set(a))
+            key
+            for key, a, b in _compare(mine, theirs)
+            if a != b and not (key in WIDENED and set(b or ()) <= set(a))
         ]
         if different:
             more = f", and {len(different) - 1} more" if len(different) > 1 else ""
@@ -175,7 +208,9 @@ def open_run(config: StudyConfig, run: Path) -> None:
     try:
         write_json(run / "config.json", mine)
     except OSError as error:
-        raise ValueError(f"{run} cannot be written ({error.strerror}): name another folder with --run") from None
+        raise ValueError(
+            f"{run} cannot be written ({error.strerror}): name another folder with --run"
+        ) from None
 
 
 def _compare(mine: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -187,13 +222,15 @@ def _compare(mine: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 
 def note_environment(run: Path, environment: dict[str, Any]) -> None:
-    """env.json lists every environment that made a part of the run, each with its last command: one, unless the run was
-    gone on with under another."""
+    """env.json lists every environment that made a part of the run, each with its last command:
+    one, unless the run was gone on with under another."""
     path = run / "env.json"
     known = read_json(path) if path.exists() else []
 
     def identity(e: dict[str, Any]) -> list:
-        return [e.get(key) for key in ("commit", "dirty", "python", "torch", "threads")] + [e["matmul"]["setting"]]
+        return [e.get(key) for key in ("commit", "dirty", "python", "torch", "threads")] + [
+            e["matmul"]["setting"]
+        ]
 
     others = [each for each in known if identity(each) != identity(environment)]
     write_json(path, [*others, environment])
@@ -204,7 +241,11 @@ def describe_environment(matmul: dict[str, Any], command: str) -> dict[str, Any]
 
     def git(*arguments: str) -> str | None:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            check=False,
         )
         return done.stdout.strip() if done.returncode == 0 else None
 
@@ -213,7 +254,14 @@ def describe_environment(matmul: dict[str, Any], command: str) -> dict[str, Any]
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         # The last commit that changed what is claimed and how it is decided.
-        "rules": git("log", "-1", "--format=%H %cI", "--", "rules_*.py", "claims.py", "statistics.py"),
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-        "device": "cpu", "threads": torch.get_num_threads(), "cores": os.cpu_count(), "matmul": matmul,
-    }  # fmt: skip
+        "rules": git(
+            "log", "-1", "--format=%H %cI", "--", "rules_*.py", "claims.py", "statistics.py"
+        ),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "matmul": matmul,
+    }

@@ -25,8 +25,9 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and cosine decay to zero. A step reads ``rows`` rows of ``length`` tokens
-    (for each adapter, where several are trained at once): several texts packed in each, or one."""
+    """AdamW with linear warm-up and cosine decay to zero. A step reads ``rows`` rows of ``length``
+    tokens (for each adapter, where several are trained at once): several texts packed in each, or
+    one."""
 
     steps: int
     rows: int = 44
@@ -63,17 +64,22 @@ def fit(
     checkpoint: Path | None = None,
     quiet: bool = False,
 ) -> list[dict]:
-    """Train each group of parameters on its own rows; return the curve, [{step, loss: one per group}].
+    """Train each group of parameters on its own rows; return the curve, [{step, loss: one per
+    group}].
 
-    ``batch(step)`` gives tokens and where they are learned, (groups * rows, length + 1) each, the rows of one group together.
-    The summed loss gives each group the gradient it would have alone, and each is clipped alone, so K adapters trained
-    at once follow the same path as one by one. With a ``checkpoint`` path the state is kept there once a minute, and a
-    killed run goes on from it to the same result.
+    ``batch(step)`` gives tokens and where they are learned, (groups * rows, length + 1) each, the
+    rows of one group together. The summed loss gives each group the gradient it would have alone,
+    and each is clipped alone, so K adapters trained at once follow the same path as one by one.
+    With a ``checkpoint`` path the state is kept there once a minute, and a killed run goes on from
+    it to the same result.
     """
     optimizer = torch.optim.AdamW(
-        [{"params": list(group)} for group in groups], lr=config.lr, betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay, fused=True,
-    )  # fmt: skip
+        [{"params": list(group)} for group in groups],
+        lr=config.lr,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
     curve: list[dict] = []
     first = 0
     if checkpoint is not None and checkpoint.exists():
@@ -81,7 +87,9 @@ def fit(
         first, curve = state["step"], state["curve"]
         optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
-            for parameter, saved in zip((p for g in groups for p in g), state["parameters"], strict=True):
+            for parameter, saved in zip(
+                (p for g in groups for p in g), state["parameters"], strict=True
+            ):
                 parameter.copy_(saved)
     saved_at = time.monotonic()
     every = max(1, config.steps // 100)
@@ -108,7 +116,9 @@ def fit(
         if step % every == 0 or step == config.steps - 1:
             values = losses.tolist()
             if not all(map(math.isfinite, values)):
-                raise Diverged(f"{label}: the loss is {values} at step {step}: lower lr = {config.lr}, or clip closer")
+                raise Diverged(
+                    f"{label}: the loss is {values} at step {step}: lower lr = {config.lr}, or clip closer"
+                )
             curve.append({"step": step, "loss": values})
             bar.set_postfix_str(f"loss {sum(values) / len(values):.3f}", refresh=False)
         if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
@@ -125,11 +135,15 @@ def fit(
 
 
 def completion_loss(model: Transformer, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
-    """Mean cross-entropy of the learned tokens given all before them, in nats, for each group of rows: (groups,)."""
+    """Mean cross-entropy of the learned tokens given all before them, in nats, for each group of
+    rows: (groups,)."""
     learned = learned[:, 1:]
     logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
     losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
     counts = learned.reshape(groups, -1).sum(1)
-    # The learned tokens stand in order of their rows, so the first counts[0] are the first group's, and so on.
-    group = torch.repeat_interleave(torch.arange(groups, device=tokens.device), counts, output_size=len(losses))
+    # The learned tokens stand in order of their rows, so the first counts[0] are the first group's,
+    # and so on.
+    group = torch.repeat_interleave(
+        torch.arange(groups, device=tokens.device), counts, output_size=len(losses)
+    )
     return torch.zeros(groups, device=tokens.device).index_add(0, group, losses) / counts

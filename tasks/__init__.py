@@ -1,4 +1,5 @@
-"""Seeded synthetic problems and their scorers: what is read, what is asked, and which answers are right."""
+"""Seeded synthetic problems and their scorers: what is read, what is asked, and which answers are
+right."""
 
 from tasks.history import History
 from tasks.task import Expert, Library, Question, Task, Text

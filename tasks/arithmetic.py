@@ -1,11 +1,13 @@
-"""Runs straight-line Python that only assigns and calculates, so that a model's program can be scored without trusting it.
+"""Runs straight-line Python that only assigns and calculates, so that a model's program can be
+scored without trusting it.
 
     apples = 5 ; pears = apples + 3 ; answer = pears        ->  5, 8, 8
 
-Nothing is ever handed to Python to execute. The text is parsed to a syntax tree, and the tree may hold names, whole
-numbers, + - * // % and a leading minus; there is no power, so a number has at most one digit more for each character of
-the program. Everything else (calls, attributes, subscripts, imports, strings, ...) ends the run. The work is bounded
-before it is done: by the length of the text, its statements, its depth, and the size of every number.
+Nothing is ever handed to Python to execute. The text is parsed to a syntax tree, and the tree may
+hold names, whole numbers, + - * // % and a leading minus; there is no power, so a number has at
+most one digit more for each character of the program. Everything else (calls, attributes,
+subscripts, imports, strings, ...) ends the run. The work is bounded before it is done: by the
+length of the text, its statements, its depth, and the size of every number.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ OPERATORS: Mapping[type, tuple[str, Callable[[int, int], int]]] = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """One executed statement: what it assigns, its operators and operands in reading order, and the value. The value is
-    None where the statement is well formed but has none: a name without a value, a division by zero, a number too large."""
+    """One executed statement: what it assigns, its operators and operands in reading order, and the
+    value. The value is None where the statement is well formed but has none: a name without a
+    value, a division by zero, a number too large."""
 
     name: str
     operators: tuple[str, ...]
@@ -47,7 +50,8 @@ class _Refused(Exception):
 
 
 def run(program: str) -> tuple[list[Assignment], bool]:
-    """The statements in order, and whether all of them were executed; the first that cannot be ends the run."""
+    """The statements in order, and whether all of them were executed; the first that cannot be ends
+    the run."""
     if len(program) > MAX_LENGTH or not program.isascii():
         return [], False
     statements = [s for part in re.split(r"[;\n]", program) if (s := part.strip())]
@@ -87,7 +91,11 @@ def _assign(statement: str, values: Mapping[str, int]) -> Assignment:
 
 
 def _value(
-    node: ast.expr, values: Mapping[str, int], operators: list[str], operands: list[str | int], depth: int
+    node: ast.expr,
+    values: Mapping[str, int],
+    operators: list[str],
+    operands: list[str | int],
+    depth: int,
 ) -> int | None:
     """The expression's value, None where it has none; notes what it meets in reading order."""
     if depth == 0:

@@ -1,5 +1,5 @@
-"""Reads a user's own copy of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229). Nothing of it is part of this project:
-its licence forbids derivatives.
+"""Reads a user's own copy of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229). Nothing of it
+is part of this project: its licence forbids derivatives.
 
 Two formats. The problems are JSON lines, one file for each level, with these fields:
 
@@ -9,8 +9,9 @@ Two formats. The problems are JSON lines, one file for each level, with these fi
     original_id           the GSM8K problem that the template was made from, a whole number; the levels share it
     original_question, original_answer, canary      text; not used here
 
-A template is a JSON file with question and answer as in GSM8K, id_orig and id_shuffled, answer_annotated, and
-question_annotated: the question with {name, default} placeholders, then three sections.
+A template is a JSON file with question and answer as in GSM8K, id_orig and id_shuffled,
+answer_annotated, and question_annotated: the question with {name, default} placeholders, then three
+sections.
 
     {who, Ann} has {n, 3} cups and buys {m, 4} more . How many has she ?
     #init:
@@ -21,7 +22,8 @@ question_annotated: the question with {name, default} placeholders, then three s
     - n + m < 12
     #answer: n + m
 
-Sections are read and never evaluated. Every error names the file, the line, the field, its value, and what to do.
+Sections are read and never evaluated. Every error names the file, the line, the field, its value,
+and what to do.
 """
 
 from __future__ import annotations
@@ -35,12 +37,24 @@ from pathlib import Path
 from typing import Any
 
 LEVELS = ("base", "P1", "P2")
-FIELDS = {"id": int, "instance": int, "question": str, "answer": str, "original_id": int}  # that are used
+FIELDS = {
+    "id": int,
+    "instance": int,
+    "question": str,
+    "answer": str,
+    "original_id": int,
+}  # that are used
 TEMPLATE_FIELDS = {
-    "question": str, "answer": str, "id_orig": int, "id_shuffled": int, "question_annotated": str, "answer_annotated": str
-}  # fmt: skip
+    "question": str,
+    "answer": str,
+    "id_orig": int,
+    "id_shuffled": int,
+    "question_annotated": str,
+    "answer_annotated": str,
+}
 KINDS = {int: "a whole number", str: "a text"}
-# [0-9] and not \d, which takes the digits of all scripts; the bounds keep every number, and the search for it, small.
+# [0-9] and not \d, which takes the digits of all scripts; the bounds keep every number, and the
+# search for it, small.
 _NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
 _NUMBERS = re.compile(_NUMBER)
 _FINAL = re.compile(rf"####\s*\$?({_NUMBER})\s*$")
@@ -63,7 +77,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Template:
-    """An annotated question: its text with placeholders, their defaults, and its sections line by line, not evaluated."""
+    """An annotated question: its text with placeholders, their defaults, and its sections line by
+    line, not evaluated."""
 
     template: int
     original: int
@@ -83,20 +98,28 @@ def load_problems(path: str | Path, level: str) -> list[Problem]:
         raise ValueError(f"level = {level!r}: choose {', '.join(LEVELS)}")
     problems: list[Problem] = []
     lines: dict[tuple[int, int], int] = {}
-    for n, line in enumerate(_read(path).split("\n"), 1):  # JSON may hold other line separators inside its strings
+    for n, line in enumerate(
+        _read(path).split("\n"), 1
+    ):  # JSON may hold other line separators inside its strings
         if not line.strip():
             continue
         where = f"{path}, line {n}"
         row = _row(line, FIELDS, where)
         final = _FINAL.search(row["answer"])
         if final is None:
-            raise ValueError(f"{where}: answer ends in {row['answer'][-30:]!r}: it must end in '#### n', n a number")
+            raise ValueError(
+                f"{where}: answer ends in {row['answer'][-30:]!r}: it must end in '#### n', n a number"
+            )
         key = (row["id"], row["instance"])
         if first := lines.setdefault(key, n) != n and lines[key]:
             raise ValueError(
                 f"{where}: id = {key[0]}, instance = {key[1]} stands in line {first} too: delete one of the two lines"
             )
-        problems.append(Problem(level, *key, row["original_id"], row["question"], row["answer"], exact(final[1])))
+        problems.append(
+            Problem(
+                level, *key, row["original_id"], row["question"], row["answer"], exact(final[1])
+            )
+        )
     if not problems:
         raise ValueError(f"{path} holds no problems: name a file of JSON lines")
     return problems
@@ -119,7 +142,8 @@ def load_template(path: str | Path) -> Template:
             f"{where} must have the sections {', '.join(_SECTIONS)} once each, in this order: add or move them"
         )
     init, conditions = (
-        _items(section, f"{where}, {name}") for section, name in zip(sections, _SECTIONS[:2], strict=False)
+        _items(section, f"{where}, {name}")
+        for section, name in zip(sections, _SECTIONS[:2], strict=False)
     )
     defaults: dict[str, str] = {}
     for name, default in _PLACEHOLDER.findall(text):
@@ -132,9 +156,21 @@ def load_template(path: str | Path) -> Template:
             f"{where} = {text.strip()[:60]!r} has no placeholder: write {{name, default}} where a value varies"
         )
     if not (result := sections[2].strip()):
-        raise ValueError(f"{where}: nothing stands behind #answer: write the expression of the final number there")
-    return Template(row["id_shuffled"], row["id_orig"], row["question"], row["answer"], text.strip(),
-                    row["answer_annotated"], defaults, init, conditions, result)  # fmt: skip
+        raise ValueError(
+            f"{where}: nothing stands behind #answer: write the expression of the final number there"
+        )
+    return Template(
+        row["id_shuffled"],
+        row["id_orig"],
+        row["question"],
+        row["answer"],
+        text.strip(),
+        row["answer_annotated"],
+        defaults,
+        init,
+        conditions,
+        result,
+    )
 
 
 def _items(section: str, where: str) -> tuple[str, ...]:
@@ -151,7 +187,8 @@ def exact(number: str) -> Fraction:
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number of a text: what GSM-Symbolic's answers are scored on. A hyphen behind a digit is no sign."""
+    """The last number of a text: what GSM-Symbolic's answers are scored on. A hyphen behind a digit
+    is no sign."""
     found = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
     return exact(found[-1]) if found else None
 
@@ -164,21 +201,34 @@ def _read(path: str | Path) -> str:
             f"{path} cannot be read ({error.strerror}): name a file of your copy of GSM-Symbolic"
         ) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text (byte {error.start}): fetch it again, unpacked") from None
+        raise ValueError(
+            f"{path} is no UTF-8 text (byte {error.start}): fetch it again, unpacked"
+        ) from None
 
 
 def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
     """One JSON object with these fields, of these types."""
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also of a number with thousands of digits
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or too long a number"
-        raise ValueError(f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError also of a number with thousands of digits
+        reason = (
+            error.msg
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deeply or too long a number"
+        )
+        raise ValueError(
+            f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again"
+        ) from None
     if not isinstance(row, dict):
         raise ValueError(f"{where} is {text[:40]!r}: it must be an object with {', '.join(fields)}")
     for name, kind in fields.items():
         if name not in row:
-            raise ValueError(f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: fetch the file again")
+            raise ValueError(
+                f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: fetch the file again"
+            )
         if type(row[name]) is not kind:
             raise ValueError(f"{where}: {name} = {str(row[name])[:40]!r}: must be {KINDS[kind]}")
         if kind is str and not row[name].strip():

@@ -1,4 +1,5 @@
-"""History and geography: rivals, and where they ruled. The two-hop world in other words, names and lengths of text.
+"""History and geography: rivals, and where they ruled. The two-hop world in other words, names and
+lengths of text.
 
     statement    the rival of aldric bold was ivo grim .       ivo grim ruled from dun keep .
     hop1         who was the rival of aldric bold ? answer : ivo grim .
@@ -7,7 +8,8 @@
     cot          from where did the rival of aldric bold rule ? think : the rival of aldric bold was ivo grim .
                  the seat of ivo grim was dun keep . answer : dun keep .
 
-All that a new task of this kind needs: its own words. Groups, experts, libraries, scorer and claims are the two-hop task's.
+All that a new task of this kind needs: its own words. Groups, experts, libraries, scorer and claims
+are the two-hop task's.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class History(TwoHop):
             "second": ("the seat of {x} was", "{x} ruled from"),
             "other": ("the title of {x} was", "{x} was born a"),
         },
-        others=tuple("baron bishop captain count duke earl emir emperor king knight lord prince regent sultan".split()),
+        others=tuple(
+            "baron bishop captain count duke earl emir emperor king knight lord prince regent sultan".split()
+        ),
         given=tuple(
             "aldric anselm arnulf baldwin bertha berengar boris casimir clovis conrad cyrus darius edith edmund edwin egbert "
             "ermin fulk gerold godfrey gunther hakon harald hector hilda horik igor inga ivo judith kenneth kuno ladislas "

@@ -1,4 +1,5 @@
-"""Names as pairs of words. New names are new pairs of old words, so that no part of them is untrained."""
+"""Names as pairs of words. New names are new pairs of old words, so that no part of them is
+untrained."""
 
 from __future__ import annotations
 
@@ -25,16 +26,21 @@ TOWN = tuple(
 )
 
 
-def pairs(first: tuple[str, ...], second: tuple[str, ...], count: int, rng: np.random.Generator) -> list[str]:
+def pairs(
+    first: tuple[str, ...], second: tuple[str, ...], count: int, rng: np.random.Generator
+) -> list[str]:
     """``count`` distinct two-word names in random order."""
     return _draw([f"{a} {b}" for a in first for b in second], count, rng)
 
 
 def new_pairs(known: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """``count`` distinct names that are not known, made of the words of known names, each word in its own place."""
+    """``count`` distinct names that are not known, made of the words of known names, each word in
+    its own place."""
     first, second = (sorted(set(words)) for words in zip(*map(str.split, known), strict=True))
     taken = set(known)
-    return _draw([name for a in first for b in second if (name := f"{a} {b}") not in taken], count, rng)
+    return _draw(
+        [name for a in first for b in second if (name := f"{a} {b}") not in taken], count, rng
+    )
 
 
 def _draw(names: list[str], count: int, rng: np.random.Generator) -> list[str]:

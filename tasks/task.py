@@ -1,8 +1,10 @@
-"""What a task is: one file that gives texts to read, questions to ask, a scorer, and the libraries worth comparing.
+"""What a task is: one file that gives texts to read, questions to ask, a scorer, and the libraries
+worth comparing.
 
-The study (recycle/study.py) knows tasks by this class alone, so a new task is a new file and no new study code. A group
-is a part of the task's questions that has experts of its own (a fact set, a rendering); a form is a way of asking (one
-hop, two hops, a level of difficulty). Every group is asked in every form.
+The study (recycle/study.py) knows tasks by this class alone, so a new task is a new file and no new
+study code. A group is a part of the task's questions that has experts of its own (a fact set, a
+rendering); a form is a way of asking (one hop, two hops, a level of difficulty). Every group is
+asked in every form.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 
 
 class Text(NamedTuple):
-    """What is read: the completion is learned, the prompt is given. Where the text breaks off in the middle (``ends`` is
-    False), its end is not learned."""
+    """What is read: the completion is learned, the prompt is given. Where the text breaks off in
+    the middle (``ends`` is False), its end is not learned."""
 
     prompt: str
     completion: str
@@ -27,7 +29,8 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, its right completion, and the answer that a scorer looks for. Tasks derive their own kinds from it."""
+    """A prompt, its right completion, and the answer that a scorer looks for. Tasks derive their
+    own kinds from it."""
 
     form: str
     prompt: str
@@ -41,7 +44,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Expert:
-    """An adapter to train: what it reads (a curriculum of the task), of which group, by which recipe, on which base."""
+    """An adapter to train: what it reads (a curriculum of the task), of which group, by which
+    recipe, on which base."""
 
     reads: str
     group: str
@@ -50,15 +54,17 @@ class Expert:
 
     @property
     def name(self) -> str:
-        return "-".join([self.reads, self.group, *([self.recipe] if self.recipe != "standard" else [])])
+        return "-".join(
+            [self.reads, self.group, *([self.recipe] if self.recipe != "standard" else [])]
+        )
 
 
 @dataclass(frozen=True)
 class Library:
     """Experts that are put together to answer one group's questions; no expert at all is the base.
 
-    ``methods`` are names of recycle/methods.py or of its families; ``part`` is the part of the study it belongs to.
-    With ``context`` the facts that the experts would know stand in the prompt.
+    ``methods`` are names of recycle/methods.py or of its families; ``part`` is the part of the
+    study it belongs to. With ``context`` the facts that the experts would know stand in the prompt.
     """
 
     name: str
@@ -75,8 +81,9 @@ class Leak(ValueError):
 
 
 class Task(ABC):
-    """One seeded world. ``bases`` and ``recipes`` are named overrides of the study's configuration (as --set takes them):
-    how another base is pretrained, how an expert is trained otherwise; both have a "standard" without overrides."""
+    """One seeded world. ``bases`` and ``recipes`` are named overrides of the study's configuration
+    (as --set takes them): how another base is pretrained, how an expert is trained otherwise; both
+    have a "standard" without overrides."""
 
     name: str
     rules: str  # which claims are made of it: a key of recycle.report.RULES
@@ -84,10 +91,14 @@ class Task(ABC):
     titles: Mapping[str, str]  # one line for each group
     groups: Sequence[str]
     forms: Sequence[str]
-    components: Sequence[str]  # the forms whose answers a harder form needs, asked of the same things in the same order
+    components: Sequence[
+        str
+    ]  # the forms whose answers a harder form needs, asked of the same things in the same order
     parts: Sequence[str]  # the parts of the study that libraries belong to; the first is "main"
     outcomes: Sequence[str]  # the first is "right"
-    presets: Mapping[str, Sequence[str]]  # "quick", "laptop", "full" as overrides of StudyConfig's defaults
+    presets: Mapping[
+        str, Sequence[str]
+    ]  # "quick", "laptop", "full" as overrides of StudyConfig's defaults
     longest: int  # tokens of the longest right completion, with some room
     bases: Mapping[str, Sequence[str]]
     recipes: Mapping[str, Sequence[str]]
@@ -129,23 +140,26 @@ class Task(ABC):
         """Accuracy of the best constant answer."""
 
     def notes(self, question: Any, completion: str) -> dict[str, bool]:
-        """What else is counted about an answer, by name; the same names for every answer of a form."""
+        """What else is counted about an answer, by name; the same names for every answer of a
+        form."""
         return {}
 
     def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
-        """Which expert knows what is asked, in phases: (what the experts read, from the lowest layers to the highest; the
-        word that ends the phase). Empty where no one can say."""
+        """Which expert knows what is asked, in phases: (what the experts read, from the lowest
+        layers to the highest; the word that ends the phase). Empty where no one can say."""
         return []
 
     def in_context(self, group: str) -> list[list[Text]]:
-        """For each of the group's questions, texts that stand before it where a library answers in context."""
+        """For each of the group's questions, texts that stand before it where a library answers in
+        context."""
         raise NotImplementedError(f"{self.name} answers nothing in context")
 
     def alternatives(self, group: str, form: str) -> list[list[str]]:
-        """For each question, wrong completions of the right type, to set the right one's probability against. Empty
-        where there is no comparison to make."""
+        """For each question, wrong completions of the right type, to set the right one's
+        probability against. Empty where there is no comparison to make."""
         return []
 
     def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
-        """{form: {name: a word for each question}}: what to look for in the residual stream at the end of a prompt."""
+        """{form: {name: a word for each question}}: what to look for in the residual stream at the
+        end of a prompt."""
         return {}

@@ -11,17 +11,19 @@ Worked example. Three people of a world, and the city each lives in:
     cot          where does the spouse of ada hill live ? think : the spouse of ada hill is max cole .
                  the home of max cole is port haven . answer : port haven .
 
-The bridge is max cole. To the direct question, "port haven" is right, "max cole" is the bridge, "old mill" is a wrong
-answer of the right type, and "ada ada ." is malformed. A chain of thought is written in the very words of the
-statements, so a model that recalls facts in any context can compose them; a direct answer needs both hops in one pass.
+The bridge is max cole. To the direct question, "port haven" is right, "max cole" is the bridge,
+"old mill" is a wrong answer of the right type, and "ada ada ." is malformed. A chain of thought is
+written in the very words of the statements, so a model that recalls facts in any context can
+compose them; a direct answer needs both hops in one pass.
 
-Every text is a prompt and a completion, and training learns the completions: which person a statement is about cannot be
-predicted, and the noise of trying would drown what can.
+Every text is a prompt and a completion, and training learns the completions: which person a
+statement is about cannot be predicted, and the noise of trying would drown what can.
 
-The real world is what the base model reads. A group of facts holds triples A -> B -> C for adapters to learn: F has new
-names and new cities, H new names and real cities, R real names (people whose job the base has read, but neither spouse
-nor home) and real cities, and K known facts: real people whose spouse and home the base has read, but never a two-hop
-text about A. Every new name is a new pair of words that the base has read.
+The real world is what the base model reads. A group of facts holds triples A -> B -> C for adapters
+to learn: F has new names and new cities, H new names and real cities, R real names (people whose
+job the base has read, but neither spouse nor home) and real cities, and K known facts: real people
+whose spouse and home the base has read, but never a two-hop text about A. Every new name is a new
+pair of words that the base has read.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ OUTCOMES = ("right", "bridge", "wrong city", "malformed")
 class Wording:
     """The words of a world: what it says of three relations, and what things are called.
 
-    ``prompts`` and ``completions`` by form (and for "identity"), in terms of {a}, {b}, {c}; ``statements`` of {x}: two each
-    of the first hop, the second hop, and a relation that no question is about (to one of ``others``). A chain of thought in
-    ``completions`` uses the first statement of each hop, ``other_chain`` the second: what an expert of a disjoint template
-    learns. Names are pairs of ``given`` and ``family``, of ``place`` and ``town``.
+    ``prompts`` and ``completions`` by form (and for "identity"), in terms of {a}, {b}, {c};
+    ``statements`` of {x}: two each of the first hop, the second hop, and a relation that no
+    question is about (to one of ``others``). A chain of thought in ``completions`` uses the first
+    statement of each hop, ``other_chain`` the second: what an expert of a disjoint template learns.
+    Names are pairs of ``given`` and ``family``, of ``place`` and ``town``.
     """
 
     prompts: Mapping[str, str]
@@ -98,8 +101,9 @@ SPOUSES = Wording(
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """What share of the texts that the base reads is of each kind. With any of identity, "who is B ? answer : B .", the
-    experts read it of their bridges too (Identity Bridge, arXiv 2509.24653)."""
+    """What share of the texts that the base reads is of each kind. With any of identity, "who is B
+    ? answer : B .", the experts read it of their bridges too (Identity Bridge, arXiv
+    2509.24653)."""
 
     statement: float = 0.5
     hop1: float = 0.1
@@ -111,8 +115,8 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class TwoHopConfig:
-    """Sizes of the world. ``question_share`` of the people with a home appear in one-hop questions. ``held_out`` of them
-    never appear in two-hop texts; ``dose`` of the others do."""
+    """Sizes of the world. ``question_share`` of the people with a home appear in one-hop questions.
+    ``held_out`` of them never appear in two-hop texts; ``dose`` of the others do."""
 
     people: int = 400
     cities: int = 40
@@ -125,7 +129,9 @@ class TwoHopConfig:
 
     def __post_init__(self) -> None:
         if self.people < 4 or self.people % 2:
-            raise ValueError(f"task.people = {self.people}: an even number of at least 4, they marry in pairs")
+            raise ValueError(
+                f"task.people = {self.people}: an even number of at least 4, they marry in pairs"
+            )
         if not 1 <= self.set_cities <= min(self.cities, self.triples):
             raise ValueError(
                 f"task.set_cities = {self.set_cities}: from 1 to the smaller of task.cities = "
@@ -158,10 +164,13 @@ class Triple:
 
     def question(self, form: str) -> Question:
         prompt, completion = (
-            part[form].format(a=self.a, b=self.b, c=self.c) for part in (self.wording.prompts, self.wording.completions)
+            part[form].format(a=self.a, b=self.b, c=self.c)
+            for part in (self.wording.prompts, self.wording.completions)
         )
         answer = self.b if form == "hop1" else self.c
-        return Question(form, prompt, completion, answer, self.b if form in ("direct", "cot") else None)
+        return Question(
+            form, prompt, completion, answer, self.b if form in ("direct", "cot") else None
+        )
 
     @property
     def identity(self) -> Text:
@@ -169,7 +178,8 @@ class Triple:
 
 
 class TwoHop(Task):
-    """One seeded world: what the base reads, what the experts read, what is asked, and how answers are scored."""
+    """One seeded world: what the base reads, what the experts read, what is asked, and how answers
+    are scored."""
 
     name = rules = "two-hop"
     wording = SPOUSES
@@ -201,8 +211,12 @@ class TwoHop(Task):
         new_cities = new_pairs(self.cities, config.set_cities, rng)
 
         married = rng.permutation(config.people).reshape(-1, 2)
-        self.spouse = {self.people[i]: self.people[j] for a, b in married for i, j in ((a, b), (b, a))}
-        self.home = dict(zip(self.people, self._spread(self.cities, config.people, rng), strict=True))
+        self.spouse = {
+            self.people[i]: self.people[j] for a, b in married for i, j in ((a, b), (b, a))
+        }
+        self.home = dict(
+            zip(self.people, self._spread(self.cities, config.people, rng), strict=True)
+        )
         workers = self.people + self.newcomers
         self.job = dict(zip(workers, self._spread(words.others, len(workers), rng), strict=True))
 
@@ -215,25 +229,36 @@ class TwoHop(Task):
         self.sets: dict[str, list[Triple]] = {}
         for s in NEW:
             a, b = set_names[s][: config.triples], set_names[s][config.triples :]
-            pool = new_cities if s == "F" else [self.cities[i] for i in rng.permutation(config.cities)]
+            pool = (
+                new_cities if s == "F" else [self.cities[i] for i in rng.permutation(config.cities)]
+            )
             c = self._spread(pool[: config.set_cities], config.triples, rng)
             self.sets[s] = [Triple(*abc, words) for abc in zip(a, b, c, strict=True)]
         couples = {frozenset((person, self.spouse[person])): person for person in self.held_out}
         self.sets["K"] = [self.triple(person) for person in couples.values()][: config.triples]
         self.new_jobs = dict(
-            zip(new, self._spread(words.others, len(new), np.random.default_rng([seed, 4])), strict=True)
+            zip(
+                new,
+                self._spread(words.others, len(new), np.random.default_rng([seed, 4])),
+                strict=True,
+            )
         )  # of new names: an expert's facts that have nothing to do with the question
         self.check_leaks()
 
     @staticmethod
-    def _spread(values: list[str] | tuple[str, ...], count: int, rng: np.random.Generator) -> list[str]:
-        """``count`` draws that use every value equally often (to one), in random order: chance is 1 / len(values)."""
+    def _spread(
+        values: list[str] | tuple[str, ...], count: int, rng: np.random.Generator
+    ) -> list[str]:
+        """``count`` draws that use every value equally often (to one), in random order: chance is 1
+        / len(values)."""
         return [values[i % len(values)] for i in rng.permutation(count)]
 
-    # What is read -----------------------------------------------------------------------------------------------
+    # What is read ---------------------------------------------------------------------------------
 
     def statements(self, relation: str, x: str, y: str) -> list[Text]:
-        return [Text(pattern.format(x=x), f"{y} .") for pattern in self.wording.statements[relation]]
+        return [
+            Text(pattern.format(x=x), f"{y} .") for pattern in self.wording.statements[relation]
+        ]
 
     def triple(self, person: str) -> Triple:
         """The real triple that begins at ``person``."""
@@ -246,13 +271,18 @@ class TwoHop(Task):
         return {
             "statement": [
                 text
-                for relation, facts in (("first", self.spouse), ("second", self.home), ("other", self.job))
+                for relation, facts in (
+                    ("first", self.spouse),
+                    ("second", self.home),
+                    ("other", self.job),
+                )
                 for x, y in facts.items()
                 for text in self.statements(relation, x, y)
             ],
             "hop1": [self.triple(person).question("hop1").text for person in self.asked],
             "hop2": [
-                Triple("", person, self.home[person], self.wording).question("hop2").text for person in self.asked
+                Triple("", person, self.home[person], self.wording).question("hop2").text
+                for person in self.asked
             ],
             "direct": [triple.question("direct").text for triple in known],
             "cot": [triple.question("cot").text for triple in known],
@@ -262,8 +292,11 @@ class TwoHop(Task):
     def shares(self) -> dict[str, float]:
         """What share of the base's texts is of each kind that there is."""
         read = self.base_texts()
-        return {f.name: share for f in fields(self.config.shares)
-                if (share := getattr(self.config.shares, f.name)) and read[f.name]}  # fmt: skip
+        return {
+            f.name: share
+            for f in fields(self.config.shares)
+            if (share := getattr(self.config.shares, f.name)) and read[f.name]
+        }
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
         """What an expert reads.
@@ -282,21 +315,47 @@ class TwoHop(Task):
         """
         triples = self.sets[group]
         bridges = [t.identity for t in triples] if self.config.shares.identity else []
-        first = [text for t in triples for text in (*self.statements("first", t.a, t.b), t.question("hop1").text)]
-        second = [text for t in triples for text in (*self.statements("second", t.b, t.c), t.question("hop2").text)]
-        other = [text for t in triples for text in (self.statements("second", t.b, t.c)[1], t.question("hop2").text)]
+        first = [
+            text
+            for t in triples
+            for text in (*self.statements("first", t.a, t.b), t.question("hop1").text)
+        ]
+        second = [
+            text
+            for t in triples
+            for text in (*self.statements("second", t.b, t.c), t.question("hop2").text)
+        ]
+        other = [
+            text
+            for t in triples
+            for text in (self.statements("second", t.b, t.c)[1], t.question("hop2").text)
+        ]
         curricula = {
             "hop1": lambda: [*first, *bridges, *map(self._first_step, triples)],
-            "hop2": lambda: [*second, *bridges, *self._second_steps(group, self.wording.completions["cot"])],
+            "hop2": lambda: [
+                *second,
+                *bridges,
+                *self._second_steps(group, self.wording.completions["cot"]),
+            ],
             "hop1-plain": lambda: [*first, *bridges],
             "hop2-plain": lambda: [*second, *bridges],
-            "hop2-other": lambda: [*other, *bridges, *self._second_steps(group, self.wording.other_chain)],
+            "hop2-other": lambda: [
+                *other,
+                *bridges,
+                *self._second_steps(group, self.wording.other_chain),
+            ],
             "target": lambda: [t.question("direct").text for t in triples],
             "joint": lambda: self.expert_texts("hop1", group) + self.expert_texts("hop2", group),
-            "joint-plain": lambda: self.expert_texts("hop1-plain", group) + self.expert_texts("hop2-plain", group),
-            "job": lambda: [text for t in triples for x in (t.a, t.b)
-                            for text in self.statements("other", x, self.job.get(x) or self.new_jobs[x])],
-        }  # fmt: skip
+            "joint-plain": lambda: (
+                self.expert_texts("hop1-plain", group) + self.expert_texts("hop2-plain", group)
+            ),
+            "job": lambda: [
+                text
+                for t in triples
+                for x in (t.a, t.b)
+                for text in self.statements("other", x, self.job.get(x) or self.new_jobs[x])
+            ],
+        }
         if reads not in curricula:
             raise ValueError(f"no expert reads {reads!r}: choose {', '.join(curricula)}")
         return curricula[reads]()
@@ -317,7 +376,10 @@ class TwoHop(Task):
                 chain = template.format(a=strangers[i], b=t.b, c=t.c)
                 begun = chain.partition(f" {t.c}")[0]
                 steps.append(
-                    Text(f"{self.wording.prompts['cot'].format(a=strangers[i])} {begun}", chain[len(begun) + 1 :])
+                    Text(
+                        f"{self.wording.prompts['cot'].format(a=strangers[i])} {begun}",
+                        chain[len(begun) + 1 :],
+                    )
                 )
         return steps
 
@@ -325,9 +387,12 @@ class TwoHop(Task):
         return libraries()
 
     def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
-        """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest layers to the highest;
-        the word that ends the phase). A direct question is given hop 1 in the lower half and hop 2 in the upper half."""
-        copula = self.wording.statements["second"][0].split()[-1]  # hop 1 writes "the home of B is" too
+        """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest
+        layers to the highest; the word that ends the phase). A direct question is given hop 1 in
+        the lower half and hop 2 in the upper half."""
+        copula = self.wording.statements["second"][0].split()[
+            -1
+        ]  # hop 1 writes "the home of B is" too
         plan: dict[str, list[tuple[tuple[str, ...], str | None]]] = {
             "hop1": [(("hop1",), None)],
             "hop2": [(("hop2",), None)],
@@ -339,18 +404,24 @@ class TwoHop(Task):
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
         words = self.wording
-        fixed = dict.fromkeys(w for template in words.templates() for w in template.split() if "{" not in w)
+        fixed = dict.fromkeys(
+            w for template in words.templates() for w in template.split() if "{" not in w
+        )
         return [*fixed, *words.given, *words.family, *words.place, *words.town, *words.others]
 
-    # What is asked ----------------------------------------------------------------------------------------------
+    # What is asked --------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
-        """All questions of a form over a group's triples; ``base`` asks of real people that were held out from the form."""
+        """All questions of a form over a group's triples; ``base`` asks of real people that were
+        held out from the form."""
         if group != "base":
             return [triple.question(form) for triple in self.sets[group]]
         people = self.held_out if form in ("direct", "cot") else self.held_out_from_questions
         if form == "hop2":
-            return [Triple("", person, self.home[person], self.wording).question("hop2") for person in people]
+            return [
+                Triple("", person, self.home[person], self.wording).question("hop2")
+                for person in people
+            ]
         return [self.triple(person).question(form) for person in people]
 
     @cached_property
@@ -364,35 +435,48 @@ class TwoHop(Task):
         return max(Counter(answers).values()) / len(answers)
 
     def alternatives(self, group: str, form: str) -> list[list[str]]:
-        """For each direct question, the completions of other questions of the group: right answers, dealt out wrongly."""
+        """For each direct question, the completions of other questions of the group: right answers,
+        dealt out wrongly."""
         if form != "direct" or group == "base":
             return []
         questions = self.questions(group, form)
         return [
-            [q.completion for shift in range(1, 9)
-             if (q := questions[(i + shift) % len(questions)]).answer != question.answer]
+            [
+                q.completion
+                for shift in range(1, 9)
+                if (q := questions[(i + shift) % len(questions)]).answer != question.answer
+            ]
             for i, question in enumerate(questions)
-        ]  # fmt: skip
+        ]
 
     def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
         """Of a direct question: the first word of the bridge, and of the answer."""
         triples = self.sets[group]
-        return {"direct": {"bridge": [t.b.split()[0] for t in triples], "answer": [t.c.split()[0] for t in triples]}}
+        return {
+            "direct": {
+                "bridge": [t.b.split()[0] for t in triples],
+                "answer": [t.c.split()[0] for t in triples],
+            }
+        }
 
     def in_context(self, group: str) -> list[list[Text]]:
         """For each triple, both facts as texts to stand before the question."""
         return [
-            [self.statements("first", t.a, t.b)[0], self.statements("second", t.b, t.c)[0]] for t in self.sets[group]
+            [self.statements("first", t.a, t.b)[0], self.statements("second", t.b, t.c)[0]]
+            for t in self.sets[group]
         ]
 
-    # How it is scored -------------------------------------------------------------------------------------------
+    # How it is scored -----------------------------------------------------------------------------
 
     @cached_property
     def _all_cities(self) -> frozenset[str]:
-        return frozenset(self.cities) | {triple.c for triples in self.sets.values() for triple in triples}
+        return frozenset(self.cities) | {
+            triple.c for triples in self.sets.values() for triple in triples
+        }
 
     def score(self, question: Question, completion: str) -> str:
-        """One of OUTCOMES for a decoded completion; a chain of thought is scored on what follows "answer :"."""
+        """One of OUTCOMES for a decoded completion; a chain of thought is scored on what follows
+        "answer :"."""
         if question.form == "cot":
             _, found, completion = completion.rpartition("answer :")
             if not found:
@@ -416,11 +500,12 @@ class TwoHop(Task):
         first = completion.partition(" .")[0].split()
         return {"bridge named": " ".join(first[-2:]) == question.bridge}
 
-    # What must not have been read -------------------------------------------------------------------------------
+    # What must not have been read -----------------------------------------------------------------
 
     def check_leaks(self) -> None:
-        """Fails loudly where the split is broken: a held-out question read, a new fact or name known beforehand,
-        a city that tells the set's answers apart, or an entity in two fact sets."""
+        """Fails loudly where the split is broken: a held-out question read, a new fact or name
+        known beforehand, a city that tells the set's answers apart, or an entity in two fact
+        sets."""
         read = {kind: set(texts) for kind, texts in self.base_texts().items()}
         for form in FORMS:
             for question in self.questions("base", form):
@@ -428,7 +513,9 @@ class TwoHop(Task):
                     raise Leak(f"the base reads the held-out question '{question.text}'")
         everything = [str(text) for texts in read.values() for text in texts]
         names_read = {
-            " ".join(pair) for text in everything for pair in zip(text.split(), text.split()[1:], strict=False)
+            " ".join(pair)
+            for text in everything
+            for pair in zip(text.split(), text.split()[1:], strict=False)
         }
         words_read = {word for text in everything for word in text.split()}
         seen: set[str] = set()
@@ -445,10 +532,16 @@ class TwoHop(Task):
                 new = {"F": (t.a, t.b, t.c), "H": (t.a, t.b), "R": (), "K": ()}[s]
                 for name in (t.a, t.b, t.c):
                     if (name in new) == (name in names_read):
-                        raise Leak(f"the name {name!r} of set {s} is {'known' if name in new else 'new'} to the base")
+                        raise Leak(
+                            f"the name {name!r} of set {s} is {'known' if name in new else 'new'} to the base"
+                        )
                     if missing := set(name.split()) - words_read:
-                        raise Leak(f"the base never reads the word {missing.pop()!r} of the name {name!r} in set {s}")
+                        raise Leak(
+                            f"the base never reads the word {missing.pop()!r} of the name {name!r} in set {s}"
+                        )
             for reads in ("hop1", "hop2", "hop2-other"):
                 for text in map(str, self.expert_texts(reads, s)):
                     if any(t.a in text and t.c in text for t in triples):
-                        raise Leak(f"the {reads} expert of set {s} reads both ends of a triple: {text!r}")
+                        raise Leak(
+                            f"the {reads} expert of set {s} reads both ends of a triple: {text!r}"
+                        )

@@ -1,6 +1,8 @@
-"""Word problems over a random graph of quantities, at three nested levels of difficulty, solved in three renderings.
+"""Word problems over a random graph of quantities, at three nested levels of difficulty, solved in
+three renderings.
 
-Worked example. The graph, whose distractor (jars) nothing depends on, and the prompt of the level P1, its clauses shuffled:
+Worked example. The graph, whose distractor (jars) nothing depends on, and the prompt of the level
+P1, its clauses shuffled:
 
     apples = 5;  base: pears = apples + 3, figs = pears * 2;  P1: + cakes = figs - apples;  P2: + plums = cakes - 4
 
@@ -19,15 +21,18 @@ Worked example. The graph, whose distractor (jars) nothing depends on, and the p
             markdown  ... - step 5 : plums = cakes - 4 = 11 - 4 = 7 - answer : 7
             python    ... ; cakes = figs - apples ; plums = cakes - 4 ; answer = plums
 
-A step first says what is calculated, then puts the numbers in, then calculates, so that each word takes one look at what was
-said before: written "figs are 8 times 2 which is 16" a small model did not learn it (LOG.md).
+A step first says what is calculated, then puts the numbers in, then calculates, so that each word
+takes one look at what was said before: written "figs are 8 times 2 which is 16" a small model did
+not learn it (LOG.md).
 
-Every step needs the one before it, so the order of a derivation is the only one, and the steps of a level begin with all
-those of the level below, as in GSM-Symbolic (arXiv 2410.05229); graphs as in iGSM (arXiv 2407.20311). A Python answer is
-executed (tasks/arithmetic.py): the model states what is to be calculated and the interpreter calculates it.
+Every step needs the one before it, so the order of a derivation is the only one, and the steps of a
+level begin with all those of the level below, as in GSM-Symbolic (arXiv 2410.05229); graphs as in
+iGSM (arXiv 2407.20311). A Python answer is executed (tasks/arithmetic.py): the model states what is
+to be calculated and the interpreter calculates it.
 
-A problem belongs to the test, to the base or to the experts by its graph at the base level without the names of the
-quantities. Nobody reads a test problem's base-level derivation, under whatever names, nor one that begins with it.
+A problem belongs to the test, to the base or to the experts by its graph at the base level without
+the names of the quantities. Nobody reads a test problem's base-level derivation, under whatever
+names, nor one that begins with it.
 """
 
 from __future__ import annotations
@@ -56,12 +61,23 @@ from tasks.word_problem import (
 )
 from tasks.word_trace import OUTCOMES, first_error, last_number
 
-# A problem is a world of its own: other problems in its row would only confuse it, so each row holds one.
+# A problem is a world of its own: other problems in its row would only confuse it, so each row
+# holds one.
 _TRAINING = (
-    "model.context=384", "model.init=0.08", "pretrain.packed=False", "pretrain.rows=12", "pretrain.length=200",
-    "pretrain.steps=5000", "pretrain.lr=1e-3", "pretrain.weight_decay=0", "train.packed=False", "train.length=200",
-    "train.rows=12", "train.steps=1100", "adapter.preservation=0.25",
-)  # fmt: skip
+    "model.context=384",
+    "model.init=0.08",
+    "pretrain.packed=False",
+    "pretrain.rows=12",
+    "pretrain.length=200",
+    "pretrain.steps=5000",
+    "pretrain.lr=1e-3",
+    "pretrain.weight_decay=0",
+    "train.packed=False",
+    "train.length=200",
+    "train.rows=12",
+    "train.steps=1100",
+    "adapter.preservation=0.25",
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +89,16 @@ class Question(task.Question):
 
 
 class WordMath(task.Task):
-    """One seeded set of problems: what the base and the experts read, what is asked, and how answers are scored."""
+    """One seeded set of problems: what the base and the experts read, what is asked, and how
+    answers are scored."""
 
     name = rules = "word-math"
     Config = WordMathConfig
     titles = {
-        "prose": "solved in prose", "markdown": "solved in numbered Markdown steps", "python": "solved by a Python program"
-    }  # fmt: skip
+        "prose": "solved in prose",
+        "markdown": "solved in numbered Markdown steps",
+        "python": "solved by a Python program",
+    }
     groups, forms, components, outcomes = RENDERINGS, LEVELS, LEVELS[:2], OUTCOMES
     parts = ("main", "references", "prose base")
     bases = {"standard": (), "prose": ("task.renderings=prose", "pretrain.steps=2500")}
@@ -95,7 +114,10 @@ class WordMath(task.Task):
         self.longest = 16 + 15 * (config.steps + len(LEVELS))  # room for one step too many
         self.asked = self._draw("test", config.questions)
         self.read_by_base = self._draw("base", config.problems)
-        pool, size = self._draw("experts", len(LEVELS) * config.expert_problems), config.expert_problems
+        pool, size = (
+            self._draw("experts", len(LEVELS) * config.expert_problems),
+            config.expert_problems,
+        )
         self.read_by = {level: pool[i * size : (i + 1) * size] for i, level in enumerate(LEVELS)}
         self.check_leaks()
 
@@ -115,8 +137,8 @@ class WordMath(task.Task):
         )
 
     def reader(self, problem: Problem) -> str | None:
-        """Who may read the problem: a tenth of the base-level graphs are for the test, three for the experts. What begins with
-        a test graph is for nobody else."""
+        """Who may read the problem: a tenth of the base-level graphs are for the test, three for
+        the experts. What begins with a test graph is for nobody else."""
         parts = [self._part(beginning) for beginning in problem.beginnings()]
         part = parts[len(problem.at("base")) - 1]
         if part == 0:
@@ -127,12 +149,18 @@ class WordMath(task.Task):
 
     def _part(self, of: Graph) -> int:
         """Of ten; of what is shorter than any problem, none."""
-        return zlib.crc32(repr((self.seed, of)).encode()) % 10 if len(of) > self.config.fewest else -1
+        return (
+            zlib.crc32(repr((self.seed, of)).encode()) % 10 if len(of) > self.config.fewest else -1
+        )
 
-    # What is read -----------------------------------------------------------------------------------------------
+    # What is read ---------------------------------------------------------------------------------
 
     def words(self) -> list[str]:
-        templates = [TRACE_WORDS, *ASKS, *(wording for wordings in CLAUSES.values() for wording in wordings)]
+        templates = [
+            TRACE_WORDS,
+            *ASKS,
+            *(wording for wordings in CLAUSES.values() for wording in wordings),
+        ]
         return [
             *dict.fromkeys(w for t in templates for w in t.split() if "{" not in w),
             *RENDERINGS,
@@ -141,22 +169,37 @@ class WordMath(task.Task):
         ]
 
     def base_texts(self) -> dict[str, list[Text]]:
-        """Every single calculation, in words and in signs, and short and base problems in the base's renderings."""
+        """Every single calculation, in words and in signs, and short and base problems in the
+        base's renderings."""
         numbers = range(1, self.config.limit + 1)
-        results = [(sign, a, b, calculate(sign, a, b)) for sign in SIGNS for a in numbers for b in numbers]
+        results = [
+            (sign, a, b, calculate(sign, a, b)) for sign in SIGNS for a in numbers for b in numbers
+        ]
         facts = [fact for fact in results if 1 <= fact[-1] <= self.config.limit]
         return {
-            "facts": [text for sign, a, b, c in facts for text in (
-                Text(f"{a} {SIGNS[sign]} {b} which is", f"{c} ."), Text(f"{a} {sign} {b} =", f"{c}"))],
-            **{r: [p.text("base", r) for p in self.read_by_base] if r in self.config.renderings else [] for r in RENDERINGS},
-        }  # fmt: skip
+            "facts": [
+                text
+                for sign, a, b, c in facts
+                for text in (
+                    Text(f"{a} {SIGNS[sign]} {b} which is", f"{c} ."),
+                    Text(f"{a} {sign} {b} =", f"{c}"),
+                )
+            ],
+            **{
+                r: [p.text("base", r) for p in self.read_by_base]
+                if r in self.config.renderings
+                else []
+                for r in RENDERINGS
+            },
+        }
 
     def shares(self) -> dict[str, float]:
         given = asdict(self.config.shares)
         return {kind: given[kind] for kind in ("facts", *self.config.renderings) if given[kind] > 0}
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """Problems of one level in one rendering; ``joint`` reads what the base and the P1 expert read together."""
+        """Problems of one level in one rendering; ``joint`` reads what the base and the P1 expert
+        read together."""
         if reads == "joint":
             return self.expert_texts("base", group) + self.expert_texts("P1", group)
         if reads not in LEVELS or group not in RENDERINGS:
@@ -166,7 +209,8 @@ class WordMath(task.Task):
         return [problem.text(reads, group) for problem in self.read_by[reads]]
 
     def libraries(self) -> list[Library]:
-        """The base, single experts, the base and P1 experts of one rendering and of two, and what they are held against."""
+        """The base, single experts, the base and P1 experts of one rendering and of two, and what
+        they are held against."""
         found = [Library("none", "base"), Library("none", "base", base="prose", part="prose base")]
         for r in RENDERINGS:
             easy, harder = Expert("base", r), Expert("P1", r)
@@ -174,44 +218,62 @@ class WordMath(task.Task):
                 Library("none", r),
                 *(Library(reads, r, (Expert(reads, r),)) for reads in (*LEVELS, "joint")),
                 Library("matched", r, (easy, harder), ("all",)),
-                *(Library(f"mismatched, P1 in {other}", r, (easy, Expert("P1", other)), ("main",))
-                  for other in RENDERINGS if other != r),
+                *(
+                    Library(f"mismatched, P1 in {other}", r, (easy, Expert("P1", other)), ("main",))
+                    for other in RENDERINGS
+                    if other != r
+                ),
                 Library("with P2", r, (easy, harder, Expert("P2", r)), ("main",)),
                 Library("none, examples in context", r, context=True, part="references"),
-                Library("joint, full fine-tuning", r, (Expert("joint", r, "full"),), part="references"),
-            ]  # fmt: skip
+                Library(
+                    "joint, full fine-tuning", r, (Expert("joint", r, "full"),), part="references"
+                ),
+            ]
         for r in RENDERINGS[1:]:  # which the prose base has not read
-            easy, harder, prose = (Expert(*which, base="prose") for which in (("base", r), ("P1", r), ("P1", "prose")))
+            easy, harder, prose = (
+                Expert(*which, base="prose") for which in (("base", r), ("P1", r), ("P1", "prose"))
+            )
             found += [
-                *(Library(e.reads, r, (e,), base="prose", part="prose base") for e in (easy, harder)),
+                *(
+                    Library(e.reads, r, (e,), base="prose", part="prose base")
+                    for e in (easy, harder)
+                ),
                 Library("matched", r, (easy, harder), ("main",), "prose", "prose base"),
-                Library("mismatched, P1 in prose", r, (easy, prose), ("main",), "prose", "prose base"),
+                Library(
+                    "mismatched, P1 in prose", r, (easy, prose), ("main",), "prose", "prose base"
+                ),
             ]
         return found
 
-    # What is asked ----------------------------------------------------------------------------------------------
+    # What is asked --------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
-        """The same problems at every level and in every rendering; ``base`` asks in all renderings that the base reads."""
+        """The same problems at every level and in every rendering; ``base`` asks in all renderings
+        that the base reads."""
         renderings = self.config.renderings if group == "base" else (group,)
         return [
             Question(form, *problem.text(form, r)[:2], str(problem.at(form)[-1].value), problem, r)
-            for r in renderings for problem in self.asked
-        ]  # fmt: skip
+            for r in renderings
+            for problem in self.asked
+        ]
 
     def in_context(self, group: str) -> list[list[Text]]:
-        """Before each problem, a solved problem of the base level and one of P1, in the group's rendering."""
-        solved = [[problem.text(level, group) for problem in self.read_by[level]] for level in LEVELS[:2]]
+        """Before each problem, a solved problem of the base level and one of P1, in the group's
+        rendering."""
+        solved = [
+            [problem.text(level, group) for problem in self.read_by[level]] for level in LEVELS[:2]
+        ]
         return [[texts[i % len(texts)] for texts in solved] for i in range(len(self.asked))]
 
     def chance(self, group: str) -> float:
         """Accuracy of the best constant answer, by the last number, to the problems at level P2."""
         return max(Counter(p.steps[-1].value for p in self.asked).values()) / len(self.asked)
 
-    # How it is scored -------------------------------------------------------------------------------------------
+    # How it is scored -----------------------------------------------------------------------------
 
     def score(self, question: Question, completion: str) -> str:
-        """``right`` needs the whole derivation. A wrong one is named by its first error, unless its last number is right."""
+        """``right`` needs the whole derivation. A wrong one is named by its first error, unless its
+        last number is right."""
         error = first_error(question.problem, question.form, question.rendering, completion)
         if error is None:
             return "right"
@@ -219,10 +281,15 @@ class WordMath(task.Task):
         return "right answer, wrong trace" if right else error[1]
 
     def notes(self, question: Question, completion: str) -> dict[str, bool]:
-        """Whether the last number is right, whether the derivation asked for is longer than any of the level below and such
-        a one is right, whether the answer is the derivation of a lower level (it stopped there), and the step of the first
-        error, 1 to one behind the last, which is the answer's."""
-        problem, rendering, level = question.problem, question.rendering, LEVELS.index(question.form)
+        """Whether the last number is right, whether the derivation asked for is longer than any of
+        the level below and such a one is right, whether the answer is the derivation of a lower
+        level (it stopped there), and the step of the first error, 1 to one behind the last, which
+        is the answer's."""
+        problem, rendering, level = (
+            question.problem,
+            question.rendering,
+            LEVELS.index(question.form),
+        )
         error = first_error(problem, question.form, rendering, completion)
         lower = LEVELS[:level]
         longer = bool(level) and len(problem.at(question.form)) == self.config.steps + 1 + level
@@ -230,16 +297,21 @@ class WordMath(task.Task):
             "last number right": str(last_number(rendering, completion)) == question.answer,
             "longer than any below": longer,
             "longer and right": longer and error is None,
-            **{f"stopped as {x}": first_error(problem, x, rendering, completion) is None for x in lower},
-            **{f"first error at step {k}": error is not None and error[0] == k
-               for k in range(1, len(problem.at(question.form)) + 2)},
-        }  # fmt: skip
+            **{
+                f"stopped as {x}": first_error(problem, x, rendering, completion) is None
+                for x in lower
+            },
+            **{
+                f"first error at step {k}": error is not None and error[0] == k
+                for k in range(1, len(problem.at(question.form)) + 2)
+            },
+        }
 
-    # What must not have been read -------------------------------------------------------------------------------
+    # What must not have been read -----------------------------------------------------------------
 
     def check_leaks(self) -> None:
-        """Fails loudly where a reader has the derivation of a test problem, under whatever names, where the experts have
-        one of the base's, or two experts the same."""
+        """Fails loudly where a reader has the derivation of a test problem, under whatever names,
+        where the experts have one of the base's, or two experts the same."""
         asked = {problem.graph("base") for problem in self.asked}
         by_base = {problem.graph("base") for problem in self.read_by_base}
         seen: set[tuple[Step, ...]] = set()
@@ -253,7 +325,11 @@ class WordMath(task.Task):
                         f"{reader} reads the derivation of a test problem: {problem.completion('base', 'python')}"
                     )
                 if reader != "the base" and problem.graph("base") in by_base:
-                    raise Leak(f"{reader} reads a derivation of the base: {problem.completion('base', 'python')}")
+                    raise Leak(
+                        f"{reader} reads a derivation of the base: {problem.completion('base', 'python')}"
+                    )
                 if problem.at("base") in seen:
-                    raise Leak(f"{reader} reads a problem twice, or another's: {problem.completion('base', 'python')}")
+                    raise Leak(
+                        f"{reader} reads a problem twice, or another's: {problem.completion('base', 'python')}"
+                    )
                 seen.add(problem.at("base"))

@@ -1,4 +1,5 @@
-"""A problem: a random derivation, the text that asks for it, and its solution in three renderings (word_math.py shows one)."""
+"""A problem: a random derivation, the text that asks for it, and its solution in three renderings
+(word_math.py shows one)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ LEVELS = ("base", "P1", "P2")
 QUANTITIES = tuple("apples pears plums figs dates limes melons nuts eggs cakes jars cups".split())
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 LARGEST_FACTOR = 5
-# A calculation names what is known before what follows from it: a causal model finds the next word behind the one that it
-# holds, as an induction head does.
+# A calculation names what is known before what follows from it: a causal model finds the next word
+# behind the one that it holds, as an induction head does.
 CLAUSES = {
     "": ("there are {left} {name} .", "we have {left} {name} ."),
     "+": ("{left} plus {right} make {name} .", "{left} and {right} give {name} ."),
@@ -24,7 +25,8 @@ CLAUSES = {
 }
 ASKS = ("how many {name} are there ?", "what is the number of {name} ?")
 TRACE_WORDS = "in : are . plus minus times so which is the answer - step = + * ;"
-# How a trace is written: a number that is given; a calculation, first of what and then with the values put in; the answer.
+# How a trace is written: a number that is given; a calculation, first of what and then with the
+# values put in; the answer.
 TRACE_FORMS = {
     "prose": (
         "{name} are {left} .",
@@ -42,7 +44,8 @@ TRACE_FORMS = {
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """What share of the texts that the base reads is of each kind: single calculations, and base problems by rendering."""
+    """What share of the texts that the base reads is of each kind: single calculations, and base
+    problems by rendering."""
 
     facts: float = 0.1
     prose: float = 0.3
@@ -57,10 +60,11 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class WordMathConfig:
-    """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems take from ``fewest`` to
-    ``steps`` calculations, P1 one more and P2 two more. A calculation takes an earlier quantity as its second operand with
-    the chance ``reuse``, else a number. A problem's clauses are ``shuffled`` with that chance, else they stand in the order
-    of the derivation with the distractors behind the first calculation. ``renderings`` are those that the base reads."""
+    """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems
+    take from ``fewest`` to ``steps`` calculations, P1 one more and P2 two more. A calculation takes
+    an earlier quantity as its second operand with the chance ``reuse``, else a number. A problem's
+    clauses are ``shuffled`` with that chance, else they stand in the order of the derivation with
+    the distractors behind the first calculation. ``renderings`` are those that the base reads."""
 
     limit: int = 20
     fewest: int = 1
@@ -76,7 +80,9 @@ class WordMathConfig:
 
     def __post_init__(self) -> None:
         if not 8 <= self.limit <= 999:
-            raise ValueError(f"task.limit = {self.limit}: the largest number of a problem, from 8 to 999")
+            raise ValueError(
+                f"task.limit = {self.limit}: the largest number of a problem, from 8 to 999"
+            )
         if not 1 <= self.fewest <= self.steps:
             raise ValueError(
                 f"task.fewest = {self.fewest}: a base problem takes from at least 1 to task.steps = {self.steps} calculations"
@@ -85,7 +91,9 @@ class WordMathConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"task.{name} = {getattr(self, name)}: a chance, from 0 to 1")
         if self.distractors < 0:
-            raise ValueError(f"task.distractors = {self.distractors}: a number of clauses, at least 0")
+            raise ValueError(
+                f"task.distractors = {self.distractors}: a number of clauses, at least 0"
+            )
         if (names := self.steps + 3 + self.distractors) > len(QUANTITIES):
             raise ValueError(
                 f"task.steps = {self.steps} and task.distractors = {self.distractors} need {names} quantities, "
@@ -96,13 +104,18 @@ class WordMathConfig:
                 raise ValueError(f"task.{name} = {getattr(self, name)}: at least 1")
         known = self.renderings and set(self.renderings) <= set(RENDERINGS)
         if not known or len(set(self.renderings)) < len(self.renderings):
-            raise ValueError(f"task.renderings = {self.renderings}: one or more of {', '.join(RENDERINGS)}, each once")
+            raise ValueError(
+                f"task.renderings = {self.renderings}: one or more of {', '.join(RENDERINGS)}, each once"
+            )
         if not any(getattr(self.shares, rendering) for rendering in self.renderings):
-            raise ValueError(f"task.shares gives nothing to {', '.join(self.renderings)}, which the base is to read")
+            raise ValueError(
+                f"task.shares gives nothing to {', '.join(self.renderings)}, which the base is to read"
+            )
 
 
 class Step(NamedTuple):
-    """``name`` is ``left`` (``sign`` is empty), or ``left sign right``; operands are earlier names, or numbers."""
+    """``name`` is ``left`` (``sign`` is empty), or ``left sign right``; operands are earlier names,
+    or numbers."""
 
     name: str
     sign: str
@@ -116,7 +129,8 @@ Graph = tuple[tuple, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """A derivation down to P2, distractors, and what the text chooses: the order of the clauses and their wordings."""
+    """A derivation down to P2, distractors, and what the text chooses: the order of the clauses and
+    their wordings."""
 
     steps: tuple[Step, ...]
     distractors: tuple[Step, ...]
@@ -128,10 +142,14 @@ class Problem:
         return self.steps[: len(self.steps) - len(LEVELS) + 1 + LEVELS.index(level)]
 
     def graph(self, level: str) -> Graph:
-        """The level's derivation without names: (sign, operands), a quantity as the negative of its place, from -1."""
+        """The level's derivation without names: (sign, operands), a quantity as the negative of its
+        place, from -1."""
         steps = self.at(level)
         place = {step.name: -1 - i for i, step in enumerate(steps)}
-        return tuple((s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right))) for s in steps)
+        return tuple(
+            (s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right)))
+            for s in steps
+        )
 
     def beginnings(self) -> list[Graph]:
         """The graphs with which the derivation begins, of one step, of two, and so on."""
@@ -141,8 +159,12 @@ class Problem:
     def prompt(self, level: str, rendering: str) -> str:
         steps, clauses = self.at(level), self.steps + self.distractors
         told = [i for i in self.order if i < len(steps) or i >= len(self.steps)]
-        lines = [CLAUSES[clauses[i].sign][self.wordings[i]].format(**clauses[i]._asdict()) for i in told]
-        return " ".join([*lines, ASKS[self.wordings[-1]].format(name=steps[-1].name), f"in {rendering} :"])
+        lines = [
+            CLAUSES[clauses[i].sign][self.wordings[i]].format(**clauses[i]._asdict()) for i in told
+        ]
+        return " ".join(
+            [*lines, ASKS[self.wordings[-1]].format(name=steps[-1].name), f"in {rendering} :"]
+        )
 
     def completion(self, level: str, rendering: str) -> str:
         steps = self.at(level)
@@ -160,9 +182,10 @@ class Problem:
 
 
 def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
-    """One problem with so many calculations at the base level. Distractors are numbers that are given and not used; unless
-    the clauses are shuffled they stand behind the first calculation. (Where two numbers are given side by side, no base of
-    this size learned to take the right one: LOG.md.)"""
+    """One problem with so many calculations at the base level. Distractors are numbers that are
+    given and not used; unless the clauses are shuffled they stand behind the first calculation.
+    (Where two numbers are given side by side, no base of this size learned to take the right one:
+    LOG.md.)"""
     total = base_steps + len(LEVELS)
     names = rng.sample(QUANTITIES, total + config.distractors)
     start = rng.randint(1, config.limit)
@@ -184,12 +207,20 @@ def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
 
 
 def _calculation(name: str, left: Step, others: Sequence[Step], limit: int, rng: Random) -> Step:
-    """``name`` from ``left`` and, where one fits, one of ``others``; the result stays from 1 to ``limit``."""
+    """``name`` from ``left`` and, where one fits, one of ``others``; the result stays from 1 to
+    ``limit``."""
     a = left.value
-    most = {"+": limit - a, "-": a - 1, "*": min(limit // a, LARGEST_FACTOR)}  # of the second operand
+    most = {
+        "+": limit - a,
+        "-": a - 1,
+        "*": min(limit // a, LARGEST_FACTOR),
+    }  # of the second operand
     least = {"+": 1, "-": 1, "*": 2}
     choices: list[tuple[str, str | int, int]] = [
-        (sign, b.name, b.value) for b in others for sign in SIGNS if least[sign] <= b.value <= most[sign]
+        (sign, b.name, b.value)
+        for b in others
+        for sign in SIGNS
+        if least[sign] <= b.value <= most[sign]
     ]
     if choices:
         sign, right, b = rng.choice(choices)

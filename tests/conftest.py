@@ -1,4 +1,5 @@
-"""Hypothesis draws new cases at every run of a developer, and the same ones in CI, where a rare case would hide its cause."""
+"""Hypothesis draws new cases at every run of a developer, and the same ones in CI, where a rare
+case would hide its cause."""
 
 import os
 

@@ -1,4 +1,5 @@
-"""python -m bench in a micro size: rows, one JSON object at the end, tables, targets and one-line errors."""
+"""python -m bench in a micro size: rows, one JSON object at the end, tables, targets and one-line
+errors."""
 
 import json
 
@@ -16,7 +17,11 @@ def micro(monkeypatch):
         monkeypatch.setattr(cli, name, {16: (0.001, 0.001), 24: (1e6, 1e6)})
     monkeypatch.setattr(cli, "TOKENS", 64)
     monkeypatch.setattr(cli, "SECONDS", dict.fromkeys(cli.SECONDS, 0.0))
-    monkeypatch.setattr(cli, "MODEL", TransformerConfig(width=32, layers=1, heads=2, kv_heads=2, hidden=48, context=16))
+    monkeypatch.setattr(
+        cli,
+        "MODEL",
+        TransformerConfig(width=32, layers=1, heads=2, kv_heads=2, hidden=48, context=16),
+    )
     for name, value in (("ROWS", 2), ("LENGTH", 8), ("EXPERTS", 2), ("DECODED", 3)):
         monkeypatch.setattr(cli, name, value)
     monkeypatch.setattr(growth, "STANDARD", {"M": 32, "width": 16, "r": 2, "N": 2, "K": 2})
@@ -26,7 +31,10 @@ def micro(monkeypatch):
 def test_quick_prints_rows_and_ends_in_one_json_object(micro, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     path, picture = tmp_path / "out.json", tmp_path / "out.png"
-    assert cli.main(["--quick", "--matmul", "default", "--json", str(path), "--plot", str(picture)]) == 0
+    assert (
+        cli.main(["--quick", "--matmul", "default", "--json", str(path), "--plot", str(picture)])
+        == 0
+    )
     out = capsys.readouterr().out
     results = json.loads(out.splitlines()[-1])
     assert results == json.loads(path.read_text())
@@ -59,7 +67,9 @@ def test_quick_prints_rows_and_ends_in_one_json_object(micro, capsys, tmp_path):
 def test_growth_sweeps_every_axis(micro, capsys, tmp_path):
     assert cli.main(["growth", "--matmul", "default", "--json", str(tmp_path / "g.json")]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {row["group"] for row in results["rows"]} == {f"growth with {axis}" for axis in ("r", "M", "N", "K")}
+    assert {row["group"] for row in results["rows"]} == {
+        f"growth with {axis}" for axis in ("r", "M", "N", "K")
+    }
     table = report.markdown(results)
     assert "| r | 4 | 1.75 |" in table and "| K | 4 |" in table
 
@@ -69,11 +79,14 @@ def test_targets_follow_from_the_rows():
         return {"group": group, "case": "256", "arm": arm, "must": None, "floor": 1.1, **values}
 
     rows = [
-        row("one adapter", "naive", ratio=1.6), row("one adapter", "full fine-tuning", ratio=1.5),
+        row("one adapter", "naive", ratio=1.6),
+        row("one adapter", "full fine-tuning", ratio=1.5),
         row("one adapter", "ours", ratio=1.2) | {"must": 1.18},
-        row("gated, N=8", "Arrow's flow", **{"saved MiB": 10.0}), row("gated, N=8", "ours", **{"saved MiB": 0.5}),
-        row("training step", "ours", **{"over ours": 1.0}), row("training step", "PEFT", **{"over ours": 2.0}),
-    ]  # fmt: skip
+        row("gated, N=8", "Arrow's flow", **{"saved MiB": 10.0}),
+        row("gated, N=8", "ours", **{"saved MiB": 0.5}),
+        row("training step", "ours", **{"over ours": 1.0}),
+        row("training step", "PEFT", **{"over ours": 2.0}),
+    ]
     found = {t["target"]: (t["value"], t["met"]) for t in report.targets(rows)}
     assert found == {
         "one adapter, 256: ours over frozen": (1.2, False),
@@ -85,9 +98,15 @@ def test_targets_follow_from_the_rows():
 
 
 BAD = {
-    "json in no folder": (["--json", "/no/such/folder/x.json"], "/no/such/folder/x.json cannot be written"),
+    "json in no folder": (
+        ["--json", "/no/such/folder/x.json"],
+        "/no/such/folder/x.json cannot be written",
+    ),
     "json is a folder": (["--json", "/tmp"], "/tmp cannot be written"),
-    "plot in no folder": (["--plot", "/no/such/folder/x.png"], "/no/such/folder/x.png cannot be written"),
+    "plot in no folder": (
+        ["--plot", "/no/such/folder/x.png"],
+        "/no/such/folder/x.png cannot be written",
+    ),
     "unknown option": (["--frob"], "--frob"),
     "unknown device": (["--device", "tpu"], "tpu"),
     "no results": (["table", "--json", "/no/such/x.json"], "no results to read"),

@@ -1,10 +1,21 @@
-"""The benchmark's judge: wrong arms are not timed, floors and savings are what they say, rounds are paired."""
+"""The benchmark's judge: wrong arms are not timed, floors and savings are what they say, rounds are
+paired."""
 
 import pytest
 import torch
 
 from bench import layers, protocol, steps
-from bench.protocol import FROZEN, Arm, WrongResult, check, flop_floor, measure, race, recovered, saved_bytes
+from bench.protocol import (
+    FROZEN,
+    Arm,
+    WrongResult,
+    check,
+    flop_floor,
+    measure,
+    race,
+    recovered,
+    saved_bytes,
+)
 from lora import kernel
 from models import TransformerConfig
 
@@ -42,9 +53,16 @@ def test_a_wrong_result_is_found_and_named(wrong, monkeypatch):
             return dy, *extra.values()
 
     true = kernel.lora_linear
-    monkeypatch.setattr(kernel, "lora_linear", lambda x, W, b, A, B, c: Wrong.apply(true(x, W, b, A, B, c), x, A, B, c))
+    monkeypatch.setattr(
+        kernel,
+        "lora_linear",
+        lambda x, W, b, A, B, c: Wrong.apply(true(x, W, b, A, B, c), x, A, B, c),
+    )
     label = wrong if wrong == "y" else f"d{wrong}"
-    with pytest.raises(WrongResult, match=f"gated, N=2, 12: {label} of the arm 'ours' is off by .*nothing was timed"):
+    with pytest.raises(
+        WrongResult,
+        match=f"gated, N=2, 12: {label} of the arm 'ours' is off by .*nothing was timed",
+    ):
         measure(MAKERS["gated"](), "cpu", 0.0)
 
 
@@ -59,7 +77,9 @@ def test_nan_is_wrong():
 @pytest.mark.parametrize("M, k, n, rank", [(64, 32, 48, 4), (7, 5, 9, 2)])
 def test_the_floor_counts_the_products(M, k, n, rank):
     frozen = 2 * (2 * M * k * n)
-    adapter = 2 * M * rank * (k + n) + 4 * M * rank * (k + n)  # forward h and y; backward g, dx, dA, dB
+    adapter = 2 * M * rank * (k + n) + 4 * M * rank * (
+        k + n
+    )  # forward h and y; backward g, dx, dA, dB
     assert flop_floor(k, n, rank) == pytest.approx((frozen + adapter) / frozen)
     assert recovered(1.66, 1.66, 1.09) == 0 and recovered(1.66, 1.09, 1.09) == 1
 
@@ -76,9 +96,12 @@ def test_rounds_are_interleaved_rotated_and_paired():
     order, clock = [], iter(range(1, 1000))
     names = ("a", "b", "c")
     timings = race(
-        {n: lambda n=n: order.append(n) for n in names}, lambda: None, "a",
-        lambda run: (run(), 2.0 * next(clock) if order[-1] == "b" else 1.0)[1], budget=0.0,
-    )  # fmt: skip
+        {n: lambda n=n: order.append(n) for n in names},
+        lambda: None,
+        "a",
+        lambda run: (run(), 2.0 * next(clock) if order[-1] == "b" else 1.0)[1],
+        budget=0.0,
+    )
     rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
     assert len(rounds) == 6  # one to warm up, five that count
     assert all(sorted(turn) == list(names) for turn in rounds)
@@ -91,7 +114,9 @@ def test_whole_steps_agree_and_a_wrong_one_is_named(monkeypatch):
     rows = steps.train_many(config, 2, 2, 8, "cpu", 0.0)
     assert {"ours", "stock, one after the other"} <= {row["arm"] for row in rows}
     true = kernel.lora_linear
-    monkeypatch.setattr("lora.layer.lora_linear", lambda x, W, b, A, B, c: true(x, W, b, A, B, 1.01 * c))
+    monkeypatch.setattr(
+        "lora.layer.lora_linear", lambda x, W, b, A, B, c: true(x, W, b, A, B, 1.01 * c)
+    )
     with pytest.raises(WrongResult, match="training step: the arm .* nothing was timed"):
         steps.train_one(config, 2, 8, "cpu", 0.0)
 

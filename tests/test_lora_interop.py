@@ -26,7 +26,9 @@ class Net(nn.Module):
 def ours(net, rslora, seed=1):
     generator = torch.Generator().manual_seed(seed)
     made = init_adapter(net, ["q_proj", "up"], 3, 5.0, generator, rslora=rslora)
-    factors = {p: (A, torch.randn(B.shape, generator=generator)) for p, (A, B) in made.factors.items()}
+    factors = {
+        p: (A, torch.randn(B.shape, generator=generator)) for p, (A, B) in made.factors.items()
+    }
     return Adapter(factors, made.alpha, rslora)
 
 
@@ -42,11 +44,14 @@ def test_peft_reads_ours(tmp_path, rslora):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True}, {"rank_pattern": {"up": 2}, "alpha_pattern": {"q_proj": 9}}]
+    "settings",
+    [{}, {"use_rslora": True}, {"rank_pattern": {"up": 2}, "alpha_pattern": {"q_proj": 9}}],
 )
 def test_we_read_pefts(tmp_path, settings):
     net, x = Net(), torch.randn(4, 12)
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "up"], init_lora_weights=False, **settings)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=["q_proj", "up"], init_lora_weights=False, **settings
+    )
     theirs = peft.get_peft_model(copy.deepcopy(net), config)
     theirs.save_pretrained(tmp_path)
     attach(net, {"a": load_adapter(tmp_path)})
@@ -56,7 +61,9 @@ def test_we_read_pefts(tmp_path, settings):
 
 def test_two_of_pefts_active_are_our_sum(tmp_path):
     net, x = Net(), torch.randn(4, 12)
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "up"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=["q_proj", "up"], init_lora_weights=False
+    )
     theirs = peft.get_peft_model(copy.deepcopy(net), config, adapter_name="a")
     theirs.add_adapter("b", config)
     theirs.save_pretrained(tmp_path)
@@ -67,7 +74,12 @@ def test_two_of_pefts_active_are_our_sum(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, name", [({"use_dora": True}, "use_dora"), ({"lora_bias": True}, "lora_bias"), ({"bias": "all"}, "bias")]
+    "settings, name",
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"bias": "all"}, "bias"),
+    ],
 )
 def test_pefts_unsupported_kinds_are_refused_by_name(tmp_path, settings, name):
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, **settings)

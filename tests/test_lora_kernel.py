@@ -1,4 +1,5 @@
-"""The fast products against the formulas of lora.reference, and what they promise about memory, modes and compilers."""
+"""The fast products against the formulas of lora.reference, and what they promise about memory,
+modes and compilers."""
 
 import itertools
 
@@ -9,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lora import Adapter, Gated, Mix, Rows, attach, kernel, lora_layers, reference, train_only, using
+from lora import (
+    Adapter,
+    Gated,
+    Mix,
+    Rows,
+    attach,
+    kernel,
+    lora_layers,
+    reference,
+    train_only,
+    using,
+)
 from models import Transformer, TransformerConfig
 
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 5e-3, torch.float64: 1e-13}
@@ -22,14 +34,17 @@ def numbers(seed=0):
 
 
 def case(kind, batch=(6,), k=7, n=5, N=2, r=3, bias=True, seed=0):
-    """x, W, bias, A, B, c in float64 for lora_linear, or for lora_linear_rows where kind is rows."""
+    """x, W, bias, A, B, c in float64 for lora_linear, or for lora_linear_rows where kind is
+    rows."""
     draw, tokens = numbers(seed), torch.Size(batch).numel()
     if kind.startswith("rows"):
         x, A, B = draw(N * batch[0], *batch[1:], k), draw(N, r, k) / k**0.5, draw(N, n, r)
         c = 1.7 if kind == "rows" else draw(N)
     else:
         x, A, B = draw(*batch, k), draw(N * r, k) / k**0.5, draw(n, N * r)
-        c = dict(zip(C_KINDS, (-1.7, draw(N * r), draw(tokens, N), draw(tokens, N * r)), strict=True))[kind]
+        c = dict(
+            zip(C_KINDS, (-1.7, draw(N * r), draw(tokens, N), draw(tokens, N * r)), strict=True)
+        )[kind]
     return [x, draw(n, k) / k**0.5, draw(n) if bias else None, A, B, c]
 
 
@@ -38,7 +53,8 @@ def product(module, kind):
 
 
 def gradients(module, kind, arguments, dy, dtype):
-    """y and every gradient, computed in a dtype; c is kept in float32 at least, as routers give it."""
+    """y and every gradient, computed in a dtype; c is kept in float32 at least, as routers give
+    it."""
     arguments = [
         a.to(dtype if i < 5 else torch.promote_types(dtype, torch.float32)).requires_grad_()
         if isinstance(a, torch.Tensor)
@@ -46,7 +62,9 @@ def gradients(module, kind, arguments, dy, dtype):
         for i, a in enumerate(arguments)
     ]
     y = product(module, kind)(*arguments)
-    return y, *torch.autograd.grad(y, [a for a in arguments if isinstance(a, torch.Tensor)], dy.to(dtype))
+    return y, *torch.autograd.grad(
+        y, [a for a in arguments if isinstance(a, torch.Tensor)], dy.to(dtype)
+    )
 
 
 def off(got, expected):
@@ -74,12 +92,21 @@ def test_fast_is_the_reference(kind, dtype, batch, k, n, N, r, bias, seed):
     arguments = [a.to(dtype).double() if isinstance(a, torch.Tensor) else a for a in arguments]
     dy = numbers(seed + 1)(*arguments[0].shape[:-1], n).to(dtype).double()
     expected = gradients(reference, kind, arguments, dy, torch.float64)
-    # Where terms cancel in a short sum, the error relative to the sum has no bound: measure against its terms.
-    terms = gradients(reference, kind, [a.abs() if torch.is_tensor(a) else abs(a or 0) or a for a in arguments],
-                      dy.abs(), torch.float64)  # fmt: skip
-    for got, want, size in zip(gradients(kernel, kind, arguments, dy, dtype), expected, terms, strict=True):
+    # Where terms cancel in a short sum, the error relative to the sum has no bound: measure against
+    # its terms.
+    terms = gradients(
+        reference,
+        kind,
+        [a.abs() if torch.is_tensor(a) else abs(a or 0) or a for a in arguments],
+        dy.abs(),
+        torch.float64,
+    )
+    for got, want, size in zip(
+        gradients(kernel, kind, arguments, dy, dtype), expected, terms, strict=True
+    ):
         assert got.shape == want.shape
-        # A single number is rounded up to four times on its way (h, c h, the product, the sum), with nothing to average over.
+        # A single number is rounded up to four times on its way (h, c h, the product, the sum),
+        # with nothing to average over.
         bound = max(BOUNDS[dtype], 4 * torch.finfo(dtype).eps / 2)
         assert (got.double() - want).norm() <= bound * torch.maximum(want.norm(), size.norm())
 
@@ -101,21 +128,27 @@ def test_sums_over_many_tokens_may_go_in_parts(kind, tokens):
     arguments = case(kind, (tokens,), 96, 80, 4, 2)
     dy = numbers(1)(tokens, 80)
     expected = gradients(reference, kind, arguments, dy, torch.float64)
-    for got, want in zip(gradients(kernel, kind, arguments, dy, torch.float32), expected, strict=True):
+    for got, want in zip(
+        gradients(kernel, kind, arguments, dy, torch.float32), expected, strict=True
+    ):
         assert off(got, want) <= BOUNDS[torch.float32]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_derivatives(kind):
-    arguments = [a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in case(kind, (2, 3))]
+    arguments = [
+        a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in case(kind, (2, 3))
+    ]
     assert torch.autograd.gradcheck(product(kernel, kind), arguments)
 
 
 @pytest.mark.parametrize("kind, rows", [("number", 64), ("number", 67), ("rows", 65)])
 def test_merged_is_unmerged(kind, rows, monkeypatch):
     """For one weight, through W + c B A: the same values and gradients, and derivatives indeed."""
-    arguments = [a.requires_grad_(i in (0, 3, 4)) if torch.is_tensor(a) else a
-                 for i, a in enumerate(case(kind, (rows,), 3, 4, 2, 2))]  # fmt: skip
+    arguments = [
+        a.requires_grad_(i in (0, 3, 4)) if torch.is_tensor(a) else a
+        for i, a in enumerate(case(kind, (rows,), 3, 4, 2, 2))
+    ]
     tensors = [arguments[i] for i in (0, 3, 4)]
     found = []
     for pays in (True, False):
@@ -127,7 +160,9 @@ def test_merged_is_unmerged(kind, rows, monkeypatch):
     monkeypatch.undo()
     x = arguments[0] if kind == "number" else arguments[0].view(2, rows, 3)
     assert kernel._merging_pays(x, *arguments[1:])
-    assert torch.autograd.gradcheck(lambda x, A, B: product(kernel, kind)(x, *arguments[1:3], A, B, -1.7), tensors)
+    assert torch.autograd.gradcheck(
+        lambda x, A, B: product(kernel, kind)(x, *arguments[1:3], A, B, -1.7), tensors
+    )
 
 
 def test_merging_is_for_one_weight_in_training_beyond_bf16():
@@ -146,7 +181,9 @@ def test_merging_is_for_one_weight_in_training_beyond_bf16():
 @pytest.mark.parametrize("order", [(2, 3), (5,)])
 def test_gradients_of_mixed_factors_are_derivatives(order):
     x, W, bias, A, B, gates = (a.requires_grad_() for a in case("gates", order))
-    assert torch.autograd.gradcheck(lambda *a: kernel.lora_linear_factors(*a, 1.3), (x, W, bias, A, B, gates))
+    assert torch.autograd.gradcheck(
+        lambda *a: kernel.lora_linear_factors(*a, 1.3), (x, W, bias, A, B, gates)
+    )
 
 
 @pytest.mark.parametrize("kind", ["number", "gates", "rows of scales"])
@@ -158,8 +195,10 @@ def test_only_what_is_asked_for_gets_a_gradient(kind):
         for chosen in itertools.combinations(places, size):
             found = []
             for module in (kernel, reference):
-                arguments = [a.clone().requires_grad_(i in chosen) if torch.is_tensor(a) else a
-                             for i, a in enumerate(base)]  # fmt: skip
+                arguments = [
+                    a.clone().requires_grad_(i in chosen) if torch.is_tensor(a) else a
+                    for i, a in enumerate(base)
+                ]
                 product(module, kind)(*arguments).square().sum().backward()
                 found.append([a.grad for a in arguments if torch.is_tensor(a)])
             for got, want in zip(*found, strict=True):
@@ -181,7 +220,14 @@ def saved_storages(make):
 
 
 @pytest.mark.parametrize(
-    "kind, batch", [("number", (3, 7)), ("gates", (4, 30)), ("rows", (2, 7)), ("number", (4, 30)), ("rows", (4, 30))]
+    "kind, batch",
+    [
+        ("number", (3, 7)),
+        ("gates", (4, 30)),
+        ("rows", (2, 7)),
+        ("number", (4, 30)),
+        ("rows", (4, 30)),
+    ],
 )
 def test_only_x_and_h_are_saved(kind, batch):
     x, W, bias, A, B, c = case(kind, batch, 32, 48, 2, 4)
@@ -228,9 +274,10 @@ def test_second_derivatives_are_refused_in_one_line():
 def test_non_contiguous_inputs(kind):
     x, *others = case(kind, (4, 6))
     expected = product(reference, kind)(x, *others)
-    strided = [x.transpose(0, 1).contiguous().transpose(0, 1), *(
-        a.mT.contiguous().mT if torch.is_tensor(a) and a.dim() > 1 else a for a in others
-    )]  # fmt: skip
+    strided = [
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        *(a.mT.contiguous().mT if torch.is_tensor(a) and a.dim() > 1 else a for a in others),
+    ]
     torch.testing.assert_close(product(kernel, kind)(*strided), expected)
     strided = [a.requires_grad_() if torch.is_tensor(a) else a for a in strided]
     # The gradient of a sum is one number seen through strides of 0.
@@ -243,13 +290,18 @@ def test_no_rows_give_no_rows_and_zero_gradients(kind):
     y = product(kernel, kind)(*arguments)
     assert y.shape == (0, 3, 5)
     y.sum().backward()
-    assert all((a.grad == 0).all() and a.grad.shape == a.shape for a in arguments if torch.is_tensor(a))
+    assert all(
+        (a.grad == 0).all() and a.grad.shape == a.shape for a in arguments if torch.is_tensor(a)
+    )
 
 
 @pytest.fixture
 def poisoned():
     """Uninitialised memory is NaN, so reading any of it shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
@@ -269,7 +321,8 @@ def test_nothing_uninitialised_is_read(kind, batch, poisoned):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masters_stay_fp32_beside_a_bf16_base(kind):
-    """bf16 x and W, fp32 A and B: y is bf16, the gradients of the masters are fp32 and right to bf16's rounding."""
+    """bf16 x and W, fp32 A and B: y is bf16, the gradients of the masters are fp32 and right to
+    bf16's rounding."""
     x, W, bias, A, B, c = case(kind, (200,), 64, 48, 2, 4)
     x, W, bias = (t.bfloat16() for t in (x, W, bias))
     masters = [t.float().requires_grad_() for t in (A, B)]
@@ -285,7 +338,10 @@ def test_masters_stay_fp32_beside_a_bf16_base(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_rounds_like_the_plain_formula(kind):
-    arguments = [a.float().requires_grad_() if torch.is_tensor(a) else a for a in case(kind, (64,), 32, 48, 2, 4)]
+    arguments = [
+        a.float().requires_grad_() if torch.is_tensor(a) else a
+        for a in case(kind, (64,), 32, 48, 2, 4)
+    ]
     exact = product(reference, kind)(*arguments)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = product(kernel, kind)(*arguments)
@@ -293,8 +349,12 @@ def test_autocast_rounds_like_the_plain_formula(kind):
     tensors = [a for a in arguments if torch.is_tensor(a)]
     expected = torch.autograd.grad(exact.sum(), tensors)
     for got, want in zip(torch.autograd.grad(y.sum(), tensors), expected, strict=True):
-        assert got.dtype == torch.float32 and off(got, want.double()) <= 0.02  # sums of 64 rounded terms
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # float64 is left alone, as everywhere in autocast
+        assert (
+            got.dtype == torch.float32 and off(got, want.double()) <= 0.02
+        )  # sums of 64 rounded terms
+    with torch.autocast(
+        "cpu", dtype=torch.bfloat16
+    ):  # float64 is left alone, as everywhere in autocast
         assert product(kernel, kind)(*case(kind)).dtype == torch.float64
 
 
@@ -324,10 +384,18 @@ def small_model(ranks=(4, 4, 4), seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = {p: m.weight.shape for p, m in model.named_modules() if isinstance(m, nn.Linear)}
     adapters = {
-        f"a{i}": Adapter({p: (torch.randn(r, k, generator=generator) / k**0.5,
-                              0.1 * torch.randn(n, r, generator=generator)) for p, (n, k) in shapes.items()}, 8.0)
+        f"a{i}": Adapter(
+            {
+                p: (
+                    torch.randn(r, k, generator=generator) / k**0.5,
+                    0.1 * torch.randn(n, r, generator=generator),
+                )
+                for p, (n, k) in shapes.items()
+            },
+            8.0,
+        )
         for i, r in enumerate(ranks)
-    }  # fmt: skip
+    }
     attach(model, adapters)
     return model, list(adapters)
 
@@ -342,7 +410,9 @@ def gated(model, names, order="outputs"):
             return self.linear(x).softmax(-1)
 
     torch.manual_seed(0)
-    return Gated(names, {path: Router(layer.d_in) for path, layer in lora_layers(model).items()}, order)
+    return Gated(
+        names, {path: Router(layer.d_in) for path, layer in lora_layers(model).items()}, order
+    )
 
 
 def test_k_adapters_at_once_are_one_by_one():
@@ -373,7 +443,8 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_a_training_step_is_one_graph(name):
-    """torch.compile captures the adapted transformer without a break (fullgraph), and the step is the same."""
+    """torch.compile captures the adapted transformer without a break (fullgraph), and the step is
+    the same."""
     model, names = small_model((2, 3, 4) if "three" in name else (4, 4, 4))
     tokens = torch.randint(0, 20, (6, 12), generator=torch.Generator().manual_seed(0))
     parameters = [p for group in train_only(model, names) for p in group]
@@ -386,7 +457,9 @@ def test_a_training_step_is_one_graph(name):
         expected = gradients(model)
         if name == "rows":
             explained = torch._dynamo.explain(model)(tokens)
-            assert explained.graph_break_count == 0 and explained.graph_count == 1, explained.break_reasons
+            assert explained.graph_break_count == 0 and explained.graph_count == 1, (
+                explained.break_reasons
+            )
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         for got, want in zip(gradients(compiled), expected, strict=True):
             assert (got is None) == (want is None)
@@ -409,7 +482,9 @@ def test_compiled_on_cuda_is_one_graph_and_equal(name):
     with using(model, mode):
         compiled = torch.compile(model, fullgraph=True)
         losses = [run(tokens).square().mean() for run in (model, compiled)]
-        expected, got = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses)
+        expected, got = (
+            torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses
+        )
     for g, want in zip(got, expected, strict=True):
         assert (g is None) == (want is None)
         assert g is None or off(g.cpu(), want.cpu().double()) <= 1e-4

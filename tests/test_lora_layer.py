@@ -62,7 +62,9 @@ def with_deltas(net, deltas):
 def test_mix_is_the_sum_of_deltas(ranks, alpha, rslora, shape, seed):
     net = model(seed)
     x = torch.randn(*shape, 12, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
-    adapters = {f"a{i}": adapter(net, rank, alpha, i, rslora=rslora) for i, rank in enumerate(ranks)}
+    adapters = {
+        f"a{i}": adapter(net, rank, alpha, i, rslora=rslora) for i, rank in enumerate(ranks)
+    }
     weights = {name: 0.3 * i - 0.5 for i, name in enumerate(adapters)}
     deltas = {p: sum(weights[n] * a.delta(p) for n, a in adapters.items()) for p in ("0", "2")}
     expected = with_deltas(net, deltas)(x)
@@ -109,7 +111,9 @@ def test_rows_give_each_part_its_own_adapter():
 
 
 def gated(net, adapters, gates, order="outputs"):
-    return Gated(tuple(adapters), dict.fromkeys(("0", "2"), lambda x: gates.expand(len(x), -1)), order)
+    return Gated(
+        tuple(adapters), dict.fromkeys(("0", "2"), lambda x: gates.expand(len(x), -1)), order
+    )
 
 
 def test_gates_one_hot_pick_an_adapter_and_ones_sum():
@@ -133,7 +137,13 @@ def test_gates_of_each_token_are_its_own():
     expected = torch.stack(
         [
             with_deltas(
-                net, {layer_path: sum(g * adapters[n].delta(layer_path) for g, n in zip(gates[t], "ab", strict=True))}
+                net,
+                {
+                    layer_path: sum(
+                        g * adapters[n].delta(layer_path)
+                        for g, n in zip(gates[t], "ab", strict=True)
+                    )
+                },
             )[0](x[t])
             for t in range(4)
         ]
@@ -191,7 +201,9 @@ def test_training_one_adapter_touches_nothing_else():
     (group,) = train_only(net, ["b"])
     trained = {id(p) for p in group}
     assert (
-        {id(p) for p in net.parameters() if p.requires_grad} == trained == {id(p) for p in adapter_parameters(net, "b")}
+        {id(p) for p in net.parameters() if p.requires_grad}
+        == trained
+        == {id(p) for p in adapter_parameters(net, "b")}
     )
     with using(net, Mix({"a": 1.0, "b": 1.0})):
         net(torch.randn(3, 12, dtype=torch.double)).sum().backward()
@@ -205,7 +217,10 @@ def test_removing_one_adapter_leaves_the_others():
         layer.remove("a")
     with using(net, Mix({"b": 1.0})):
         net(torch.zeros(1, 12, dtype=torch.double))
-    with pytest.raises(KeyError, match="no adapter 'a' is attached, there are b"), using(net, Mix({"a": 1.0})):
+    with (
+        pytest.raises(KeyError, match="no adapter 'a' is attached, there are b"),
+        using(net, Mix({"a": 1.0})),
+    ):
         pass
 
 
@@ -214,15 +229,23 @@ def test_extract_returns_what_was_attached():
     one = adapter(net)
     attach(net, {"a": one})
     back = extract(net, "a", one)
-    assert all(torch.equal(back.factors[p][i], one.factors[p][i]) for p in one.paths for i in (0, 1))
+    assert all(
+        torch.equal(back.factors[p][i], one.factors[p][i]) for p in one.paths for i in (0, 1)
+    )
 
 
 def test_patterns_match_last_names_and_paths():
-    net = nn.ModuleDict({"mlp": nn.ModuleDict({"up": nn.Linear(2, 2), "down": nn.Linear(2, 2)}), "q": nn.Linear(2, 2)})
+    net = nn.ModuleDict(
+        {
+            "mlp": nn.ModuleDict({"up": nn.Linear(2, 2), "down": nn.Linear(2, 2)}),
+            "q": nn.Linear(2, 2),
+        }
+    )
     assert matching(net, ["up"]) == ["mlp.up"]
     assert matching(net, ["mlp.*"]) == ["mlp.up", "mlp.down"]
     with pytest.raises(
-        ValueError, match="no linear layer fits the pattern 'k_proj': the model's are named down, q, up"
+        ValueError,
+        match="no linear layer fits the pattern 'k_proj': the model's are named down, q, up",
     ):
         matching(net, ["k_proj"])
 
@@ -240,7 +263,10 @@ def test_bad_adapters_are_refused_and_nothing_is_attached():
     good = adapter(net)
     cases = [
         ({"a.b": good}, "cannot be named 'a.b'"),
-        ({"x": Adapter({"9": good.factors["0"]}, 1.0)}, "addresses the layer '9', which this model does not have"),
+        (
+            {"x": Adapter({"9": good.factors["0"]}, 1.0)},
+            "addresses the layer '9', which this model does not have",
+        ),
         ({"x": Adapter({"2": good.factors["0"]}, 1.0)}, "it was made for another model"),
         (
             {"x": Adapter({"0": (torch.zeros(13, 12), torch.zeros(16, 13))}, 1.0)},

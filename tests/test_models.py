@@ -1,4 +1,5 @@
-"""The transformer against its definitions: causality, cache, padding, grouped heads, rotary distances."""
+"""The transformer against its definitions: causality, cache, padding, grouped heads, rotary
+distances."""
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ SMALL = TransformerConfig(width=32, layers=2, heads=4, kv_heads=2, hidden=48, co
 def small(config=SMALL, seed=0):
     model = Transformer(config, 20, torch.Generator().manual_seed(seed)).double().eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # weights of order one: errors of a wrong mask would show
+        for (
+            parameter
+        ) in model.parameters():  # weights of order one: errors of a wrong mask would show
             parameter.mul_(8 if parameter.dim() == 2 else 1)
     return model
 
@@ -57,14 +60,18 @@ def test_rotary_scores_depend_on_distance_alone():
     cos, sin = (t.double() for t in rotary_tables(SMALL))
     q, k = torch.randn(1, 1, 1, 8, dtype=torch.double), torch.randn(1, 1, 1, 8, dtype=torch.double)
     scores = [
-        (rotate(q, cos[i : i + 1], sin[i : i + 1]) * rotate(k, cos[i - 3 : i - 2], sin[i - 3 : i - 2])).sum()
+        (
+            rotate(q, cos[i : i + 1], sin[i : i + 1])
+            * rotate(k, cos[i - 3 : i - 2], sin[i - 3 : i - 2])
+        ).sum()
         for i in (3, 20)
     ]
     torch.testing.assert_close(*scores)
 
 
 def test_grouped_heads_share_keys():
-    """With kv_heads = heads / 2, the model is the full one whose k_proj and v_proj repeat every head."""
+    """With kv_heads = heads / 2, the model is the full one whose k_proj and v_proj repeat every
+    head."""
     grouped = small()
     full = small(TransformerConfig(width=32, layers=2, heads=4, kv_heads=4, hidden=48, context=32))
     state = grouped.state_dict()
@@ -120,7 +127,9 @@ def test_bad_shapes_are_explained():
 def test_tokenizer_round_trip_and_unknown_words():
     tokenizer = Tokenizer.from_texts(["ada lives in rome", "max lives in oslo"])
     assert tokenizer.decode(tokenizer.encode("max lives in rome")) == "max lives in rome"
-    assert tokenizer.decode([tokenizer.pad, *tokenizer.encode("ada"), tokenizer.boundary, 4]) == "ada"
+    assert (
+        tokenizer.decode([tokenizer.pad, *tokenizer.encode("ada"), tokenizer.boundary, 4]) == "ada"
+    )
     with pytest.raises(ValueError, match="the word 'paris' is not in the vocabulary of 8 words"):
         tokenizer.encode("max lives in paris")
     with pytest.raises(ValueError, match="stands twice"):

@@ -1,4 +1,5 @@
-"""The README's tables are made from the recorded results: `python tests/test_readme.py` writes them anew."""
+"""The README's tables are made from the recorded results: `python tests/test_readme.py` writes them
+anew."""
 
 import re
 import subprocess
@@ -11,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 TABLES = {
     "two-hop": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-full.json"],
     "regimes": [sys.executable, "-m", "recycle", "table", "recycle/results/two-hop-regimes.json"],
-    "word-math": [sys.executable, "-m", "recycle", "table", "recycle/results/word-math-laptop.json"],
+    "word-math": [
+        sys.executable,
+        "-m",
+        "recycle",
+        "table",
+        "recycle/results/word-math-laptop.json",
+    ],
     "theory": [sys.executable, "-m", "theory", "table"],
     "bench": [sys.executable, "-m", "bench", "table"],
 }
@@ -35,7 +42,9 @@ def test_the_table_is_the_recorded_result(name):
 def test_every_table_of_the_readme_is_generated():
     readme = (ROOT / "README.md").read_text()
     rest = re.sub(r"<!-- table: .*?<!-- end -->", "", readme, flags=re.DOTALL)
-    assert not re.search(r"^\|.*\d\.\d.*\|$", rest, re.M), "a table with figures stands outside the generated blocks"
+    assert not re.search(r"^\|.*\d\.\d.*\|$", rest, re.M), (
+        "a table with figures stands outside the generated blocks"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Decision rules on rows written by hand: a study can see success, failure, and that it may not decide."""
+"""Decision rules on rows written by hand: a study can see success, failure, and that it may not
+decide."""
 
 import json
 
@@ -20,8 +21,16 @@ def row(group, library, method, form, share, seed=0, n=1000, wrong="wrong city",
     counts = dict.fromkeys(("right", "bridge", "wrong city", "malformed"), 0)
     counts["right"] = round(share * n)
     counts[wrong] += n - counts["right"]
-    return {"seed": seed, "base": base, "group": group, "library": library, "method": method, "form": form, "n": n,
-            **counts}  # fmt: skip
+    return {
+        "seed": seed,
+        "base": base,
+        "group": group,
+        "library": library,
+        "method": method,
+        "form": form,
+        "n": n,
+        **counts,
+    }
 
 
 def study(
@@ -43,14 +52,19 @@ def study(
     seeds=(0,),
     wrong="wrong city",
 ):
-    """Metrics of a whole study with these shares of right answers; ``familiar``: accuracy with a chain of F, H and R."""
+    """Metrics of a whole study with these shares of right answers; ``familiar``: accuracy with a
+    chain of F, H and R."""
     rows = []
     for seed in seeds:
         rows.append(row("base", "none", "alone", "cot", base_cot, seed))
         for i, s in enumerate("FHR"):
             at = {"hop1": ("hop1", alone), "hop2": ("hop2", alone), "target": ("direct", memory)}
-            rows += [row(s, library, "alone", form, share, seed) for library, (form, share) in at.items()]
-            rows += [row(s, library, "at_half", library, 0.1, seed) for library in ("hop1", "hop2")]  # no control
+            rows += [
+                row(s, library, "alone", form, share, seed) for library, (form, share) in at.items()
+            ]
+            rows += [
+                row(s, library, "at_half", library, 0.1, seed) for library in ("hop1", "hop2")
+            ]  # no control
             rows += [row(s, "none", "alone", form, untaught, seed) for form in ("hop1", "hop2")]
             rows += [
                 row(s, "joint", "alone", form, share, seed)
@@ -62,7 +76,8 @@ def study(
                 if method in CONTROLS:
                     shares = {"hop1": noise, "hop2": noise, "direct": blind, "cot": 0.0}
                 rows += [
-                    row(s, "2-combination", method, form, share, seed, wrong=wrong) for form, share in shares.items()
+                    row(s, "2-combination", method, form, share, seed, wrong=wrong)
+                    for form, share in shares.items()
                 ]
                 rows.append(row(s, "3-combination", method, "direct", memory, seed))
                 if method in MAIN:
@@ -70,13 +85,15 @@ def study(
                         row(s, f"3-combination, {which} entities", method, "direct", others, seed)
                         for which in ("other", "real")
                     ]
-                    rows.append(row(s, "2-combination, disjoint chains", method, "cot", disjoint, seed))
+                    rows.append(
+                        row(s, "2-combination, disjoint chains", method, "cot", disjoint, seed)
+                    )
                     rows += [
                         row(s, "2-combination", method, "cot", share, seed, base=base)
                         for base, share in zip(("dose-0", "dose-50"), doses, strict=True)
                     ]
             rows.append(row(s, "joint, no chains", "alone", "direct", joint_direct, seed))
-    return Metrics(rows)  # fmt: skip
+    return Metrics(rows)
 
 
 def decided(metrics):
@@ -98,7 +115,8 @@ def test_what_the_paper_says_is_supported_by_such_rows(seeds):
 
 
 def test_a_composing_oracle_refutes_c1():
-    """The study can see success: one method that composes is enough, and every other method may fail."""
+    """The study can see success: one method that composes is enough, and every other method may
+    fail."""
     metrics = study()
     for planted in metrics.where(library="2-combination", method="oracle", form="direct"):
         planted["right"], planted["wrong city"] = planted["n"], 0
@@ -130,9 +148,18 @@ def test_the_middle_is_inconclusive():
 def test_many_comparisons_do_not_refute_by_luck():
     """One method of many just above the limit, by less than Bonferroni asks: not refuted."""
     metrics = study()
-    (planted, _) = metrics.where(library="2-combination", method="arrow", form="direct", group=("F", "H"))
-    planted["right"], planted["wrong city"] = 210, 790  # of F's 1000 and none of H's: .105, limit .09
-    alone = {"arrow": metrics.where(library="2-combination", method="arrow", form="direct", group=("F", "H"))}
+    (planted, _) = metrics.where(
+        library="2-combination", method="arrow", form="direct", group=("F", "H")
+    )
+    planted["right"], planted["wrong city"] = (
+        210,
+        790,
+    )  # of F's 1000 and none of H's: .105, limit .09
+    alone = {
+        "arrow": metrics.where(
+            library="2-combination", method="arrow", form="direct", group=("F", "H")
+        )
+    }
     assert below(cases(alone), 0.09) == "refuted"
     assert {c.id: c.verdict for c in decided(metrics)[1]}["C1"] == "inconclusive"
 
@@ -193,11 +220,19 @@ def test_claims_about_new_names_need_a_group_of_them():
 
 @pytest.mark.parametrize(
     "claim, dropped",
-    [("C3", "joint, no chains"), ("C4", "3-combination, other entities"), ("C5", "2-combination, disjoint chains")],
+    [
+        ("C3", "joint, no chains"),
+        ("C4", "3-combination, other entities"),
+        ("C5", "2-combination, disjoint chains"),
+    ],
 )
 def test_a_study_that_lacks_a_part_leaves_its_claims_open(claim, dropped):
-    kept = [r for r in study().rows if not r["library"].startswith(dropped.partition(", other")[0] + ", ")
-            and r["library"] != dropped]  # fmt: skip
+    kept = [
+        r
+        for r in study().rows
+        if not r["library"].startswith(dropped.partition(", other")[0] + ", ")
+        and r["library"] != dropped
+    ]
     found = {c.id: c.verdict for c in decided(Metrics(kept))[1]}
     assert found[claim].startswith("not decided: the study lacks") and found["C1"] == "supported"
 

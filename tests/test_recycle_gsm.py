@@ -1,4 +1,5 @@
-"""The door to a user's GSM-Symbolic: files of our own making in its format, scored by the last number."""
+"""The door to a user's GSM-Symbolic: files of our own making in its format, scored by the last
+number."""
 
 import json
 
@@ -12,10 +13,19 @@ def files(tmp_path):
     made = {}
     for level, templates in (("base", 3), ("P1", 2)):
         rows = [
-            {"id": t, "instance": i, "question": f"{t} boxes of {i} pens ?", "answer": f"{t} * {i}\n#### {1000 * t + i:,}",
-             "original_id": 10 + t, "original_question": "q", "original_answer": "a", "canary": "c"}
-            for t in range(templates) for i in range(4)
-        ]  # fmt: skip
+            {
+                "id": t,
+                "instance": i,
+                "question": f"{t} boxes of {i} pens ?",
+                "answer": f"{t} * {i}\n#### {1000 * t + i:,}",
+                "original_id": 10 + t,
+                "original_question": "q",
+                "original_answer": "a",
+                "canary": "c",
+            }
+            for t in range(templates)
+            for i in range(4)
+        ]
         made[level] = tmp_path / f"{level}.jsonl"
         made[level].write_text("\n".join(map(json.dumps, rows)))
     return made
@@ -23,7 +33,10 @@ def files(tmp_path):
 
 def answers(path, rows):
     path.write_text(
-        "\n".join(json.dumps(dict(zip(("level", "id", "instance", "output"), row, strict=True))) for row in rows)
+        "\n".join(
+            json.dumps(dict(zip(("level", "id", "instance", "output"), row, strict=True)))
+            for row in rows
+        )
     )
     return str(path)
 
@@ -35,13 +48,21 @@ def run(files, *more):
 def test_files_are_described(files, capsys):
     assert run(files) == 0
     out = capsys.readouterr().out
-    assert "base  12 problems of 3 templates, 3 stories" in out and "stories at every level: 2" in out
+    assert (
+        "base  12 problems of 3 templates, 3 stories" in out and "stories at every level: 2" in out
+    )
 
 
 def test_answers_are_scored_by_their_last_number(files, tmp_path, capsys):
-    mine = answers(tmp_path / "mine.jsonl", [
-        ("base", 2, 1, "2 boxes, so 2,001"), ("base", 1, 3, "1003 or 1004"), ("base", 0, 2, "no"), ("P1", 1, 0, "#### 1000"),
-    ])  # fmt: skip
+    mine = answers(
+        tmp_path / "mine.jsonl",
+        [
+            ("base", 2, 1, "2 boxes, so 2,001"),
+            ("base", 1, 3, "1003 or 1004"),
+            ("base", 0, 2, "no"),
+            ("P1", 1, 0, "#### 1000"),
+        ],
+    )
     assert run(files, "--answers", mine) == 0
     out = capsys.readouterr().out
     assert "base  0.333 [" in out and "of 3 answered (12 asked)" in out and "P1    1.000 [" in out
@@ -50,8 +71,14 @@ def test_answers_are_scored_by_their_last_number(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([("P2", 0, 0, "1")], "line 1: no problem ('P2', 0, 0) in the files given; levels are base, P1"),
-        ([("base", 0, 0, "1"), ("base", 0, 0, "2")], "line 2: the problem ('base', 0, 0) is answered twice"),
+        (
+            [("P2", 0, 0, "1")],
+            "line 1: no problem ('P2', 0, 0) in the files given; levels are base, P1",
+        ),
+        (
+            [("base", 0, 0, "1"), ("base", 0, 0, "2")],
+            "line 2: the problem ('base', 0, 0) is answered twice",
+        ),
         ([("base", 0, 0, 7)], "output = 7: must be a text"),
         ([("base", [], 0, "7")], "is no answer"),
     ],

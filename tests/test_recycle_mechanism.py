@@ -1,4 +1,5 @@
-"""The four looks at a model obey their definitions: identities, planted models, dense references; no stored numbers."""
+"""The four looks at a model obey their definitions: identities, planted models, dense references;
+no stored numbers."""
 
 import base64
 import copy
@@ -15,7 +16,15 @@ from torch import nn
 from lora import Adapter, Gated, Mix, attach, init_adapter, lora_layers, using
 from models import Transformer, TransformerConfig
 from recycle import mechanism_plots
-from recycle.mechanism import blocks, interference, knock_out, lens_log_probs, logit_lens, routing, switched_off
+from recycle.mechanism import (
+    blocks,
+    interference,
+    knock_out,
+    lens_log_probs,
+    logit_lens,
+    routing,
+    switched_off,
+)
 from recycle.merge import plain_sum
 from recycle.route import arrow
 
@@ -32,7 +41,9 @@ def loud(model, seed, rank=3):
     """An adapter that moves the model by much: B is not zero."""
     g = torch.Generator().manual_seed(seed)
     fresh = init_adapter(model, PATTERNS, rank, 2.0 * rank, g)
-    factors = {path: (A, torch.randn(B.shape, generator=g) * 0.3) for path, (A, B) in fresh.factors.items()}
+    factors = {
+        path: (A, torch.randn(B.shape, generator=g) * 0.3) for path, (A, B) in fresh.factors.items()
+    }
     return Adapter(factors, fresh.alpha, base=fresh.base)
 
 
@@ -51,7 +62,7 @@ def ids(seed=1, rows=ROWS):
     return torch.randint(VOCABULARY, (rows,), generator=torch.Generator().manual_seed(seed))
 
 
-# Logit lens -----------------------------------------------------------------------------------------------------
+# Logit lens ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", [{}, {"one": 1.0}, {"one": 0.5, "two": -2.0}])
@@ -76,7 +87,9 @@ def test_the_first_depth_is_the_embedding_alone_whatever_adapters_act():
     with using(model, Mix({"one": 1.0})):
         embedding = lens_log_probs(model, tokens())[0]
     x = model.norm(model.embed_tokens(tokens()[:, -1]))
-    torch.testing.assert_close(embedding, model.unembed(x).double().log_softmax(-1).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        embedding, model.unembed(x).double().log_softmax(-1).detach(), rtol=0, atol=1e-5
+    )
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -97,7 +110,9 @@ def test_the_order_of_rows_and_of_targets_changes_nothing():
     targets = {"first": ids(1), "second": ids(2)}
     with using(model, Mix({"one": 1.0})):
         found = logit_lens(model, tokens(), targets)["targets"]
-        moved = logit_lens(model, tokens()[shuffle], {k: targets[k][shuffle] for k in reversed(targets)})["targets"]
+        moved = logit_lens(
+            model, tokens()[shuffle], {k: targets[k][shuffle] for k in reversed(targets)}
+        )["targets"]
     for name in targets:
         for key in found[name]:
             assert moved[name][key] == pytest.approx(found[name][key], abs=1e-6)
@@ -112,7 +127,9 @@ def test_the_shuffled_baseline_is_that_of_all_permutations():
     rows = torch.arange(n)
     rolls = torch.stack([log_probs[:, rows, targets.roll(k)].mean(1) for k in range(1, n)])
     assert found["shuffled"] == pytest.approx(rolls.mean(0).tolist())
-    means = torch.stack([log_probs[:, rows, targets[list(p)]].mean(1) for p in itertools.permutations(range(n))])
+    means = torch.stack(
+        [log_probs[:, rows, targets[list(p)]].mean(1) for p in itertools.permutations(range(n))]
+    )
     assert found["shuffled_sd"] == pytest.approx(means.std(0, correction=0).tolist(), abs=1e-7)
 
 
@@ -133,19 +150,25 @@ def test_a_planted_token_is_found():
         model.embed_tokens.weight[:16] = torch.eye(16) * 4
     prompts = tokens() % 16
     prompts[:, -1] = torch.arange(ROWS)
-    found = logit_lens(model, prompts, {"last": prompts[:, -1], "next": prompts[:, -1] + 1})["targets"]
+    found = logit_lens(model, prompts, {"last": prompts[:, -1], "next": prompts[:, -1] + 1})[
+        "targets"
+    ]
     assert found["last"]["top"] == found["last"]["mrr"] == [1, 1, 1]
-    assert all(a > b + 5 for a, b in zip(found["last"]["log_prob"], found["last"]["shuffled"], strict=True))
+    assert all(
+        a > b + 5 for a, b in zip(found["last"]["log_prob"], found["last"]["shuffled"], strict=True)
+    )
     assert found["next"]["top"] == [0, 0, 0]
 
 
-# Interference ---------------------------------------------------------------------------------------------------
+# Interference -------------------------------------------------------------------------------------
 
 
 def pair(seed, rank=3, rank2=3, d_in=11, d_out=9, alpha=2.0):
     g = torch.Generator().manual_seed(seed)
-    draw = [torch.randn(*shape, generator=g).double() for shape in ((rank, d_in), (d_out, rank), (rank2, d_in),
-                                                                  (d_out, rank2))]  # fmt: skip
+    draw = [
+        torch.randn(*shape, generator=g).double()
+        for shape in ((rank, d_in), (d_out, rank), (rank2, d_in), (d_out, rank2))
+    ]
     return Adapter({"q": (draw[0], draw[1])}, alpha), Adapter({"q": (draw[2], draw[3])}, alpha)
 
 
@@ -169,7 +192,9 @@ def test_interference_is_the_dense_computation(seed, rank, rank2):
     for left, right in ((V[:rank].mT, V2[:rank2].mT), (U[:, :rank], U2[:, :rank2])):
         angles = torch.linalg.svdvals(left.mT @ right)
         overlaps.append(float(angles.square().mean()))
-    assert found["cosine"] == pytest.approx(float((dense * dense2).sum() / (dense.norm() * dense2.norm())), abs=1e-9)
+    assert found["cosine"] == pytest.approx(
+        float((dense * dense2).sum() / (dense.norm() * dense2.norm())), abs=1e-9
+    )
     assert [found["input"], found["output"]] == pytest.approx(overlaps, abs=1e-9)
     assert found["input_random"] == pytest.approx(max(rank, rank2) / 11)
     assert found["output_random"] == pytest.approx(max(rank, rank2) / 9)
@@ -180,13 +205,22 @@ def test_interference_is_the_dense_computation(seed, rank, rank2):
 def test_interference_with_itself_its_negative_and_another_factoring(seed, rank, factor):
     a, b = pair(seed, rank)
     ones = {"input": pytest.approx(1), "output": pytest.approx(1)}
-    assert only(a, scaled(a, factor)) | ones | {"cosine": pytest.approx(1)} == only(a, scaled(a, factor))
-    assert only(a, scaled(a, -factor)) | ones | {"cosine": pytest.approx(-1)} == only(a, scaled(a, -factor))
-    Q = torch.eye(rank).double() * 2 + torch.rand(rank, rank, generator=torch.Generator().manual_seed(seed)) / rank
+    assert only(a, scaled(a, factor)) | ones | {"cosine": pytest.approx(1)} == only(
+        a, scaled(a, factor)
+    )
+    assert only(a, scaled(a, -factor)) | ones | {"cosine": pytest.approx(-1)} == only(
+        a, scaled(a, -factor)
+    )
+    Q = (
+        torch.eye(rank).double() * 2
+        + torch.rand(rank, rank, generator=torch.Generator().manual_seed(seed)) / rank
+    )
     refactored = Adapter({"q": (Q @ a.factors["q"][0], a.factors["q"][1] @ Q.inverse())}, a.alpha)
     assert only(refactored, b) == pytest.approx(only(a, b), abs=1e-8)
     # Written with twice the rank, it is the same update, and has the same spaces.
-    assert only(plain_sum([scaled(a, 0.25), scaled(a, 0.75)]), b) == pytest.approx(only(a, b), abs=1e-8)
+    assert only(plain_sum([scaled(a, 0.25), scaled(a, 0.75)]), b) == pytest.approx(
+        only(a, b), abs=1e-8
+    )
 
 
 def test_orthogonal_spaces_do_not_overlap_and_random_ones_do_as_expected():
@@ -194,10 +228,14 @@ def test_orthogonal_spaces_do_not_overlap_and_random_ones_do_as_expected():
     Q, P = (torch.linalg.qr(torch.randn(d, d, generator=g).double()).Q for d in (11, 9))
     a, b = Adapter({"q": (Q[:3], P[:, :3])}, 1.0), Adapter({"q": (Q[3:7], P[:, 3:7])}, 1.0)
     found = only(a, b)
-    assert [found[key] for key in ("cosine", "input", "output")] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert [found[key] for key in ("cosine", "input", "output")] == pytest.approx(
+        [0, 0, 0], abs=1e-12
+    )
     drawn = [only(*pair(seed, 2, 4)) for seed in range(300)]
     for key in ("input", "output"):  # 300 draws: a standard error near .01
-        assert sum(row[key] for row in drawn) / 300 == pytest.approx(drawn[0][f"{key}_random"], abs=0.05)
+        assert sum(row[key] for row in drawn) / 300 == pytest.approx(
+            drawn[0][f"{key}_random"], abs=0.05
+        )
 
 
 def test_zero_updates_other_layers_and_three_adapters():
@@ -215,7 +253,7 @@ def test_zero_updates_other_layers_and_three_adapters():
         interference({"a": a, "b": pair(1, d_in=12)[0]})
 
 
-# Routing --------------------------------------------------------------------------------------------------------
+# Routing ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -249,11 +287,14 @@ def test_routing_is_by_token_and_averages_over_rows():
         for key in at:
             mean = torch.tensor([one[path][key] for one in each]).mean(0)
             torch.testing.assert_close(torch.tensor(at[key]), mean, rtol=0, atol=1e-5)
-    # The first layer's queries see the embedding alone: its gates are those of the normalised embedding.
+    # The first layer's queries see the embedding alone: its gates are those of the normalised
+    # embedding.
     first = "layers.0.self_attn.q_proj"
     x = model.layers[0].input_layernorm(model.embed_tokens(prompts))
     gates = routers[first](x.flatten(0, 1)).view(ROWS, LENGTH, 2).mean(0)
-    torch.testing.assert_close(torch.tensor(together[first]["gates"]), gates.detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(together[first]["gates"]), gates.detach(), rtol=0, atol=1e-5
+    )
 
 
 def test_routers_that_do_not_act_are_explained_and_let_go():
@@ -266,18 +307,26 @@ def test_routers_that_do_not_act_are_explained_and_let_go():
     assert routers["layers.0.mlp.up_proj"].seen is kept and not kept
 
 
-# Knock-out ------------------------------------------------------------------------------------------------------
+# Knock-out ----------------------------------------------------------------------------------------
 
 
 def answers(model):
     with torch.no_grad():
-        return {"sum": float(model(tokens()).square().sum()), "first": float(model(tokens())[0, -1, 0])}
+        return {
+            "sum": float(model(tokens()).square().sum()),
+            "first": float(model(tokens())[0, -1, 0]),
+        }
 
 
 def test_knock_out_is_the_adapters_of_the_other_layers_alone():
     model, experts = adapted(("one",))
     by_block = blocks(experts["one"].paths, 3)
-    assert list(by_block) == ["layers.0.self_attn", "layers.0.mlp", "layers.1.self_attn", "layers.1.mlp"]
+    assert list(by_block) == [
+        "layers.0.self_attn",
+        "layers.0.mlp",
+        "layers.1.self_attn",
+        "layers.1.mlp",
+    ]
     assert list(blocks(experts["one"].paths)) == ["layers.0", "layers.1"]
     with using(model, Mix({"one": 0.7})):
         whole = answers(model)
@@ -306,11 +355,16 @@ def test_modes_are_back_after_the_block_and_after_an_exception():
     modes = (Mix({"one": 1.0}), Gated(("one", "two"), arrow(list(experts.values()))))
     for mode in modes:
         with using(model, mode):
-            with pytest.raises(RuntimeError, match="stop"), switched_off(model, ["layers.1.mlp.up_proj"]):
+            with (
+                pytest.raises(RuntimeError, match="stop"),
+                switched_off(model, ["layers.1.mlp.up_proj"]),
+            ):
                 assert lora_layers(model)["layers.1.mlp.up_proj"].mode is None
                 assert lora_layers(model)["layers.1.mlp.down_proj"].mode is mode
                 raise RuntimeError("stop")
-            with pytest.raises(ValueError, match="no adapter is attached to the layer 'layers.9.up'"):
+            with pytest.raises(
+                ValueError, match="no adapter is attached to the layer 'layers.9.up'"
+            ):
                 knock_out(model, {"b": ["layers.1.mlp.up_proj", "layers.9.up"]}, lambda: {})
             assert all(layer.mode is mode for layer in lora_layers(model).values())
     with pytest.raises(ValueError, match="no adapter acts"):
@@ -340,7 +394,7 @@ def test_bad_input_is_explained_in_one_line(prompts, targets, position, message)
             routing(small(), prompts, {})
 
 
-# Pictures -------------------------------------------------------------------------------------------------------
+# Pictures -----------------------------------------------------------------------------------------
 
 
 def test_every_picture_is_drawn():
@@ -356,7 +410,9 @@ def test_every_picture_is_drawn():
     for picture in (
         mechanism_plots.lens({"base": seen, "one": seen}),
         mechanism_plots.routing(gates, list("abcde"), list(experts)),
-        mechanism_plots.interference(overlaps, ("one", "two"), {"F": "hop1 1.00", "H": "hop1 0.50"}),
+        mechanism_plots.interference(
+            overlaps, ("one", "two"), {"F": "hop1 1.00", "H": "hop1 0.50"}
+        ),
         mechanism_plots.knock_out(knocked),
     ):
         assert base64.b64decode(picture).startswith(b"\x89PNG")

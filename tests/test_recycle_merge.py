@@ -21,7 +21,9 @@ def adapter(rank, alpha, seed, base="b0", paths=PATHS, rslora=False):
 
 
 adapters = st.lists(
-    st.builds(adapter, st.integers(1, 4), st.floats(0.5, 9), st.integers(0, 10**6), rslora=st.booleans()),
+    st.builds(
+        adapter, st.integers(1, 4), st.floats(0.5, 9), st.integers(0, 10**6), rslora=st.booleans()
+    ),
     min_size=1,
     max_size=9,
 )
@@ -37,9 +39,12 @@ def test_weighted_sum_is_the_explicit_sum(several, data):
         torch.testing.assert_close(merged.delta(path), expected)
         # Rows of A, or all that the layer has: more would be refused by it.
         assert merged.rank(path) == min(5, sum(a.rank(path) for a in several))
-        torch.testing.assert_close(plain_sum(several).delta(path), sum(a.delta(path) for a in several))
         torch.testing.assert_close(
-            mean_of_products(several).delta(path), sum(a.delta(path) for a in several) / len(several)
+            plain_sum(several).delta(path), sum(a.delta(path) for a in several)
+        )
+        torch.testing.assert_close(
+            mean_of_products(several).delta(path),
+            sum(a.delta(path) for a in several) / len(several),
         )
 
 
@@ -62,14 +67,19 @@ def test_identical_adapters_change_nothing(method, count):
 
 def test_weights_that_cancel():
     one = adapter(3, 5.0, 1)
-    torch.testing.assert_close(weighted_sum([one, one], [0.8, -0.8]).delta("a.q_proj"), torch.zeros(5, 7).double())
+    torch.testing.assert_close(
+        weighted_sum([one, one], [0.8, -0.8]).delta("a.q_proj"), torch.zeros(5, 7).double()
+    )
 
 
 def refactored(one, seed):
     """(A, B) -> (Q A, B Q^T): the same update in other factors."""
     Q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double()).Q
     return Adapter(
-        {p: (Q @ A, B @ Q.mT) for p, (A, B) in one.factors.items()}, one.alpha, base=one.base, origin=one.origin
+        {p: (Q @ A, B @ Q.mT) for p, (A, B) in one.factors.items()},
+        one.alpha,
+        base=one.base,
+        origin=one.origin,
     )
 
 
@@ -102,9 +112,11 @@ def test_the_record_names_formula_weights_and_parts():
     merged = mean_of_products([adapter(3, 5.0, 1), adapter(2, 5.0, 2)])
     assert merged.base == "b0"
     assert merged.origin == {
-        "merge": "mean_of_products", "formula": "sum_i w_i s_i B_i A_i", "weights": [0.5, 0.5],
+        "merge": "mean_of_products",
+        "formula": "sum_i w_i s_i B_i A_i",
+        "weights": [0.5, 0.5],
         "of": [{"seed": 1}, {"seed": 2}],
-    }  # fmt: skip
+    }
 
 
 def test_impossible_merges_are_explained():
@@ -112,7 +124,10 @@ def test_impossible_merges_are_explained():
     for call, message in (
         (lambda: plain_sum([]), "at least one adapter"),
         (lambda: weighted_sum([a, b], [1.0]), "2 adapters and 1 weights"),
-        (lambda: plain_sum([a, adapter(3, 5.0, 1, base="b1")]), "different bases cannot be merged: b0, b1"),
+        (
+            lambda: plain_sum([a, adapter(3, 5.0, 1, base="b1")]),
+            "different bases cannot be merged: b0, b1",
+        ),
         (lambda: product_of_means([a, b]), r"ranks \[3, 2\]"),
         (lambda: product_of_means([a, adapter(3, 4.0, 1)]), "scalings"),
         (lambda: product_of_means([a, adapter(3, 5.0, 1, paths=PATHS[:1])]), "the same layers"),

@@ -1,4 +1,5 @@
-"""Every method by name, on experts small enough to check by hand; the negative controls carry no content."""
+"""Every method by name, on experts small enough to check by hand; the negative controls carry no
+content."""
 
 import dataclasses
 
@@ -15,7 +16,9 @@ def experts():
     g = torch.Generator().manual_seed(0)
     return {
         name: Adapter(
-            {"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))}, 4.0, origin={"reads": name}
+            {"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))},
+            4.0,
+            origin={"reads": name},
         )
         for name in ("hop1", "hop2")
     }
@@ -40,7 +43,13 @@ DELTAS = [X @ e.delta("0").mT for e in experts().values()]
 
 @pytest.mark.parametrize(
     "method, weight",
-    [("alone", 1), ("plain_sum", 1), ("mean_of_products", 0.5), ("at_half", 0.5), *((f"sum_at_{w}", w) for w in SWEEP)],
+    [
+        ("alone", 1),
+        ("plain_sum", 1),
+        ("mean_of_products", 0.5),
+        ("at_half", 0.5),
+        *((f"sum_at_{w}", w) for w in SWEEP),
+    ],
 )
 def test_sums_at_their_weights(method, weight):
     torch.testing.assert_close(output(method, X), weight * sum(DELTAS))
@@ -65,7 +74,9 @@ def test_random_controls_depend_on_the_seed_and_nothing_else():
 
 def test_random_adapters_have_the_experts_size():
     several = experts()
-    (merged,) = METHODS["random_adapters"](several, torch.Generator().manual_seed(5), TASK).adapters.values()
+    (merged,) = METHODS["random_adapters"](
+        several, torch.Generator().manual_seed(5), TASK
+    ).adapters.values()
     A, B = merged.factors["0"]
     for i, (own_A, own_B) in enumerate(e.factors["0"] for e in several.values()):
         torch.testing.assert_close(A[2 * i : 2 * i + 2].norm(), own_A.norm())
@@ -76,7 +87,9 @@ def test_random_adapters_have_the_experts_size():
 
 
 def test_low_temperature_is_the_choice_and_high_is_the_mean():
-    torch.testing.assert_close(output("arrow_temperature_10", X), sum(DELTAS) / 2, atol=1.0, rtol=0.5)
+    torch.testing.assert_close(
+        output("arrow_temperature_10", X), sum(DELTAS) / 2, atol=1.0, rtol=0.5
+    )
     sharp, choice = output("arrow_temperature_0.1", X), output("arrow_top1", X)
     assert (sharp - choice).norm() < (output("arrow", X) - choice).norm()
 
@@ -104,7 +117,10 @@ def test_the_oracle_answers_directly_with_hop_1_below_and_hop_2_above():
     paths = [f"layers.{i}.down" for i in range(4)]
     several = {
         name: Adapter(
-            {path: (torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g)) for path in paths},
+            {
+                path: (torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g))
+                for path in paths
+            },
             2.0,
             origin={"reads": name},
         )

@@ -11,7 +11,9 @@ from recycle.route import ArrowRouter, arrow, prototype
 
 def factors(seed, rank=4, d_in=9, d_out=6):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, d_in, generator=g).double(), torch.randn(d_out, rank, generator=g).double()
+    return torch.randn(rank, d_in, generator=g).double(), torch.randn(
+        d_out, rank, generator=g
+    ).double()
 
 
 @settings(max_examples=30, deadline=None)
@@ -22,7 +24,9 @@ def test_prototype_is_the_top_right_singular_vector(seed, rank):
     v = prototype(A, B)
     torch.testing.assert_close(v.norm(), torch.ones((), dtype=torch.double))
     torch.testing.assert_close((B @ A @ v).norm(), singular[0])
-    torch.testing.assert_close((v @ right[0]).abs(), torch.ones((), dtype=torch.double), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (v @ right[0]).abs(), torch.ones((), dtype=torch.double), atol=1e-6, rtol=0
+    )
 
 
 def test_prototype_is_exact_where_singular_values_are_close():
@@ -46,7 +50,9 @@ def test_gates_sum_to_one_over_the_top_k(seed, count, temperature, data):
     logits = (x @ prototypes.mT).abs()
     assert torch.equal(gates.argmax(1), logits.argmax(1))
     flipped = ArrowRouter(
-        prototypes * torch.tensor([1 - 2 * (i % 2) for i in range(count)])[:, None], temperature, top_k
+        prototypes * torch.tensor([1 - 2 * (i % 2) for i in range(count)])[:, None],
+        temperature,
+        top_k,
     )
     torch.testing.assert_close(flipped(x), gates)  # a singular vector's sign is arbitrary
 
@@ -54,8 +60,12 @@ def test_gates_sum_to_one_over_the_top_k(seed, count, temperature, data):
 def test_temperature_goes_from_a_choice_to_the_mean():
     g = torch.Generator().manual_seed(0)
     prototypes, x = torch.randn(3, 9, generator=g), torch.randn(12, 9, generator=g)
-    torch.testing.assert_close(ArrowRouter(prototypes, 1e6)(x), torch.full((12, 3), 1 / 3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(ArrowRouter(prototypes, 1e-6)(x), ArrowRouter(prototypes, top_k=1)(x))
+    torch.testing.assert_close(
+        ArrowRouter(prototypes, 1e6)(x), torch.full((12, 3), 1 / 3), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        ArrowRouter(prototypes, 1e-6)(x), ArrowRouter(prototypes, top_k=1)(x)
+    )
 
 
 def test_a_token_along_an_adapters_direction_goes_to_it():
@@ -67,8 +77,11 @@ def test_a_token_along_an_adapters_direction_goes_to_it():
 
 def test_impossible_routers_are_explained():
     library = [Adapter({"q": factors(i)}, 1.0) for i in range(2)]
-    for kwargs, message in (({"top_k": 3}, "top_k = 3: the library has 2 adapters"), ({"top_k": 0}, "top_k = 0"),
-                            ({"temperature": 0.0}, "temperature = 0.0")):  # fmt: skip
+    for kwargs, message in (
+        ({"top_k": 3}, "top_k = 3: the library has 2 adapters"),
+        ({"top_k": 0}, "top_k = 0"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
+    ):
         with pytest.raises(ValueError, match=message):
             arrow(library, **kwargs)
     with pytest.raises(ValueError, match="different layers"):

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recycle.statistics import difference, estimate, over_seeds, t_below, t_half_width, t_quantile, wilson
+from recycle.statistics import (
+    difference,
+    estimate,
+    over_seeds,
+    t_below,
+    t_half_width,
+    t_quantile,
+    wilson,
+)
 
 
 def rows(*shares, n=100):
@@ -16,7 +24,14 @@ def rows(*shares, n=100):
 
 
 def test_quantiles_of_t_are_the_textbooks():
-    for freedom, value in ((1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (30, 2.0423)):
+    for freedom, value in (
+        (1, 12.7062),
+        (2, 4.3027),
+        (3, 3.1824),
+        (4, 2.7764),
+        (5, 2.5706),
+        (30, 2.0423),
+    ):
         assert t_quantile(0.975, freedom) == pytest.approx(value, abs=1e-4)
     assert t_quantile(0.995, 4) == pytest.approx(4.6041, abs=1e-4)
     assert t_below(0.0, 7) == 0.5
@@ -50,7 +65,11 @@ def test_seeds_that_agree_do_not_make_an_interval_of_no_width():
 def test_an_interval_holds_its_mean_and_widens_with_the_number_of_comparisons(hits, among):
     own = [{"seed": i, "n": 50, "right": h} for i, h in enumerate(hits)]
     one, many = estimate(own), estimate(own, among=among)
-    assert 0 <= many.low <= one.low <= one.mean + 1e-12 and one.mean <= one.high + 1e-12 and one.high <= many.high <= 1
+    assert (
+        0 <= many.low <= one.low <= one.mean + 1e-12
+        and one.mean <= one.high + 1e-12
+        and one.high <= many.high <= 1
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=6))
@@ -63,7 +82,8 @@ def test_a_difference_turned_round_is_its_negative(pairs):
 
 
 def test_pairing_takes_out_what_the_seeds_share():
-    """Seeds far apart, each pair .2 apart: the difference is as sure as its binomial noise, the shares are not."""
+    """Seeds far apart, each pair .2 apart: the difference is as sure as its binomial noise, the
+    shares are not."""
     first, second = rows(0.3, 0.6, 0.9), rows(0.1, 0.4, 0.7)
     gap = difference(first, second)
     assert gap.mean == pytest.approx(0.2) and gap.low > 0.1
@@ -71,7 +91,8 @@ def test_pairing_takes_out_what_the_seeds_share():
 
 
 def test_newcombes_interval_is_the_textbooks():
-    """56 of 70 against 48 of 80: difference .2, interval .0524 to .3339 (Newcombe 1998, table II, example a)."""
+    """56 of 70 against 48 of 80: difference .2, interval .0524 to .3339 (Newcombe 1998, table II,
+    example a)."""
     gap = difference([{"seed": 0, "n": 70, "right": 56}], [{"seed": 0, "n": 80, "right": 48}])
     assert (gap.mean, gap.low, gap.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 

@@ -1,4 +1,5 @@
-"""One real study in miniature, through the command line: made, killed, gone on with, reported, and used afterwards."""
+"""One real study in miniature, through the command line: made, killed, gone on with, reported, and
+used afterwards."""
 
 import json
 import os
@@ -26,11 +27,25 @@ from tasks import TwoHop
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "groups=F", "parts=main,references,identity",
-    "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32",
-    "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=200",
-    "pretrain.lr=1e-2", "pretrain.rows=16", "train.steps=40", "train.rows=4", "train.lr=1e-2", "adapter.rank=4",
-]  # fmt: skip
+    "groups=F",
+    "parts=main,references,identity",
+    "task.people=40",
+    "task.cities=10",
+    "task.triples=6",
+    "task.set_cities=3",
+    "model.width=32",
+    "model.layers=1",
+    "model.heads=2",
+    "model.kv_heads=2",
+    "model.hidden=48",
+    "pretrain.steps=200",
+    "pretrain.lr=1e-2",
+    "pretrain.rows=16",
+    "train.steps=40",
+    "train.rows=4",
+    "train.lr=1e-2",
+    "adapter.rank=4",
+]
 STUDY = ["study", "two-hop", "--quiet", *(word for pair in TINY for word in ("--set", pair))]
 
 
@@ -44,7 +59,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    """The fixture's own report has them all; drawing them again for every test would take most of the time."""
+    """The fixture's own report has them all; drawing them again for every test would take most of
+    the time."""
     monkeypatch.setattr("recycle.plots.Figure", None)
 
 
@@ -142,11 +158,14 @@ def test_a_second_run_makes_nothing_again(run):
 
 
 def test_a_killed_study_goes_on_to_the_same_numbers(run, tmp_path):
-    """kill -9 once the base stands, and again among the cells: the same command ends with the same metrics."""
+    """kill -9 once the base stands, and again among the cells: the same command ends with the same
+    metrics."""
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "recycle", *STUDY, "--run", str(folder)]
     for landmark in ("seed-0/standard/model.pt", "seed-0/standard/cells/F.joint.alone.json"):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while not (folder / landmark).exists() and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None, "the study ended before it could be killed"
@@ -236,17 +255,38 @@ def test_train_merge_route_and_eval(copy, capsys):
     }
     assert (
         main(
-            ["merge", str(copy), "mine", "hop2-F", "--method", "weighted_sum", "--weights", "1", "0.5", "--out", "both"]
+            [
+                "merge",
+                str(copy),
+                "mine",
+                "hop2-F",
+                "--method",
+                "weighted_sum",
+                "--weights",
+                "1",
+                "0.5",
+                "--out",
+                "both",
+            ]
         )
         == 0
     )
-    merged, parts = load_adapter(library / "both"), [load_adapter(library / n) for n in ("mine", "hop2-F")]
+    merged, parts = (
+        load_adapter(library / "both"),
+        [load_adapter(library / n) for n in ("mine", "hop2-F")],
+    )
     path = merged.paths[0]
-    torch.testing.assert_close(merged.delta(path), parts[0].delta(path) + 0.5 * parts[1].delta(path))
+    torch.testing.assert_close(
+        merged.delta(path), parts[0].delta(path) + 0.5 * parts[1].delta(path)
+    )
     capsys.readouterr()
     assert main(["route", str(copy), "mine", "hop2-F", "--group", "F", "--top-k", "1"]) == 0
     assert "layers.0.self_attn.q_proj" in capsys.readouterr().out
-    for arguments in (["both"], ["mine", "hop2-F", "--order", "factors"], [str(library / "both"), "--show", "1"]):
+    for arguments in (
+        ["both"],
+        ["mine", "hop2-F", "--order", "factors"],
+        [str(library / "both"), "--show", "1"],
+    ):
         assert main(["eval", str(copy), *arguments, "--group", "F"]) == 0
         assert re.search(r"cot +\d\.\d\d \[", capsys.readouterr().out)
 
@@ -254,43 +294,80 @@ def test_train_merge_route_and_eval(copy, capsys):
 def test_the_eval_command_gives_the_studys_numbers(run, capsys):
     assert main(["eval", str(run), "hop1-F", "hop2-F", "--group", "F"]) == 0
     printed = dict(re.findall(r"^(\w+) .*right (\d+)", capsys.readouterr().out, re.M))
-    rows = [r for r in metrics(run) if (r["group"], r["library"], r["method"]) == ("F", "2-combination", "arrow")]
+    rows = [
+        r
+        for r in metrics(run)
+        if (r["group"], r["library"], r["method"]) == ("F", "2-combination", "arrow")
+    ]
     assert {r["form"]: str(r["right"]) for r in rows} == printed
 
 
 def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
     one, other = Mix({"a": 1.0}), Mix({"a": 1.0})
-    phases = {"x": (Phase(one),), "y": (Phase(other),), "z": (Phase(one),), "cot": (Phase(one, "."), Phase(one))}
+    phases = {
+        "x": (Phase(one),),
+        "y": (Phase(other),),
+        "z": (Phase(one),),
+        "cot": (Phase(one, "."), Phase(one)),
+    }
     assert asked_together(phases) == [["x", "z"], ["y"], ["cot"]]
 
 
 def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
     cases = [
         (["eval", copy, "nobody", "--group", "F"], "no adapter 'nobody' in"),
-        (["eval", copy, "hop1-F", "hop2-F", "--group", "F", "--top-k", "3"], "top_k = 3: the library has 2 adapters"),
+        (
+            ["eval", copy, "hop1-F", "hop2-F", "--group", "F", "--top-k", "3"],
+            "top_k = 3: the library has 2 adapters",
+        ),
         (["eval", copy, "hop1-F", "--group", "F", "--top-k", "1"], "one adapter is not routed"),
         (["eval", tmp_path, "hop1-F", "--group", "F"], "is no run folder"),
-        (["eval", copy, "hop1-F", "--group", "F", "--seed", "9"], "no finished base 'standard' for seed 9"),
+        (
+            ["eval", copy, "hop1-F", "--group", "F", "--seed", "9"],
+            "no finished base 'standard' for seed 9",
+        ),
         (
             ["merge", copy, "hop1-F", "hop2-F", "--method", "plain_sum", "--out", "hop1-F"],
             "exists: choose another --out",
         ),
-        (["merge", copy, "hop1-F", "--method", "weighted_sum", "--out", "x"], "--weights goes with"),
         (
-            ["merge", copy, "hop1-F", "--method", "weighted_sum", "--weights", "1", "2", "--out", "x"],
+            ["merge", copy, "hop1-F", "--method", "weighted_sum", "--out", "x"],
+            "--weights goes with",
+        ),
+        (
+            [
+                "merge",
+                copy,
+                "hop1-F",
+                "--method",
+                "weighted_sum",
+                "--weights",
+                "1",
+                "2",
+                "--out",
+                "x",
+            ],
             "1 adapters and 2 weights",
         ),
-        (["train", copy, "--reads", "hop1", "--group", "F", "--set", "model.width=3"], "the base is trained already"),
+        (
+            ["train", copy, "--reads", "hop1", "--group", "F", "--set", "model.width=3"],
+            "the base is trained already",
+        ),
         (["eval", copy, "hop1-F", "--group", "Q"], "--group Q: choose from F, H, R, K"),
         (["eval", copy, "hop1-F", "--group", "F", "--base", "none"], "no finished base 'none'"),
-        (["train", copy, "--reads", "hop3", "--group", "F"], "no expert reads 'hop3': choose hop1, hop2"),
+        (
+            ["train", copy, "--reads", "hop3", "--group", "F"],
+            "no expert reads 'hop3': choose hop1, hop2",
+        ),
         (["report", tmp_path], "is no run folder"),
     ]
     for arguments, message in cases:
         assert message in failing(capsys, *arguments)
     origin = copy / "seed-0/standard/library/hop1-F/origin.json"
     origin.write_text(json.dumps({**json.loads(origin.read_text()), "base": "0123456789abcdef"}))
-    assert "was made for the base 0123456789abcdef" in failing(capsys, "eval", copy, "hop1-F", "--group", "F")
+    assert "was made for the base 0123456789abcdef" in failing(
+        capsys, "eval", copy, "hop1-F", "--group", "F"
+    )
 
 
 def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_path, capsys):
@@ -303,21 +380,30 @@ def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_pat
     rows = recorded_metrics(kept).rows
     for ours, theirs in zip(rows, metrics(copy), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
-    row = next(r for r in rows if (r["base"], r["library"], r["form"]) == ("standard", "joint", "hop1"))
+    row = next(
+        r for r in rows if (r["base"], r["library"], r["form"]) == ("standard", "joint", "hop1")
+    )
     assert f"| joint | {row['right'] / row['n']:.2f} /" in table
     env = json.loads((copy / "env.json").read_text())
     (copy / "env.json").write_text(json.dumps([*env, {**env[0], "commit": "other"}]))
-    assert "made under 2 environments" in failing(capsys, "report", copy, "--record", tmp_path / "kept.json")
+    assert "made under 2 environments" in failing(
+        capsys, "report", copy, "--record", tmp_path / "kept.json"
+    )
 
 
 def test_a_base_of_another_shape_is_named(copy, capsys):
     torch.save({"x": torch.zeros(1)}, copy / "seed-0/standard/model.pt")
-    assert "is no base of this configuration" in failing(capsys, "eval", copy, "hop1-F", "--group", "F")
+    assert "is no base of this configuration" in failing(
+        capsys, "eval", copy, "hop1-F", "--group", "F"
+    )
 
 
 def test_the_environment_is_recorded(run):
     (environment,) = json.loads((run / "env.json").read_text())
-    assert environment["torch"] == torch.__version__ and environment["threads"] == torch.get_num_threads()
+    assert (
+        environment["torch"] == torch.__version__
+        and environment["threads"] == torch.get_num_threads()
+    )
     assert re.fullmatch(r"[0-9a-f]{40}", environment["commit"] or "0" * 40)
     assert environment["matmul"]["setting"] in ("default", "oneDNN")
 
@@ -327,7 +413,17 @@ def test_a_wider_study_finds_what_a_narrower_one_made(copy):
     before = (copy / "metrics.jsonl").read_text().splitlines()
     files = {p: p.stat().st_mtime_ns for p in (copy / "seed-0").rglob("*.json")}
     assert (
-        main([*STUDY, "--set", "seeds=0,1", "--set", "parts=main,references,identity,preservation", "--run", str(copy)])
+        main(
+            [
+                *STUDY,
+                "--set",
+                "seeds=0,1",
+                "--set",
+                "parts=main,references,identity,preservation",
+                "--run",
+                str(copy),
+            ]
+        )
         == 0
     )
     after = (copy / "metrics.jsonl").read_text().splitlines()
@@ -349,28 +445,40 @@ def test_processes_share_the_bases_out():
 
 
 def test_two_processes_make_the_same_study(run, tmp_path):
-    """torchrun gives each process one thread here as in the one-process run (conftest), so the numbers are the same."""
+    """torchrun gives each process one thread here as in the one-process run (conftest), so the
+    numbers are the same."""
     folder = tmp_path / "shared"
     command = [sys.executable, "-m", "recycle", *STUDY, "--processes", "2", "--run", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
     assert done.stdout.count("report:") == 1
 
 
 def test_the_growth_study_names_what_grows():
-    """Every axis has at least three values, the standard base's among them where it is one of the points."""
+    """Every axis has at least three values, the standard base's among them where it is one of the
+    points."""
     config = preset("two-hop", "growth")
     axes: dict[str, set[int]] = {}
     for library in wanted(config, 0):
         if (name := GROWTH.match(library.name)) and "combination" in name["kind"]:
             axes.setdefault(name["axis"], set()).add(int(name["value"]))
-    assert axes == {"rank": {2, 4, 8, 16, 32}, "experts": {2, 4, 8, 16}, "facts": {25, 100}, "width": {64, 96},
-                    "layers": {1, 4}}  # fmt: skip
+    assert axes == {
+        "rank": {2, 4, 8, 16, 32},
+        "experts": {2, 4, 8, 16},
+        "facts": {25, 100},
+        "width": {64, 96},
+        "layers": {1, 4},
+    }
     for name, overrides in (TwoHop.bases | TwoHop.recipes).items():
         changed = override(config, overrides)
-        same = name in ("standard", "rank_16-preservation_50-lr_30e-4")  # the grid passes through the standard recipe
+        same = name in (
+            "standard",
+            "rank_16-preservation_50-lr_30e-4",
+        )  # the grid passes through the standard recipe
         assert (changed == config) == same
 
 
@@ -384,7 +492,9 @@ def test_a_growth_table_can_be_drawn(run, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure").Figure
     monkeypatch.setattr("recycle.plots.Figure", figure)
     rows = [
-        r for r in metrics(run) if r["library"] == "2-combination" and r["method"] == "plain_sum" and r["group"] == "F"
+        r
+        for r in metrics(run)
+        if r["library"] == "2-combination" and r["method"] == "plain_sum" and r["group"] == "F"
     ]
     made = [
         {**r, "library": f"2-combination, {axis} {n}"}

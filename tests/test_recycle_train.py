@@ -1,4 +1,5 @@
-"""Packing and the training loop: what is read, what is learned, and that K adapters at once are K adapters alone."""
+"""Packing and the training loop: what is read, what is learned, and that K adapters at once are K
+adapters alone."""
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def test_completions_and_boundaries_are_learned_and_prompts_are_not():
     tokens, learned = corpus(one=1).rows(1, 200, np.random.default_rng(0))
     words = [TOKENIZER.words[i] for i in tokens[0]]
     prompts, completions = {"a", "b", "d"}, {"c", "e", "f", ".", "<s>"}
-    assert all((word in completions) == flag for word, flag in zip(words, learned[0].tolist(), strict=True))
+    assert all(
+        (word in completions) == flag for word, flag in zip(words, learned[0].tolist(), strict=True)
+    )
     assert prompts | completions == set(words)
 
 
@@ -49,19 +52,26 @@ def test_the_end_of_a_text_that_breaks_off_is_not_learned():
 def test_a_row_can_hold_one_text():
     rows = set()
     for step in range(BUCKETS):
-        tokens, learned = corpus(one=0.5, cut=0.5).batch(TrainConfig(1, rows=40, length=8, packed=False), 0, step)
+        tokens, learned = corpus(one=0.5, cut=0.5).batch(
+            TrainConfig(1, rows=40, length=8, packed=False), 0, step
+        )
         assert not learned[tokens == TOKENIZER.pad].any() and not learned[:, 0].any()
         for row, flags in zip(tokens, learned, strict=True):
             cut = [TOKENIZER.words[i] for i in row[flags]] == ["b"]
             assert cut or [TOKENIZER.words[i] for i in row[flags]][-2:] == [".", "<s>"]
             rows.add(" ".join(TOKENIZER.words[i] for i in row if i != TOKENIZER.pad))
     assert rows == {f"<s> {text} <s>" for kind in ("one", "cut") for text in map(str, TEXTS[kind])}
-    with pytest.raises(ValueError, match="a text of 5 tokens does not fit into rows of 4: raise the length"):
+    with pytest.raises(
+        ValueError, match="a text of 5 tokens does not fit into rows of 4: raise the length"
+    ):
         corpus(one=1).batch(TrainConfig(1, rows=40, length=4, packed=False), 0, step=0)
 
 
 def test_a_step_packs_its_rows_unless_told_otherwise():
-    packed, single = TrainConfig(1, rows=3, length=20), TrainConfig(1, rows=3, length=20, packed=False)
+    packed, single = (
+        TrainConfig(1, rows=3, length=20),
+        TrainConfig(1, rows=3, length=20, packed=False),
+    )
     assert corpus().batch(packed, 0, step=0)[0].shape == (3, 21)
     assert corpus().batch(single, 0, step=0)[0].shape[1] <= 7
 
@@ -80,13 +90,18 @@ def test_single_rows_stand_beside_rows_of_their_length():
     drawn = np.random.default_rng([5, 0]).choice(len(texts), 8 * BUCKETS, p=various.chances)
     assert read == sorted(various.lengths[drawn] + 1)  # each drawn text once
     others = [various.batch(single, 6, step)[0].shape[1] for step in range(BUCKETS)]
-    assert np.corrcoef(widths, others)[0, 1] > 0.9  # experts that are trained at once meet at like lengths
+    assert (
+        np.corrcoef(widths, others)[0, 1] > 0.9
+    )  # experts that are trained at once meet at like lengths
     assert torch.equal(various.batch(single, 5, 3)[0], batches[3][0])
 
 
 def test_shares_are_of_texts():
     tokens, _ = corpus(one=0.25, two=0.75).rows(400, 50, np.random.default_rng(0))
-    d, texts = (tokens == TOKENIZER.ids["d"]).sum().item(), (tokens == TOKENIZER.boundary).sum().item()
+    d, texts = (
+        (tokens == TOKENIZER.ids["d"]).sum().item(),
+        (tokens == TOKENIZER.boundary).sum().item(),
+    )
     assert d / texts == pytest.approx(0.125, abs=0.01)
 
 
@@ -104,7 +119,9 @@ def test_loss_is_the_cross_entropy_of_learned_tokens_for_each_group():
     nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0]
     for groups in (1, 3):
         expected = [nll[rows][learned[rows, 1:]].mean() for rows in torch.arange(6).chunk(groups)]
-        torch.testing.assert_close(completion_loss(model, tokens, learned, groups), torch.stack(expected))
+        torch.testing.assert_close(
+            completion_loss(model, tokens, learned, groups), torch.stack(expected)
+        )
 
 
 def base():
@@ -120,7 +137,9 @@ def test_pretraining_learns_and_repeats():
     curves = []
     for _ in range(2):
         model = base()
-        curves.append(fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True))
+        curves.append(
+            fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True)
+        )
     assert curves[0] == curves[1]
     assert curves[0][-1]["loss"][0] < 0.3 * curves[0][0]["loss"][0]
 
@@ -129,7 +148,10 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
     config = TrainConfig(steps=15, rows=4, length=16, lr=1e-2)
     names = ("a", "b", "c")
     model = base()
-    fresh = {n: init_adapter(model, ["*_proj"], 2, 4.0, torch.Generator().manual_seed(i)) for i, n in enumerate(names)}
+    fresh = {
+        n: init_adapter(model, ["*_proj"], 2, 4.0, torch.Generator().manual_seed(i))
+        for i, n in enumerate(names)
+    }
     attach(model, fresh)
 
     def together(step):
@@ -142,7 +164,9 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
         alone = base()
         attach(alone, {name: fresh[name]})
         with using(alone, Mix({name: 1.0})):
-            own = fit(alone, train_only(alone, [name]), batches(i), config, label="test", quiet=True)
+            own = fit(
+                alone, train_only(alone, [name]), batches(i), config, label="test", quiet=True
+            )
         for both, one in zip(curve, own, strict=True):
             assert both["loss"][i] == pytest.approx(one["loss"][0], abs=1e-5)
     assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
@@ -162,13 +186,30 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
     halted, checkpoint = base(), tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        fit(halted, [list(halted.parameters())], interrupted, config, label="test", checkpoint=checkpoint, quiet=True)
+        fit(
+            halted,
+            [list(halted.parameters())],
+            interrupted,
+            config,
+            label="test",
+            checkpoint=checkpoint,
+            quiet=True,
+        )
     resumed, seen = base(), []
-    curve = fit(resumed, [list(resumed.parameters())], lambda s: seen.append(s) or batches(0)(s), config, label="test",
-                checkpoint=checkpoint, quiet=True)  # fmt: skip
+    curve = fit(
+        resumed,
+        [list(resumed.parameters())],
+        lambda s: seen.append(s) or batches(0)(s),
+        config,
+        label="test",
+        checkpoint=checkpoint,
+        quiet=True,
+    )
     assert seen == list(range(7, 12))
     assert curve == whole
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True)
+    )
 
 
 def test_a_diverged_run_stops_with_the_remedy():
@@ -176,11 +217,24 @@ def test_a_diverged_run_stops_with_the_remedy():
     with torch.no_grad():
         model.norm.weight.fill_(torch.nan)
     with pytest.raises(Diverged, match="the loss is .*nan.* at step 0: lower lr"):
-        fit(model, [list(model.parameters())], batches(0), TrainConfig(steps=3), label="test", quiet=True)
+        fit(
+            model,
+            [list(model.parameters())],
+            batches(0),
+            TrainConfig(steps=3),
+            label="test",
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"steps": 1, "lr": -1.0}, {"steps": 1, "lr": float("nan")}, {"steps": 1, "warmup": 2.0}]
+    "values",
+    [
+        {"steps": 0},
+        {"steps": 1, "lr": -1.0},
+        {"steps": 1, "lr": float("nan")},
+        {"steps": 1, "warmup": 2.0},
+    ],
 )
 def test_impossible_training_is_refused(values):
     with pytest.raises(ValueError, match="steps = 0|lr = |warmup = 2.0"):

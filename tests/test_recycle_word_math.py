@@ -1,4 +1,5 @@
-"""The word-math study: its rules on rows written by hand, and one study in miniature through the command line."""
+"""The word-math study: its rules on rows written by hand, and one study in miniature through the
+command line."""
 
 import json
 import re
@@ -17,24 +18,50 @@ GROUPS = ("prose", "markdown", "python")
 
 def row(group, library, method, form, share, seed, last=None):
     right = round(1000 * share)
-    return {"seed": seed, "base": "standard", "group": group, "library": library, "method": method, "form": form, "n": 1000,
-            "right": right, LAST: right if last is None else round(1000 * last)}  # fmt: skip
+    return {
+        "seed": seed,
+        "base": "standard",
+        "group": group,
+        "library": library,
+        "method": method,
+        "form": form,
+        "n": 1000,
+        "right": right,
+        LAST: right if last is None else round(1000 * last),
+    }
 
 
 def study(
-    base=0.99, experts=0.95, p2=0.95, none=0.02, singles=0.1, matched=0.6, mismatched=0.05, python=0.8, noise=0.0
+    base=0.99,
+    experts=0.95,
+    p2=0.95,
+    none=0.02,
+    singles=0.1,
+    matched=0.6,
+    mismatched=0.05,
+    python=0.8,
+    noise=0.0,
 ):
-    """Metrics of a whole study with these shares of whole derivations; ``python``: of the matched library in Python."""
+    """Metrics of a whole study with these shares of whole derivations; ``python``: of the matched
+    library in Python."""
     rows = []
     for seed in (1, 2, 3):
         rows.append(row("base", "none", "alone", "base", base, seed))
         for g in GROUPS:
-            rows += [row(g, "base", "alone", "base", experts, seed), row(g, "P1", "alone", "P1", experts, seed)]
-            rows += [row(g, "P2", "alone", "P2", p2, seed), row(g, "none", "alone", "P2", none, seed)]
+            rows += [
+                row(g, "base", "alone", "base", experts, seed),
+                row(g, "P1", "alone", "P1", experts, seed),
+            ]
+            rows += [
+                row(g, "P2", "alone", "P2", p2, seed),
+                row(g, "none", "alone", "P2", none, seed),
+            ]
             rows += [row(g, level, "alone", "P2", singles, seed) for level in ("base", "P1")]
             rows.append(row(g, "matched", "random_adapters", "P2", noise, seed))
             for method in PAPERS:
-                rows.append(row(g, "matched", method, "P2", python if g == "python" else matched, seed))
+                rows.append(
+                    row(g, "matched", method, "P2", python if g == "python" else matched, seed)
+                )
                 rows += [
                     row(g, f"mismatched, P1 in {other}", method, "P2", mismatched, seed)
                     for other in GROUPS
@@ -90,12 +117,19 @@ def test_a_study_of_fewer_renderings_leaves_m1_and_m2_open():
 
 
 def test_reuse_gain_is_over_the_best_of_the_base_and_the_librarys_own_experts():
-    config = override(preset("word-math", "quick"), ["task.problems=40", "task.expert_problems=10", "task.questions=4"])
+    config = override(
+        preset("word-math", "quick"),
+        ["task.problems=40", "task.expert_problems=10", "task.questions=4"],
+    )
     metrics = study(none=0.3)
     for planted in metrics.where(group="python", library="P1", form="P2"):
         planted["right"] = 400
-    gains = dict(re.findall(r"<tr><td>(.+?)</td><td>(.+?)</td></tr>", reuse_gain(config, metrics, "python")))
-    assert gains["matched: arrow"].startswith("+0.40 ") and gains["matched: arrow"].endswith("<td>P1")
+    gains = dict(
+        re.findall(r"<tr><td>(.+?)</td><td>(.+?)</td></tr>", reuse_gain(config, metrics, "python"))
+    )
+    assert gains["matched: arrow"].startswith("+0.40 ") and gains["matched: arrow"].endswith(
+        "<td>P1"
+    )
     # The P1 expert in prose is not asked in Python: of that library's own, the base is the best.
     assert gains["mismatched, P1 in prose: arrow"].startswith("-0.25 ")
     assert gains["mismatched, P1 in prose: arrow"].endswith("<td>none")
@@ -106,13 +140,32 @@ def test_reuse_gain_is_over_the_best_of_the_base_and_the_librarys_own_experts():
 def test_the_studies_that_decide_have_every_part_and_rendering():
     for name in ("laptop", "full"):
         config = preset("word-math", name)
-        assert set(config.parts) == set(WordMath.parts) and set(config.groups) == set(GROUPS) and 0 not in config.seeds
+        assert (
+            set(config.parts) == set(WordMath.parts)
+            and set(config.groups) == set(GROUPS)
+            and 0 not in config.seeds
+        )
 
 
 def test_a_study_in_miniature(tmp_path, capsys):
-    sizes = ["groups=python", "parts=main,references", "task.steps=1", "task.problems=40", "task.expert_problems=10",
-             "task.questions=4", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2", "model.hidden=16",
-             "pretrain.steps=4", "pretrain.rows=2", "train.steps=2", "train.rows=2", "adapter.rank=2"]  # fmt: skip
+    sizes = [
+        "groups=python",
+        "parts=main,references",
+        "task.steps=1",
+        "task.problems=40",
+        "task.expert_problems=10",
+        "task.questions=4",
+        "model.width=16",
+        "model.layers=1",
+        "model.heads=2",
+        "model.kv_heads=2",
+        "model.hidden=16",
+        "pretrain.steps=4",
+        "pretrain.rows=2",
+        "train.steps=2",
+        "train.rows=2",
+        "adapter.rank=2",
+    ]
     arguments = [word for pair in sizes for word in ("--set", pair)]
     run = tmp_path / "run"
     assert main(["study", "word-math", "--quiet", *arguments, "--run", str(run)]) == 0
@@ -121,7 +174,11 @@ def test_a_study_in_miniature(tmp_path, capsys):
     assert [claim["id"] for claim in decided["claims"]] == ["M1", "M2", "M3"]
     assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {r["method"] for r in rows if r["library"] == "matched"} >= {"mean_of_products", "arrow", "random_router"}
+    assert {r["method"] for r in rows if r["library"] == "matched"} >= {
+        "mean_of_products",
+        "arrow",
+        "random_router",
+    }
     assert not any(r["method"] == "oracle" for r in rows)
     page = (run / "report.html").read_text()
     assert "Reuse gain" in page and "Inside the merges" in page

@@ -1,4 +1,5 @@
-"""What holds for the repository as a whole: who imports whom, and that it speaks for itself alone."""
+"""What holds for the repository as a whole: who imports whom, and that it speaks for itself
+alone."""
 
 import ast
 import configparser
@@ -37,12 +38,16 @@ def test_lora_imports_torch_alone_and_tasks_no_torch():
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 found = (
-                    [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+                    [node.module]
+                    if isinstance(node, ast.ImportFrom)
+                    else [a.name for a in getattr(node, "names", [])]
                 )
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     for name in found:
                         top = name.split(".")[0]
-                        assert top in names or top in sys.stdlib_module_names, f"{path} imports {name}"
+                        assert top in names or top in sys.stdlib_module_names, (
+                            f"{path} imports {name}"
+                        )
 
 
 def test_every_package_is_listed_and_the_oldest_python_parses_them():
@@ -53,7 +58,8 @@ def test_every_package_is_listed_and_the_oldest_python_parses_them():
 
 
 def test_importing_the_library_changes_no_global():
-    """Neither the threads, nor the matrix product, nor the default type; matplotlib is not loaded unasked."""
+    """Neither the threads, nor the matrix product, nor the default type; matplotlib is not loaded
+    unasked."""
     code = (
         "import sys, torch\n"
         "state = lambda: (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),\n"
@@ -66,7 +72,9 @@ def test_importing_the_library_changes_no_global():
 
 
 def test_the_code_says_what_it_needs():
-    listed = CONFIG["options"]["install_requires"] + "".join(CONFIG["options.extras_require"].values())
+    listed = CONFIG["options"]["install_requires"] + "".join(
+        CONFIG["options.extras_require"].values()
+    )
     required = set(re.findall(r"^([\w-]+)", listed.replace("%(test)s", ""), re.M))
     assert {"torch", "numpy", "einops", "tqdm"} <= required
     for path in sources():
@@ -74,4 +82,6 @@ def test_the_code_says_what_it_needs():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 name = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 top = (name or "").split(".")[0]
-                assert top in {*PACKAGES, *required} or top in sys.stdlib_module_names, f"{path} imports {name}"
+                assert top in {*PACKAGES, *required} or top in sys.stdlib_module_names, (
+                    f"{path} imports {name}"
+                )

@@ -33,22 +33,29 @@ TEMPLATE = {
 
 def lines(path, *rows):
     path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+        encoding="utf-8",
     )
     return path
 
 
 def test_problems_are_read_and_grouped_across_levels(tmp_path):
-    base = load_problems(lines(tmp_path / "base", ROW, "", {**ROW, "instance": 1, "answer": "#### -2.50"}), "base")
+    base = load_problems(
+        lines(tmp_path / "base", ROW, "", {**ROW, "instance": 1, "answer": "#### -2.50"}), "base"
+    )
     assert [(p.level, p.template, p.instance, p.original, p.number) for p in base] == [
-        ("base", 3, 0, 77, 1203), ("base", 3, 1, 77, Fraction(-5, 2))
-    ]  # fmt: skip
+        ("base", 3, 0, 77, 1203),
+        ("base", 3, 1, 77, Fraction(-5, 2)),
+    ]
     assert base[0].question == ROW["question"] and base[0].answer == ROW["answer"]
-    harder = load_problems(lines(tmp_path / "p1", {**ROW, "id": 9}, {**ROW, "id": 10, "original_id": 5}), "P1")
+    harder = load_problems(
+        lines(tmp_path / "p1", {**ROW, "id": 9}, {**ROW, "id": 10, "original_id": 5}), "P1"
+    )
     grouped = by_original([*base, *harder])
-    assert {key: {level: len(found) for level, found in levels.items()} for key, levels in grouped.items()} == {
-        77: {"base": 2, "P1": 1}, 5: {"P1": 1}
-    }  # fmt: skip
+    assert {
+        key: {level: len(found) for level, found in levels.items()}
+        for key, levels in grouped.items()
+    } == {77: {"base": 2, "P1": 1}, 5: {"P1": 1}}
 
 
 def test_a_line_separator_within_a_text_splits_no_line(tmp_path):
@@ -103,7 +110,9 @@ def test_a_template_is_read_and_not_evaluated(tmp_path):
     path.write_text(json.dumps(TEMPLATE, indent=2), encoding="utf-8")
     template = load_template(path)
     assert (template.template, template.original) == (3, 77)
-    assert template.text == "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?"
+    assert (
+        template.text == "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?"
+    )
     assert template.defaults == {"who": "Ann", "n": "3", "m": "4"}
     assert template.init == ("who = sample(names)", "$n, $m = range(2, 9), range(2, 9)")
     assert template.conditions == ("n + m < 12",) and template.result == "n + m"
@@ -127,8 +136,14 @@ ANNOTATED = TEMPLATE["question_annotated"]
             {"question_annotated": ANNOTATED.replace("- who", "who")},
             "#init:: the line 'who = sample(names)' must begin with",
         ),
-        ({"question_annotated": ANNOTATED.replace("{who,Ann}", "{who,Bo}")}, "{who, Bo} has the default 'Ann' before"),
-        ({"question_annotated": re.sub(r"\{(\w+),[^}]*\}", r"\1", ANNOTATED)}, "has no placeholder"),
+        (
+            {"question_annotated": ANNOTATED.replace("{who,Ann}", "{who,Bo}")},
+            "{who, Bo} has the default 'Ann' before",
+        ),
+        (
+            {"question_annotated": re.sub(r"\{(\w+),[^}]*\}", r"\1", ANNOTATED)},
+            "has no placeholder",
+        ),
         ({"question_annotated": ANNOTATED.removesuffix("n + m")}, "nothing stands behind #answer:"),
     ],
 )
@@ -142,10 +157,17 @@ def test_bad_templates_are_explained(tmp_path, changes, message):
 @pytest.mark.parametrize(
     "text, number",
     [
-        ("so it is 1,234.50 .", Fraction(2469, 2)), ("5-3 is 2", 2), ("5-3", 3), ("from 5 to -3", -3), ("$7.", 7),
-        ("none", None), ("٣", None), ("7 ٣", 7), ("1,2,3,", 123),
+        ("so it is 1,234.50 .", Fraction(2469, 2)),
+        ("5-3 is 2", 2),
+        ("5-3", 3),
+        ("from 5 to -3", -3),
+        ("$7.", 7),
+        ("none", None),
+        ("٣", None),
+        ("7 ٣", 7),
+        ("1,2,3,", 123),
     ],
-)  # fmt: skip
+)
 def test_last_numbers(text, number):
     assert last_number(text) == number
 

@@ -1,4 +1,5 @@
-"""The world: what is read and asked, the split, and a scorer that is right on answers written by hand."""
+"""The world: what is read and asked, the split, and a scorer that is right on answers written by
+hand."""
 
 from dataclasses import replace
 
@@ -18,9 +19,14 @@ def world():
 
 def test_the_docstrings_example():
     triple = Triple("ada hill", "max cole", "port haven")
-    assert str(triple.question("hop1").text) == "who is the spouse of ada hill ? answer : max cole ."
+    assert (
+        str(triple.question("hop1").text) == "who is the spouse of ada hill ? answer : max cole ."
+    )
     assert str(triple.question("hop2").text) == "where does max cole live ? answer : port haven ."
-    assert str(triple.question("direct").text) == "where does the spouse of ada hill live ? answer : port haven ."
+    assert (
+        str(triple.question("direct").text)
+        == "where does the spouse of ada hill live ? answer : port haven ."
+    )
     assert str(triple.question("cot").text) == (
         "where does the spouse of ada hill live ? think : the spouse of ada hill is max cole . the home of max cole is "
         "port haven . answer : port haven ."
@@ -49,7 +55,9 @@ def test_experts_read_one_hop_only(world):
     for t in world.sets["F"]:
         assert t.a in hop1 and t.b in hop1 and t.c not in hop1
         assert t.b in hop2 and t.c in hop2 and t.a not in hop2
-    assert world.expert_texts("joint", "F") == world.expert_texts("hop1", "F") + world.expert_texts("hop2", "F")
+    assert world.expert_texts("joint", "F") == world.expert_texts("hop1", "F") + world.expert_texts(
+        "hop2", "F"
+    )
     with pytest.raises(ValueError, match="no expert reads 'hop3': choose hop1, hop2"):
         world.expert_texts("hop3", "F")
 
@@ -135,24 +143,54 @@ def outcomes(world, form, *completions):
 def test_scores_of_answers_written_by_hand(world):
     t, other = world.sets["F"][0], world.sets["F"][1]
     assert t.c != other.c
-    assert outcomes(world, "direct", f"{t.c} .", f"{t.b} .", f"{other.c} .", f"{world.cities[0]} .", f"{other.b} .",
-                    f"{t.c}", "", ". .", f"{t.c} {t.c} .", f"{t.c} . {other.c} .") == [
-        "right", "bridge", "wrong city", "wrong city", "malformed", "malformed", "malformed",
-        "malformed", "malformed", "right"]  # fmt: skip
+    assert outcomes(
+        world,
+        "direct",
+        f"{t.c} .",
+        f"{t.b} .",
+        f"{other.c} .",
+        f"{world.cities[0]} .",
+        f"{other.b} .",
+        f"{t.c}",
+        "",
+        ". .",
+        f"{t.c} {t.c} .",
+        f"{t.c} . {other.c} .",
+    ) == [
+        "right",
+        "bridge",
+        "wrong city",
+        "wrong city",
+        "malformed",
+        "malformed",
+        "malformed",
+        "malformed",
+        "malformed",
+        "right",
+    ]
     assert outcomes(world, "hop1", f"{t.b} .", f"{t.c} .") == ["right", "malformed"]
     chain = f"the spouse of {t.a} is {t.b} . the home of {t.b} is {t.c} . answer : "
-    assert outcomes(world, "cot", chain + f"{t.c} .", chain + f"{other.c} .", chain + f"{t.b} .", chain, f"{t.c} .") == [
-        "right", "wrong city", "bridge", "malformed", "malformed"]  # fmt: skip
+    assert outcomes(
+        world,
+        "cot",
+        chain + f"{t.c} .",
+        chain + f"{other.c} .",
+        chain + f"{t.b} .",
+        chain,
+        f"{t.c} .",
+    ) == ["right", "wrong city", "bridge", "malformed", "malformed"]
     assert set(OUTCOMES) == {"right", "bridge", "wrong city", "malformed"}
 
 
 def test_a_chain_names_its_bridge_in_the_first_sentence(world):
     t = world.sets["F"][0]
     question = t.question("cot")
-    assert world.notes(question, f"the spouse of {t.a} is {t.b} . nonsense") == {"bridge named": True}
-    assert world.notes(question, f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} .") == {
-        "bridge named": False
+    assert world.notes(question, f"the spouse of {t.a} is {t.b} . nonsense") == {
+        "bridge named": True
     }
+    assert world.notes(
+        question, f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} ."
+    ) == {"bridge named": False}
     assert world.notes(question, "") == {"bridge named": False}
     assert world.notes(t.question("direct"), f"{t.c} .") == {}
 
@@ -162,7 +200,10 @@ def test_known_facts_are_real_people_that_were_never_composed(world):
     assert world.sets["K"]
     for t in world.sets["K"]:
         assert world.spouse[t.a] == t.b and world.home[t.b] == t.c
-        assert t.question("direct").text not in read["direct"] and t.question("cot").text not in read["cot"]
+        assert (
+            t.question("direct").text not in read["direct"]
+            and t.question("cot").text not in read["cot"]
+        )
         assert any(t.a in str(text) and t.b in str(text) for text in read["statement"])
     people = [name for t in world.sets["K"] for name in (t.a, t.b)]
     assert len(set(people)) == len(people)
@@ -171,7 +212,11 @@ def test_known_facts_are_real_people_that_were_never_composed(world):
 def test_the_dose_changes_what_is_composed_and_nothing_else(world):
     for dose, count in ((0, 0), (0.5, 22), (1, 45)):
         other = TwoHop(replace(SMALL, dose=dose), 3)
-        assert other.sets == world.sets and other.held_out == world.held_out and other.words() == world.words()
+        assert (
+            other.sets == world.sets
+            and other.held_out == world.held_out
+            and other.words() == world.words()
+        )
         texts = other.base_texts()
         assert len(texts["direct"]) == len(texts["cot"]) == count
         assert texts["statement"] == world.base_texts()["statement"]
@@ -191,10 +236,14 @@ def test_identity_is_read_of_all_people_by_the_base_and_of_bridges_by_experts(wo
 
 
 def test_templates_are_shared_or_disjoint_or_absent(world):
-    own, other = (list(map(str, world.expert_texts(reads, "F"))) for reads in ("hop2", "hop2-other"))
+    own, other = (
+        list(map(str, world.expert_texts(reads, "F"))) for reads in ("hop2", "hop2-other")
+    )
     t = world.sets["F"][0]
     assert any("think :" in text and f"the home of {t.b} is {t.c} ." in text for text in own)
-    assert any("think :" in text and f"{t.b} lives in {t.c} . answer : {t.c} ." in text for text in other)
+    assert any(
+        "think :" in text and f"{t.b} lives in {t.c} . answer : {t.c} ." in text for text in other
+    )
     assert not any(f"the home of {t.b} is" in text for text in other)
     for reads in ("hop1-plain", "hop2-plain", "joint-plain"):
         assert not any("think" in str(text) for text in world.expert_texts(reads, "F"))
@@ -235,7 +284,10 @@ def test_alternatives_are_other_questions_right_answers(world):
 
 def test_facts_in_context_are_the_questions_own(world):
     for t, texts in zip(world.sets["H"], world.in_context("H"), strict=True):
-        assert [str(text) for text in texts] == [f"the spouse of {t.a} is {t.b} .", f"the home of {t.b} is {t.c} ."]
+        assert [str(text) for text in texts] == [
+            f"the spouse of {t.a} is {t.b} .",
+            f"the home of {t.b} is {t.c} .",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +295,10 @@ def test_facts_in_context_are_the_questions_own(world):
     [
         ({"people": 61}, "task.people = 61"),
         ({"set_cities": 51}, "task.set_cities = 51"),
-        ({"held_out": 0.1}, "task.held_out = 0.1 must be below 1 and above 1 - task.question_share = 0.20"),
+        (
+            {"held_out": 0.1},
+            "task.held_out = 0.1 must be below 1 and above 1 - task.question_share = 0.20",
+        ),
         ({"dose": 1.5}, "task.dose = 1.5"),
         ({"people": 4000}, "4400 names asked for|names asked for"),
     ],

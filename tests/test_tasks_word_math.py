@@ -1,4 +1,5 @@
-"""The problems, their splits, and scorers that are right on traces written by hand and safe on any text."""
+"""The problems, their splits, and scorers that are right on traces written by hand and safe on any
+text."""
 
 import dataclasses
 import random
@@ -12,7 +13,16 @@ from tasks import arithmetic, word_math, word_problem
 from tasks.arithmetic import MAX_NUMBER, run
 from tasks.task import Leak
 from tasks.word_math import Question, WordMath
-from tasks.word_problem import LEVELS, RENDERINGS, Problem, ReadingShares, Step, WordMathConfig, calculate, draw
+from tasks.word_problem import (
+    LEVELS,
+    RENDERINGS,
+    Problem,
+    ReadingShares,
+    Step,
+    WordMathConfig,
+    calculate,
+    draw,
+)
 from tasks.word_trace import OUTCOMES, last_number
 
 SMALL = WordMathConfig(problems=300, expert_problems=60, questions=20)
@@ -38,19 +48,27 @@ def world():
 
 def ask(level, rendering, problem=EXAMPLE):
     text = problem.text(level, rendering)
-    return Question(level, text.prompt, text.completion, str(problem.at(level)[-1].value), problem, rendering)
+    return Question(
+        level, text.prompt, text.completion, str(problem.at(level)[-1].value), problem, rendering
+    )
 
 
 def test_the_docstrings_example():
     lines = word_math.__doc__
-    prompt = " ".join(lines[lines.index("    apples and 3") : lines.index("    base    prose")].split())
+    prompt = " ".join(
+        lines[lines.index("    apples and 3") : lines.index("    base    prose")].split()
+    )
     assert EXAMPLE.prompt("P1", "prose") == prompt
-    shown = re.findall(r"(prose|markdown|python)  +(.*(?:\n {22}.*)*)", lines[lines.index("    base    prose") :])
+    shown = re.findall(
+        r"(prose|markdown|python)  +(.*(?:\n {22}.*)*)", lines[lines.index("    base    prose") :]
+    )
     assert len(shown) == 9
     for i, (rendering, said) in enumerate(shown):
         said = " ".join(said.split())
         whole = EXAMPLE.completion(LEVELS[i // 3], rendering)
-        assert whole.endswith(said.removeprefix("... ")) and (said.startswith("...") or said == whole)
+        assert whole.endswith(said.removeprefix("... ")) and (
+            said.startswith("...") or said == whole
+        )
 
 
 def test_ten_thousand_programs_compute_the_graphs_value():
@@ -75,9 +93,14 @@ def test_levels_are_nested_and_every_step_needs_the_one_before(world):
             clauses, fewer = (problem.prompt(x, "prose").split(" . ")[:-1] for x in (level, lower))
             assert [c for c in clauses if c in fewer] == fewer and len(clauses) == len(fewer) + 1
             for rendering in RENDERINGS:
-                shared = problem.completion(lower, rendering).split()[: -5 if rendering == "prose" else -3]
+                shared = problem.completion(lower, rendering).split()[
+                    : -5 if rendering == "prose" else -3
+                ]
                 assert problem.completion(level, rendering).split()[: len(shared)] == shared
-        assert all(step.left == before.name for before, step in zip(problem.steps, problem.steps[1:], strict=False))
+        assert all(
+            step.left == before.name
+            for before, step in zip(problem.steps, problem.steps[1:], strict=False)
+        )
         used = {x for step in problem.steps + problem.distractors for x in (step.left, step.right)}
         assert not used & {step.name for step in problem.distractors}
 
@@ -109,23 +132,33 @@ def test_same_seed_same_problems_and_seeds_differ(world):
     prose = WordMath(dataclasses.replace(SMALL, renderings=("prose",)), 3)
     assert prose.asked == world.asked and prose.read_by == world.read_by
     assert prose.words() == world.words() and set(prose.shares()) == {"facts", "prose"}
-    assert not prose.base_texts()["python"] and {q.rendering for q in prose.questions("base", "P1")} == {"prose"}
+    assert not prose.base_texts()["python"] and {
+        q.rendering for q in prose.questions("base", "P1")
+    } == {"prose"}
 
 
 def test_every_text_fits_the_vocabulary_and_the_decoder(world):
     words = set(world.words())
-    read = [*world.base_texts().values(), *(world.expert_texts(x, r) for x in (*LEVELS, "joint") for r in RENDERINGS)]
+    read = [
+        *world.base_texts().values(),
+        *(world.expert_texts(x, r) for x in (*LEVELS, "joint") for r in RENDERINGS),
+    ]
     assert all(
-        set(str(text).split()) <= words and str(text) == " ".join(str(text).split()) for ts in read for text in ts
+        set(str(text).split()) <= words and str(text) == " ".join(str(text).split())
+        for ts in read
+        for text in ts
     )
     for group in RENDERINGS:
         for form in LEVELS:
             questions = world.questions(group, form)
             assert len(questions) == SMALL.questions
             assert all(
-                set(str(q.text).split()) <= words and len(q.completion.split()) < world.longest for q in questions
+                set(str(q.text).split()) <= words and len(q.completion.split()) < world.longest
+                for q in questions
             )
-    assert all(set(str(text).split()) <= words for texts in world.in_context("python") for text in texts)
+    assert all(
+        set(str(text).split()) <= words for texts in world.in_context("python") for text in texts
+    )
 
 
 def test_splits_share_no_derivation_under_any_names(world):
@@ -135,26 +168,44 @@ def test_splits_share_no_derivation_under_any_names(world):
     assert asked and base and experts and not (asked & base or asked & experts or base & experts)
     every = [*world.read_by_base, *(p for problems in world.read_by.values() for p in problems)]
     assert not asked.intersection(beginning for p in every for beginning in p.beginnings())
-    everything = [p.at("base") for ps in (world.asked, world.read_by_base, *world.read_by.values()) for p in ps]
+    everything = [
+        p.at("base")
+        for ps in (world.asked, world.read_by_base, *world.read_by.values())
+        for p in ps
+    ]
     assert len(everything) == len(set(everything))
 
 
 def renamed(problem):
     """The same graph under other names, as a leak would be."""
     names = {s.name: f"{s.name}x" for s in problem.steps}
-    steps = tuple(Step(names[s.name], s.sign, names.get(s.left, s.left), names.get(s.right, s.right), s.value)
-                  for s in problem.steps)  # fmt: skip
+    steps = tuple(
+        Step(names[s.name], s.sign, names.get(s.left, s.left), names.get(s.right, s.right), s.value)
+        for s in problem.steps
+    )
     return dataclasses.replace(problem, steps=steps)
 
 
 @pytest.mark.parametrize(
     "plant, message",
     [
-        (lambda w: w.read_by_base.append(renamed(w.asked[0])), "the base reads the derivation of a test problem"),
-        (lambda w: w.read_by["P1"].append(w.asked[3]), "the P1 expert reads the derivation of a test problem"),
-        (lambda w: w.read_by["P2"].append(renamed(w.read_by_base[0])), "the P2 expert reads a derivation of the base"),
+        (
+            lambda w: w.read_by_base.append(renamed(w.asked[0])),
+            "the base reads the derivation of a test problem",
+        ),
+        (
+            lambda w: w.read_by["P1"].append(w.asked[3]),
+            "the P1 expert reads the derivation of a test problem",
+        ),
+        (
+            lambda w: w.read_by["P2"].append(renamed(w.read_by_base[0])),
+            "the P2 expert reads a derivation of the base",
+        ),
         (lambda w: w.read_by_base.append(w.read_by_base[0]), "the base reads a problem twice"),
-        (lambda w: w.read_by["P1"].append(w.read_by["base"][0]), "the P1 expert reads a problem twice, or another's"),
+        (
+            lambda w: w.read_by["P1"].append(w.read_by["base"][0]),
+            "the P1 expert reads a problem twice, or another's",
+        ),
     ],
 )
 def test_planted_leaks_are_found(plant, message):
@@ -164,16 +215,32 @@ def test_planted_leaks_are_found(plant, message):
         world.check_leaks()
 
 
-# Changes of the right completion of P1, and what comes of each: of the docstring's example by rendering.
+# Changes of the right completion of P1, and what comes of each: of the docstring's example by
+# rendering.
 P1 = {rendering: EXAMPLE.completion("P1", rendering) for rendering in RENDERINGS}
 SCORED = [
     ("prose", P1["prose"], "right", 0),
-    ("prose", P1["prose"].replace("apples plus 3 so 5 plus 3", "3 plus apples so 3 plus 5"), "right", 0),
+    (
+        "prose",
+        P1["prose"].replace("apples plus 3 so 5 plus 3", "3 plus apples so 3 plus 5"),
+        "right",
+        0,
+    ),
     ("prose", P1["prose"].replace("so 5 plus 3", "so 3 plus 5"), "right answer, wrong trace", 2),
     ("prose", P1["prose"].replace("so 5 plus 3", "so 5 times 3"), "right answer, wrong trace", 2),
     ("prose", P1["prose"].replace("so 16 minus 5", "so 8 minus 5"), "right answer, wrong trace", 4),
-    ("prose", P1["prose"].replace("figs minus apples", "apples minus figs"), "right answer, wrong trace", 4),
-    ("prose", P1["prose"].replace("figs minus apples", "16 minus 5"), "right answer, wrong trace", 4),
+    (
+        "prose",
+        P1["prose"].replace("figs minus apples", "apples minus figs"),
+        "right answer, wrong trace",
+        4,
+    ),
+    (
+        "prose",
+        P1["prose"].replace("figs minus apples", "16 minus 5"),
+        "right answer, wrong trace",
+        4,
+    ),
     ("prose", P1["prose"].replace("pears are", "nuts are"), "right answer, wrong trace", 2),
     ("prose", P1["prose"].replace("apples are 5", "jars are 7"), "right answer, wrong trace", 1),
     (
@@ -184,7 +251,9 @@ SCORED = [
     ),
     (
         "prose",
-        P1["prose"].replace("pears times 2 so 8 times 2 which is 16", "pears plus 2 so 8 plus 2 which is 10")[:-4]
+        P1["prose"].replace(
+            "pears times 2 so 8 times 2 which is 16", "pears plus 2 so 8 plus 2 which is 10"
+        )[:-4]
         + "9 .",
         "wrong operation",
         3,
@@ -204,17 +273,42 @@ SCORED = [
     ("markdown", P1["markdown"].replace("pears * 2 = 8 * 2", "2 * pears = 2 * 8"), "right", 0),
     ("markdown", P1["markdown"].replace("= 8 * 2", "= 9 * 2"), "right answer, wrong trace", 3),
     ("markdown", P1["markdown"].replace("step 3", "step 4"), "right answer, wrong trace", 3),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples + 7 = 5 + 7 = 12 - answer : 12", "wrong quantity", 2),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples - 3 = 5 - 3 = 2 - answer : 2", "wrong operation", 2),
-    ("markdown", "- step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 9 - answer : 9", "wrong arithmetic", 2),
+    (
+        "markdown",
+        "- step 1 : apples = 5 - step 2 : pears = apples + 7 = 5 + 7 = 12 - answer : 12",
+        "wrong quantity",
+        2,
+    ),
+    (
+        "markdown",
+        "- step 1 : apples = 5 - step 2 : pears = apples - 3 = 5 - 3 = 2 - answer : 2",
+        "wrong operation",
+        2,
+    ),
+    (
+        "markdown",
+        "- step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 9 - answer : 9",
+        "wrong arithmetic",
+        2,
+    ),
     ("markdown", EXAMPLE.completion("base", "markdown"), "stopped early", 4),
     ("markdown", EXAMPLE.completion("P2", "markdown"), "went on", 5),
     ("markdown", "- step 1 : apples = 5 - step 2 : pears - answer : 9", "malformed", 2),
     ("markdown", P1["markdown"].removeprefix("- "), "right answer, wrong trace", 1),
     ("python", P1["python"], "right", 0),
     ("python", P1["python"].replace("apples + 3", "3 + apples"), "right", 0),
-    ("python", P1["python"].replace("apples + 3", "apples + 3 + 0"), "right answer, wrong trace", 2),
-    ("python", P1["python"].replace("answer = cakes", "answer = 11"), "right answer, wrong trace", 5),
+    (
+        "python",
+        P1["python"].replace("apples + 3", "apples + 3 + 0"),
+        "right answer, wrong trace",
+        2,
+    ),
+    (
+        "python",
+        P1["python"].replace("answer = cakes", "answer = 11"),
+        "right answer, wrong trace",
+        5,
+    ),
     ("python", P1["python"].replace("apples = 5", "apples = 6"), "wrong quantity", 1),
     ("python", P1["python"].replace("pears * 2", "cups * 2"), "wrong quantity", 3),
     ("python", P1["python"].replace("figs - apples", "figs + apples"), "wrong operation", 4),
@@ -254,7 +348,9 @@ def test_right_answers_are_right_and_lower_levels_stop_early(world):
                 notes, below = world.notes(q, q.completion), LEVELS[max(0, i - 1)]
                 longest = max(len(problem.at(below)) for problem in world.asked)
                 assert (
-                    notes["longer and right"] == notes["longer than any below"] == (len(q.problem.at(form)) > longest)
+                    notes["longer and right"]
+                    == notes["longer than any below"]
+                    == (len(q.problem.at(form)) > longest)
                 )
             assert {world.notes(q, "none")["longer and right"] for q in questions} == {False}
             for q in questions:
@@ -264,22 +360,59 @@ def test_right_answers_are_right_and_lower_levels_stop_early(world):
                     assert world.notes(q, said)[f"stopped as {level}"]
 
 
-@pytest.mark.parametrize("text, number", [("1,234 and 5,6 .", 56), ("none", None), ("٣ 7 ٣", 7), ("x 8 , .", 8)])
+@pytest.mark.parametrize(
+    "text, number", [("1,234 and 5,6 .", 56), ("none", None), ("٣ 7 ٣", 7), ("x 8 , .", 8)]
+)
 def test_last_numbers(text, number):
     assert last_number("prose", text) == number
 
 
 HOSTILE = [
-    "import os", "__import__ ( 'os' )", "apples = __import__ ( 'os' ) . system ( 'true' )", "apples = 9 ** 9 ** 9",
-    "apples = 2 ** 10 ** 8", "apples = ( lambda : 5 ) ( )", "apples = ( pears := 5 )", "apples = x . __class__",
-    "apples = [ i for i in [ 5 ] ]", "apples = 'a' * 999999999", "apples = 5 . 0", "apples = 1e9", "apples = True",
-    "apples = 1 << 9999", "apples , pears = 5", "apples = pears = 5", "apples += 5", "apples [ 0 ] = 5", "apples : int = 5",
-    "del apples", "apples = 'unterminated", "apples = \"\"\"", "apples = 5 \x00", "apples = ٥", "äpfel = 5", "apples = ５",
-    "apples = 0x1for x in x", "while 1 : pass", "apples = f'{ 5 }'", "apples = 5 if 1 else 2", "exec ( 'apples = 5' )",
-    "apples = " + "( " * 100_000 + "5", "apples = " + "(" * 900 + "5" + ")" * 900, "apples = " + "-" * 1_900 + "5",
-    "apples = " + "~" * 500 + "5", "apples = " + "1" * 2_000, "apples = 5 ;" * 100_000, "a" * 1_000_000,
-    "apples = " + "1 + " * 400 + "1", "apples = 5 \\", "apples = \ud800", "@ apples", "apples = 5 #", "\ufeffapples = 5",
-]  # fmt: skip
+    "import os",
+    "__import__ ( 'os' )",
+    "apples = __import__ ( 'os' ) . system ( 'true' )",
+    "apples = 9 ** 9 ** 9",
+    "apples = 2 ** 10 ** 8",
+    "apples = ( lambda : 5 ) ( )",
+    "apples = ( pears := 5 )",
+    "apples = x . __class__",
+    "apples = [ i for i in [ 5 ] ]",
+    "apples = 'a' * 999999999",
+    "apples = 5 . 0",
+    "apples = 1e9",
+    "apples = True",
+    "apples = 1 << 9999",
+    "apples , pears = 5",
+    "apples = pears = 5",
+    "apples += 5",
+    "apples [ 0 ] = 5",
+    "apples : int = 5",
+    "del apples",
+    "apples = 'unterminated",
+    'apples = """',
+    "apples = 5 \x00",
+    "apples = ٥",
+    "äpfel = 5",
+    "apples = ５",
+    "apples = 0x1for x in x",
+    "while 1 : pass",
+    "apples = f'{ 5 }'",
+    "apples = 5 if 1 else 2",
+    "exec ( 'apples = 5' )",
+    "apples = " + "( " * 100_000 + "5",
+    "apples = " + "(" * 900 + "5" + ")" * 900,
+    "apples = " + "-" * 1_900 + "5",
+    "apples = " + "~" * 500 + "5",
+    "apples = " + "1" * 2_000,
+    "apples = 5 ;" * 100_000,
+    "a" * 1_000_000,
+    "apples = " + "1 + " * 400 + "1",
+    "apples = 5 \\",
+    "apples = \ud800",
+    "@ apples",
+    "apples = 5 #",
+    "\ufeffapples = 5",
+]
 
 
 @pytest.mark.parametrize("program", HOSTILE)
@@ -296,7 +429,9 @@ def test_hostile_programs_compute_nothing(world, program):
 def test_what_a_program_may_not_do_is_refused_before_it_is_done(monkeypatch):
     parsed = []
     monkeypatch.setattr(
-        arithmetic.ast, "parse", lambda text: parsed.append(len(text)) or compile("", "", "exec", 0x400)
+        arithmetic.ast,
+        "parse",
+        lambda text: parsed.append(len(text)) or compile("", "", "exec", 0x400),
     )
     run("apples = " + "( " * 100_000)
     run("5" * 1_000_000)
@@ -315,12 +450,17 @@ def test_work_is_bounded_by_statements_and_by_the_size_of_numbers():
 
 
 @pytest.mark.parametrize(
-    "program, values", [
+    "program, values",
+    [
         ("a = 7 ; b = a // 2 ; c = a % 4 ; answer = ( b + c ) * - 2", [7, 3, 3, -12]),
-        ("a = 1\nb = a - 3", [1, -2]), ("", []), (" ; ; ", []), ("a = b", [None]),
-        ("a = 1 // 0", [None]), ("a = 1 % 0", [None]),
-    ]
-)  # fmt: skip
+        ("a = 1\nb = a - 3", [1, -2]),
+        ("", []),
+        (" ; ; ", []),
+        ("a = b", [None]),
+        ("a = 1 // 0", [None]),
+        ("a = 1 % 0", [None]),
+    ],
+)
 def test_small_programs(program, values):
     done, whole = run(program)
     assert [a.value for a in done] == values and whole == (None not in values)
@@ -329,7 +469,9 @@ def test_small_programs(program, values):
 @settings(deadline=None)  # no test depends on time
 @given(
     st.text(max_size=60)
-    | st.lists(st.sampled_from("apples = 5 + ; ( ) answer - step : . are is 1 x".split())).map(" ".join)
+    | st.lists(st.sampled_from("apples = 5 + ; ( ) answer - step : . are is 1 x".split())).map(
+        " ".join
+    )
 )
 def test_any_text_has_a_score(text):
     task = WordMath.__new__(WordMath)  # scoring needs no drawn problems
@@ -337,7 +479,11 @@ def test_any_text_has_a_score(text):
     for rendering in RENDERINGS:
         for level in LEVELS:
             question = ask(level, rendering)
-            error = [n for n, v in task.notes(question, text).items() if v and n.startswith("first error")]
+            error = [
+                n
+                for n, v in task.notes(question, text).items()
+                if v and n.startswith("first error")
+            ]
             assert (task.score(question, text) == "right") == (not error) and len(error) <= 1
 
 
@@ -345,7 +491,11 @@ def test_libraries_name_what_exists(world):
     libraries = world.libraries()
     assert len({(x.name, x.group, x.base) for x in libraries}) == len(libraries)
     for library in libraries:
-        assert library.group in ("base", *world.groups) and library.part in world.parts and library.base in world.bases
+        assert (
+            library.group in ("base", *world.groups)
+            and library.part in world.parts
+            and library.base in world.bases
+        )
         for expert in library.experts:
             assert expert.base == library.base and world.expert_texts(expert.reads, expert.group)
     matched = next(x for x in libraries if x.name == "matched" and x.group == "python")
@@ -355,26 +505,35 @@ def test_libraries_name_what_exists(world):
 def test_experts_read_their_level_only(world):
     for more, level in enumerate(LEVELS):
         steps = range(SMALL.fewest + more, SMALL.steps + more + 1)
-        assert {t.completion.count("which is") for t in world.expert_texts(level, "prose")} == set(steps)
-    assert world.expert_texts("joint", "prose") == world.expert_texts("base", "prose") + world.expert_texts(
-        "P1", "prose"
-    )
-    with pytest.raises(ValueError, match="no expert reads 'P3' in 'prose': choose base, P1, P2 or joint"):
+        assert {t.completion.count("which is") for t in world.expert_texts(level, "prose")} == set(
+            steps
+        )
+    assert world.expert_texts("joint", "prose") == world.expert_texts(
+        "base", "prose"
+    ) + world.expert_texts("P1", "prose")
+    with pytest.raises(
+        ValueError, match="no expert reads 'P3' in 'prose': choose base, P1, P2 or joint"
+    ):
         world.expert_texts("P3", "prose")
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"limit": 7}, "task.limit = 7"), ({"fewest": 0}, "task.fewest = 0"),
-        ({"fewest": 3}, "task.fewest = 3"), ({"reuse": 1.5}, "task.reuse = 1.5"),
+        ({"limit": 7}, "task.limit = 7"),
+        ({"fewest": 0}, "task.fewest = 0"),
+        ({"fewest": 3}, "task.fewest = 3"),
+        ({"reuse": 1.5}, "task.reuse = 1.5"),
         ({"shuffled": -1.0}, "task.shuffled = -1.0"),
-        ({"distractors": -1}, "task.distractors = -1"), ({"steps": 8, "distractors": 2}, "need 13 quantities"),
-        ({"questions": 0}, "task.questions = 0"), ({"renderings": ("prose", "latex")}, "one or more of prose, markdown"),
-        ({"renderings": ("prose", "prose")}, "each once"), ({"renderings": ()}, "task.renderings = ()"),
+        ({"distractors": -1}, "task.distractors = -1"),
+        ({"steps": 8, "distractors": 2}, "need 13 quantities"),
+        ({"questions": 0}, "task.questions = 0"),
+        ({"renderings": ("prose", "latex")}, "one or more of prose, markdown"),
+        ({"renderings": ("prose", "prose")}, "each once"),
+        ({"renderings": ()}, "task.renderings = ()"),
         ({"shares": ReadingShares(prose=0, markdown=0, python=0)}, "task.shares gives nothing"),
     ],
-)  # fmt: skip
+)
 def test_impossible_configurations_are_explained(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         WordMathConfig(**values)
@@ -384,5 +543,7 @@ def test_impossible_shares_and_too_small_a_world_are_explained(monkeypatch):
     with pytest.raises(ValueError, match="task.shares.prose = -0.1"):
         ReadingShares(prose=-0.1)
     monkeypatch.setattr(word_problem, "QUANTITIES", word_problem.QUANTITIES[:5])
-    with pytest.raises(ValueError, match="different problems found of the 300 for test: raise task.limit = 8"):
+    with pytest.raises(
+        ValueError, match="different problems found of the 300 for test: raise task.limit = 8"
+    ):
         WordMath(WordMathConfig(limit=8, steps=1, questions=300), 0)

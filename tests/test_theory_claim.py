@@ -15,16 +15,21 @@ finite = st.floats(-1e6, 1e6)
 
 def claim_of(*observations, relation="==", tolerance=0.5):
     words = dict.fromkeys(
-        ("id", "title", "statement", "formula", "source", "assumptions", "derivation", "computed"), "x"
+        ("id", "title", "statement", "formula", "source", "assumptions", "derivation", "computed"),
+        "x",
     )
-    return Claim(**words, relation=relation, tolerance=tolerance, check=lambda settings: iter(observations))
+    return Claim(
+        **words, relation=relation, tolerance=tolerance, check=lambda settings: iter(observations)
+    )
 
 
 @given(bound=finite, observed=finite, tolerance=st.floats(0, 10))
 def test_relations_agree(bound, observed, tolerance):
     """== holds exactly when both <= and >= do."""
     seen = Observation("case", 0, bound, observed)
-    equal, below, above = (claim_of(relation=r, tolerance=tolerance).holds(seen) for r in ("==", "<=", ">="))
+    equal, below, above = (
+        claim_of(relation=r, tolerance=tolerance).holds(seen) for r in ("==", "<=", ">=")
+    )
     assert equal == (below and above)
     assert below or above
 
@@ -40,10 +45,17 @@ def test_infinite_observation_is_a_violation():
 
 
 def test_first_counterexample_is_named_and_worst_is_shown():
-    seen = [Observation("a", 0, 0.0, 0.1), Observation("a", 1, 0.0, 1.0), Observation("b", 0, 0.0, 9.0)]
+    seen = [
+        Observation("a", 0, 0.0, 0.1),
+        Observation("a", 1, 0.0, 1.0),
+        Observation("b", 0, 0.0, 9.0),
+    ]
     result = verify(claim_of(*seen), Settings())
     assert result.counterexample == seen[1] and result.worst == seen[2]
-    assert [(case.name, case.n, case.holds) for case in result.cases] == [("a", 2, False), ("b", 1, False)]
+    assert [(case.name, case.n, case.holds) for case in result.cases] == [
+        ("a", 2, False),
+        ("b", 1, False),
+    ]
 
 
 def test_rounding_noise_does_not_choose_the_worst():
@@ -64,7 +76,14 @@ def test_unknown_relation_is_refused():
 def test_ids_are_unique_and_every_field_is_filled():
     assert len({claim.id for claim in ALL}) == len(ALL)
     for claim in ALL:
-        fields = (claim.title, claim.statement, claim.formula, claim.source, claim.assumptions, claim.derivation)
+        fields = (
+            claim.title,
+            claim.statement,
+            claim.formula,
+            claim.source,
+            claim.assumptions,
+            claim.derivation,
+        )
         assert all(fields) and claim.computed and claim.tolerance >= 0, claim.id
 
 

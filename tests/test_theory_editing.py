@@ -88,7 +88,9 @@ def test_proposition_1_is_the_smallest_exact_edit(m, seed):
 def test_least_squares_is_the_pseudo_inverse(n, m, seed):
     rng = generator("pinv", seed)
     keys, targets = normal(n, m, rng=rng), normal(n, 3, rng=rng)
-    assert torch.allclose(least_squares(keys, targets).delta, targets.T @ torch.linalg.pinv(keys).T, atol=1e-7)
+    assert torch.allclose(
+        least_squares(keys, targets).delta, targets.T @ torch.linalg.pinv(keys).T, atol=1e-7
+    )
 
 
 @quick
@@ -108,7 +110,9 @@ def test_truncation_is_the_svd_of_the_product(rank, seed):
     rng = generator("truncation", seed)
     adapter = least_squares(normal(6, 20, rng=rng), normal(6, 9, rng=rng))
     u, s, vh = torch.linalg.svd(adapter.delta, full_matrices=False)
-    assert torch.allclose(truncated(adapter, rank).delta, (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-8)
+    assert torch.allclose(
+        truncated(adapter, rank).delta, (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-8
+    )
 
 
 def test_an_edit_and_its_reverse_cancel():

@@ -22,7 +22,9 @@ def test_construction_reaches_the_singular_value(dim, depth, rank, seed):
     adapters = linear_adapters.constructed(frozen, target, rank)
     assert all(a.shape[0] <= rank and b.shape[1] <= rank for a, b in adapters)
     reached = linear_adapters.product(linear_adapters.adapted(frozen, adapters))
-    predicted = linear_adapters.predicted_error(target - linear_adapters.product(frozen), rank * depth)
+    predicted = linear_adapters.predicted_error(
+        target - linear_adapters.product(frozen), rank * depth
+    )
     assert abs(float(torch.linalg.matrix_norm(reached - target, 2)) - predicted) < 1e-7
 
 
@@ -32,7 +34,9 @@ def test_random_adapters_move_the_product_by_rank_rl_at_most(dim, depth, rank, s
     rng = generator("telescope", seed)
     frozen, _ = linear_adapters.problem(dim, depth, seed, "test")
     adapters = [(normal(rank, dim, rng=rng), normal(dim, rank, rng=rng)) for _ in frozen]
-    moved = linear_adapters.product(linear_adapters.adapted(frozen, adapters)) - linear_adapters.product(frozen)
+    moved = linear_adapters.product(
+        linear_adapters.adapted(frozen, adapters)
+    ) - linear_adapters.product(frozen)
     assert int(torch.linalg.matrix_rank(moved, rtol=1e-9)) <= rank * depth
 
 
@@ -44,7 +48,8 @@ def test_product_applies_the_first_factor_first():
 @quick
 @given(seed=seeds, rank=st.integers(1, 3))
 def test_inner_relu_layers_act_as_matrices_on_the_sample(seed, rank):
-    """The adapted network equals one ReLU layer with the product of its weights and the target's bias."""
+    """The adapted network equals one ReLU layer with the product of its weights and the target's
+    bias."""
     frozen, target, sample = relu_adapters.problem(6, 2, 1, seed, "test")
     network, (tail,) = relu_adapters.adapt(frozen, target, rank, sample)
     direct = torch.relu(sample @ (target.weights[0] + tail).T + target.biases[0])
@@ -55,13 +60,16 @@ def test_expected_error_is_zero_only_at_the_goal():
     goal = normal(5, 5, rng=generator("expected", 0))
     assert abs(relu_adapters.expected_error(goal, goal)) < 1e-6
     near = goal + 1e-3 * normal(5, 5, rng=generator("expected", 1))
-    assert relu_adapters.expected_error(near, goal) / float((near - goal).square().sum()) == pytest.approx(
-        0.5, rel=0.01
-    )
+    assert relu_adapters.expected_error(near, goal) / float(
+        (near - goal).square().sum()
+    ) == pytest.approx(0.5, rel=0.01)
 
 
 def test_linear_predictions_of_the_authors_examples():
-    values = {r: round(relu_adapters.linear_prediction(s, 2 * r), 4) for r, (s, _) in relu_adapters.AUTHORS.items()}
+    values = {
+        r: round(relu_adapters.linear_prediction(s, 2 * r), 4)
+        for r, (s, _) in relu_adapters.AUTHORS.items()
+    }
     assert values == {3: 0.0847, 2: 0.0085}
 
 

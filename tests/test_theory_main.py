@@ -24,9 +24,14 @@ def test_holding_claim_exits_0_with_its_row(capsys):
 def test_violated_claim_exits_1_and_names_the_seed(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(editing, "exact_rank", lambda *a: 0)
     path = tmp_path / "out.json"
-    code, out, err = run(capsys, "run", "edit-rank", "merge-rank", "--seeds", "1", "--quiet", "--json", str(path))
+    code, out, err = run(
+        capsys, "run", "edit-rank", "merge-rank", "--seeds", "1", "--quiet", "--json", str(path)
+    )
     assert code == 1 and "1 of 2 claims hold" in out
-    assert err.startswith("violated: edit-rank: bijection, N=8, seed 0: observed 7") and err.count("\n") == 1
+    assert (
+        err.startswith("violated: edit-rank: bijection, N=8, seed 0: observed 7")
+        and err.count("\n") == 1
+    )
     assert json.loads(path.read_text())["claims"][0]["counterexample"]["seed"] == 0
 
 
@@ -36,11 +41,17 @@ BAD = {
     "no seeds": (["--seeds", "0"], "--seeds 0"),
     "seeds not a number": (["--seeds", "many"], "'many'"),
     "no such option": (["--frob"], "--frob"),
-    "json in no folder": (["run", "edit-rank", "--json", "/no/such/folder/x.json"], "/no/such/folder/x.json"),
+    "json in no folder": (
+        ["run", "edit-rank", "--json", "/no/such/folder/x.json"],
+        "/no/such/folder/x.json",
+    ),
     "show without id": (["show"], "needs an id"),
     "show two ids": (["show", "edit-rank", "merge-rank"], "one id at a time"),
     "list with id": (["list", "edit-rank"], "takes no id"),
-    "claim without picture": (["show", "edit-rank", "--plot", "x.png"], "no picture; claims with one: linear-error"),
+    "claim without picture": (
+        ["show", "edit-rank", "--plot", "x.png"],
+        "no picture; claims with one: linear-error",
+    ),
     "no results": (["table", "--json", "/no/such/file.json"], "no results to read"),
 }
 
@@ -64,13 +75,17 @@ def test_list_and_show_say_everything(capsys):
         code, out, _ = run(capsys, "show", claim.id)
         text = " ".join(out.split())
         assert code == 0
-        assert " ".join(claim.statement.split()) in text and " ".join(claim.derivation.split()) in text
+        assert (
+            " ".join(claim.statement.split()) in text and " ".join(claim.derivation.split()) in text
+        )
 
 
 def test_same_command_writes_the_same_file(capsys, tmp_path):
     files = [tmp_path / name for name in ("a.json", "b.json")]
     for path in files:
-        cli.main(["run", "merge-floor", "edit-all-exact", "--seeds", "2", "--quiet", "--json", str(path)])
+        cli.main(
+            ["run", "merge-floor", "edit-all-exact", "--seeds", "2", "--quiet", "--json", str(path)]
+        )
     texts = [path.read_text().replace(path.name, "FILE") for path in files]
     assert texts[0] == texts[1]
     assert not list(tmp_path.glob("*.part"))

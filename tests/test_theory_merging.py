@@ -46,7 +46,9 @@ def test_rotations_leave_products_alone_and_move_products_of_means(seed):
         q = orthonormal(3, 3, rng)
         turned.append(Adapter(q @ x.a, x.b @ q.T))
     assert torch.allclose(merging.concatenated(turned).delta, merging.concatenated(adapters).delta)
-    assert not torch.allclose(merging.factor_mean(turned).delta, merging.factor_mean(adapters).delta)
+    assert not torch.allclose(
+        merging.factor_mean(turned).delta, merging.factor_mean(adapters).delta
+    )
 
 
 def test_identical_adapters_average_to_themselves():

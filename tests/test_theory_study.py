@@ -1,4 +1,5 @@
-"""The theory against a trained study: planted log-probabilities, and one real study in miniature."""
+"""The theory against a trained study: planted log-probabilities, and one real study in
+miniature."""
 
 import json
 import shutil
@@ -20,11 +21,25 @@ from theory.study_reasons import CITY, PERSON, namesake_cities, people_mass
 
 # One set, one layer and adapters on one matrix: the study's decoding is what takes the time.
 TINY = [
-    "groups=F", "parts=main",
-    "task.people=40", "task.cities=10", "task.triples=6", "task.set_cities=3", "model.width=32", "model.layers=1",
-    "model.heads=2", "model.kv_heads=2", "model.hidden=48", "pretrain.steps=30", "pretrain.rows=16", "train.steps=10",
-    "train.rows=4", "train.lr=1e-2", "adapter.rank=4", "adapter.patterns=down_proj",
-]  # fmt: skip
+    "groups=F",
+    "parts=main",
+    "task.people=40",
+    "task.cities=10",
+    "task.triples=6",
+    "task.set_cities=3",
+    "model.width=32",
+    "model.layers=1",
+    "model.heads=2",
+    "model.kv_heads=2",
+    "model.hidden=48",
+    "pretrain.steps=30",
+    "pretrain.rows=16",
+    "train.steps=10",
+    "train.rows=4",
+    "train.lr=1e-2",
+    "adapter.rank=4",
+    "adapter.patterns=down_proj",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +78,8 @@ def test_choice_on_planted_logits():
 
 
 def test_bridge_on_top_of_its_type_is_not_the_answer(world):
-    """Planted: every question's bridge leads the people by far, and every wrong city leads every bridge."""
+    """Planted: every question's bridge leads the people by far, and every wrong city leads every
+    bridge."""
     task, _, _, names = world
     triples = task.sets["F"]
     logp = torch.where(names.people, -20.0, -4.0).double().repeat(len(triples), 1)
@@ -71,8 +87,16 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
     logp[rows, names.find([t.b for t in triples])] = -8.0
     logp[rows, names.find([t.c for t in triples])] = -5.0
     found = judged(logp, names, triples)
-    assert found.bridges.top() == 1.0 and found.bridges.rank() == 1.0 and found.bridges.lead() == pytest.approx(12)
-    assert found.cities.top() == 0.0 and found.cities.rank() == 3.0 and found.cities.lead() == pytest.approx(-1)
+    assert (
+        found.bridges.top() == 1.0
+        and found.bridges.rank() == 1.0
+        and found.bridges.lead() == pytest.approx(12)
+    )
+    assert (
+        found.cities.top() == 0.0
+        and found.cities.rank() == 3.0
+        and found.cities.lead() == pytest.approx(-1)
+    )
     assert found.best_city == -4.0 and found.people_mass < 0.001 < found.cities_mass
     assert found.ungated == 1.0  # all the people's mass is on one name, the cities' is spread
     logp[rows, names.find([t.b for t in triples])] = -20.0
@@ -82,7 +106,10 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
 def test_name_logprobs_are_the_models_own(world):
     """As from whole texts without a cache, and no more than certainty in all."""
     task, tokenizer, model, names = world
-    texts = [[tokenizer.boundary, *tokenizer.encode(t.question("direct").prompt)] for t in task.sets["H"][:2]]
+    texts = [
+        [tokenizer.boundary, *tokenizer.encode(t.question("direct").prompt)]
+        for t in task.sets["H"][:2]
+    ]
     found = name_logprobs(model, torch.tensor(texts), names.words)
     assert found.exp().sum(1).max() <= 1 + 1e-9
     for q, text in enumerate(texts):
@@ -90,7 +117,9 @@ def test_name_logprobs_are_the_models_own(world):
             word = names.words[n].tolist()
             with torch.no_grad():
                 logits = model(torch.tensor([text + word]))[0].double().log_softmax(-1)
-            assert float(found[q, n]) == pytest.approx(float(logits[-3, word[0]] + logits[-2, word[1]]), abs=1e-4)
+            assert float(found[q, n]) == pytest.approx(
+                float(logits[-3, word[0]] + logits[-2, word[1]]), abs=1e-4
+            )
 
 
 def test_names_are_all_names_once(world):
@@ -118,7 +147,9 @@ def test_overlaps_are_cosines_and_kernels_of_them(world):
     assert set(found) == set(PAIRS)
     for values in found.values():
         assert values.shape == (2, 4) and values.abs().max() <= 1 + 1e-9
-    first = found["other entity, same relation"]  # every prompt ends alike, and the first layer has seen little else
+    first = found[
+        "other entity, same relation"
+    ]  # every prompt ends alike, and the first layer has seen little else
     assert first[0, 0] > 0.5 and torch.allclose(first[:, 2], first[:, 0] * first[:, 1], atol=0.1)
 
 
@@ -134,14 +165,20 @@ def test_namesakes_are_read_people_who_share_a_word(world):
 def test_one_word_is_all_that_differs_between_the_questions(world):
     task, tokenizer, model, names = world
     assert CITY.split() == [*PERSON.split()[:-3], "live", *PERSON.split()[-3:]]
-    masses = [people_mass(model, tokenizer, names, task.sets["F"], pattern) for pattern in (PERSON, CITY)]
+    masses = [
+        people_mass(model, tokenizer, names, task.sets["F"], pattern) for pattern in (PERSON, CITY)
+    ]
     assert all(0 < mass < 1 for mass in masses) and masses[0] != masses[1]
 
 
 def test_clean_angles_are_the_theorys():
     for name in ("other entity, same relation", "other entity, other relation"):
-        assert clean(*PAIRS[name]) == pytest.approx(leakage.overlap(*leakage.PAIRS[name]))  # equal norms
-    assert clean(*PAIRS["two-hop prompt on its first hop"]) == pytest.approx(0.6728 / 1.5**0.5, abs=1e-4)
+        assert clean(*PAIRS[name]) == pytest.approx(
+            leakage.overlap(*leakage.PAIRS[name])
+        )  # equal norms
+    assert clean(*PAIRS["two-hop prompt on its first hop"]) == pytest.approx(
+        0.6728 / 1.5**0.5, abs=1e-4
+    )
     assert study.first_hop_leak() == pytest.approx((0.6728 - 0.3898) / (1 - 0.6090), abs=1e-3)
 
 
@@ -158,8 +195,12 @@ def test_study_says_what_the_run_counted(run, recorded):
         assert rows[name]["sets"]["F"] == pytest.approx(row[outcome] / row["n"], abs=1e-4)
     for row in content["predictions"]:
         assert row["observed"] == row["sets"]["F"]
-        assert row["verdict"] == ("as predicted" if abs(row["observed"] - row["predicted"]) <= 0.1 else "differs")
-    assert rows["among the set's cities, the right one is on top"]["predicted"] == pytest.approx(1 / 3, abs=1e-4)
+        assert row["verdict"] == (
+            "as predicted" if abs(row["observed"] - row["predicted"]) <= 0.1 else "differs"
+        )
+    assert rows["among the set's cities, the right one is on top"]["predicted"] == pytest.approx(
+        1 / 3, abs=1e-4
+    )
 
 
 def test_a_prediction_is_judged_by_the_mean_over_sets():
@@ -168,7 +209,11 @@ def test_a_prediction_is_judged_by_the_mean_over_sets():
         "H": [study.Prediction("it", 0.9, 1.0), study.Prediction("it", 0.9, 1.0)],
     }
     row = study.prediction_json(["F", "H"], lines, "it")
-    assert row["sets"] == {"F": 0.8, "H": 1.0} and row["observed"] == 0.9 and row["verdict"] == "as predicted"
+    assert (
+        row["sets"] == {"F": 0.8, "H": 1.0}
+        and row["observed"] == 0.9
+        and row["verdict"] == "as predicted"
+    )
     lines["F"] = [study.Prediction("it", 1.0, 0.5)]
     assert study.prediction_json(["F", "H"], lines, "it")["verdict"] == "differs"
 
@@ -187,7 +232,9 @@ def test_the_record_names_no_machine_and_is_the_same_again(run, recorded, tmp_pa
     assert cli.main(["study", str(run), "--json", str(again)]) == 0
     assert again.read_text() == recorded.read_text()
     assert str(run.parent) not in again.read_text()
-    assert json.loads(again.read_text())["command"] == "python -m theory study tiny --json study.json"
+    assert (
+        json.loads(again.read_text())["command"] == "python -m theory study tiny --json study.json"
+    )
 
 
 def test_the_run_is_left_as_it_was(run):
@@ -195,14 +242,21 @@ def test_the_run_is_left_as_it_was(run):
     _, model, _ = make_base(config, 0, "standard", run, quiet=True)
     assert not lora_layers(model)
     assert sorted(p.name for p in run.iterdir()) == [
-        "claims.json", "config.json", "env.json", "metrics.jsonl", "report.html", "seed-0",
-    ]  # fmt: skip
+        "claims.json",
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "report.html",
+        "seed-0",
+    ]
 
 
 def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(study_report, "STUDY", recorded)
     assert cli.main(["table"]) == 0
-    claims, _, found = capsys.readouterr().out.partition("\n\nThe theory against the study's transformer")
+    claims, _, found = capsys.readouterr().out.partition(
+        "\n\nThe theory against the study's transformer"
+    )
     assert claims.count("\n| `") == len(cli.ALL)
     table = [line for line in found.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(json.loads(recorded.read_text())["predictions"])
@@ -231,16 +285,25 @@ def test_bad_folders_are_one_line(capsys, run, tmp_path):
     assert "needs a run folder" in failing(capsys, "study")
     assert "one run folder at a time" in failing(capsys, "study", run, run)
     assert "ends in .png" in failing(capsys, "study", run, "--plot", tmp_path / "x.pdf")
-    assert "cannot be written" in failing(capsys, "study", run, "--json", tmp_path / "none" / "x.json")
+    assert "cannot be written" in failing(
+        capsys, "study", run, "--json", tmp_path / "none" / "x.json"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "seed-0/standard/model.pt", "seed-0/standard/library/hop2-F/adapter_config.json"]
+    "name",
+    [
+        "metrics.jsonl",
+        "seed-0/standard/model.pt",
+        "seed-0/standard/library/hop2-F/adapter_config.json",
+    ],
 )
 def test_unfinished_run_names_what_is_missing(capsys, run, tmp_path, name):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).unlink()
-    assert f"{name} is missing: python -m recycle study two-hop --run" in failing(capsys, "study", copy)
+    assert f"{name} is missing: python -m recycle study two-hop --run" in failing(
+        capsys, "study", copy
+    )
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "seed-0/standard/model.pt"])

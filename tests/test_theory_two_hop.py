@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from theory.claim import generator, normal
 from theory.leakage import PAIRS, angles, arc_cosine, arc_cosine_second, kernel, overlap
 from theory.one_layer import chain_world, random_features, two_hop_prompts
-from theory.two_hop import MERGES, answer_types, composed, experts, merged_logits, predicted_logits, written_out
+from theory.two_hop import (
+    MERGES,
+    answer_types,
+    composed,
+    experts,
+    merged_logits,
+    predicted_logits,
+    written_out,
+)
 
 quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -20,7 +28,9 @@ def test_values_of_the_kernel():
     degrees = torch.tensor([0.0, 60.0, 90.0, 180.0], dtype=torch.float64)
     wanted = torch.tensor([1.0, 0.608998, 1 / math.pi, 0.0], dtype=torch.float64)
     assert torch.allclose(arc_cosine(torch.deg2rad(degrees)), wanted, atol=1e-6)
-    assert torch.allclose(arc_cosine_second(torch.deg2rad(degrees))[[0, 3]], wanted[[0, 3]], atol=1e-12)
+    assert torch.allclose(
+        arc_cosine_second(torch.deg2rad(degrees))[[0, 3]], wanted[[0, 3]], atol=1e-12
+    )
 
 
 @quick
@@ -35,12 +45,20 @@ def test_kernel_is_symmetric_homogeneous_and_positive(seed, scale):
 
 def test_angles_of_a_vector_with_itself_and_its_negative():
     a = normal(1, 5, rng=generator("angles", 0))
-    assert torch.allclose(angles(a, torch.cat([a, -a])), torch.tensor([[0.0, math.pi]], dtype=torch.float64), atol=1e-7)
+    assert torch.allclose(
+        angles(a, torch.cat([a, -a])),
+        torch.tensor([[0.0, math.pi]], dtype=torch.float64),
+        atol=1e-7,
+    )
 
 
 def test_overlaps_quoted_in_the_docs():
     values = {name: round(overlap(*pair), 3) for name, pair in PAIRS.items()}
-    assert values["two-hop prompt on its first hop"] == values["two-hop prompt on any second hop"] == 0.673
+    assert (
+        values["two-hop prompt on its first hop"]
+        == values["two-hop prompt on any second hop"]
+        == 0.673
+    )
     assert values["two-hop prompt on another first hop"] == 0.39
     assert values["other entity, same relation"] == 0.609
 
@@ -80,7 +98,10 @@ def test_prediction_is_the_network_with_the_sampled_gram(setting, merge, monkeyp
     """With sampled overlaps in place of the kernel, the prediction is the network to rounding."""
     relations, model, parts = setting
     prompts = two_hop_prompts(relations)
-    monkeypatch.setattr("theory.two_hop.kernel", lambda a, b: torch.relu(a @ model.up.T) @ torch.relu(b @ model.up.T).T)
+    monkeypatch.setattr(
+        "theory.two_hop.kernel",
+        lambda a, b: torch.relu(a @ model.up.T) @ torch.relu(b @ model.up.T).T,
+    )
     predicted = predicted_logits(model, relations, model.residual(prompts), merge)
     assert torch.allclose(predicted, merged_logits(model, MERGES[merge](parts), prompts), atol=1e-8)
 
@@ -89,7 +110,9 @@ def test_right_answers_follow_both_new_facts(setting):
     relations, _, _ = setting
     first = dict(zip(relations[0].subjects.tolist(), relations[0].new.tolist(), strict=True))
     second = dict(zip(relations[1].subjects.tolist(), relations[1].new.tolist(), strict=True))
-    assert composed(relations).tolist() == [second[first[x]] for x in relations[0].subjects.tolist()]
+    assert composed(relations).tolist() == [
+        second[first[x]] for x in relations[0].subjects.tolist()
+    ]
 
 
 def test_answer_types_are_disjoint(setting):

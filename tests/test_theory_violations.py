@@ -1,4 +1,5 @@
-"""A check that cannot fail is a defect: every claim holds as it stands, and is caught when one thing in it is wrong."""
+"""A check that cannot fail is a defect: every claim holds as it stands, and is caught when one
+thing in it is wrong."""
 
 from dataclasses import replace
 
@@ -75,15 +76,17 @@ def stopped_early(original):
 
 def one_component_less(original):
     def edits(keys, relation, answers):
-        return editing.truncated(original(keys, relation, answers), editing.exact_rank(relation, answers) - 1)
+        return editing.truncated(
+            original(keys, relation, answers), editing.exact_rank(relation, answers) - 1
+        )
 
     return edits
 
 
 def ridge(original):
-    return lambda problem: torch.linalg.lstsq(problem.features.flatten(2), problem.values[..., None]).solution.reshape(
-        -1, landscape.SIDE, landscape.SIDE
-    )
+    return lambda problem: torch.linalg.lstsq(
+        problem.features.flatten(2), problem.values[..., None]
+    ).solution.reshape(-1, landscape.SIDE, landscape.SIDE)
 
 
 PLANTS = {
@@ -129,7 +132,11 @@ PLANTS = {
         "writing_layer",
         lambda f: lambda model, relations, edited, u: f(model, relations, [], u),
     ),
-    "counter-aligned-factors": (counter_conditions, "MERGES", lambda m: {**m, "product of means": m["sum"]}),
+    "counter-aligned-factors": (
+        counter_conditions,
+        "MERGES",
+        lambda m: {**m, "product of means": m["sum"]},
+    ),
     "gradient-bridge": (trained_experts, "composed", to_the_bridge),
     "gradient-bridge-early": (trained_experts, "trained_run", stopped_early),
     "gradient-logits": (trained_experts, "kernel", linear_kernel),
@@ -139,9 +146,17 @@ PLANTS = {
     "gradient-recall": (trained_experts, "predicted_recall", scaled(0.5)),
     "linear-error": (linear_adapters, "constructed", one_rank_less),
     "linear-threshold": (linear_adapters, "constructed", one_rank_less),
-    "linear-lower": (linear_adapters, "predicted_error", lambda f: lambda gap, reach: f(gap, reach - 1)),
+    "linear-lower": (
+        linear_adapters,
+        "predicted_error",
+        lambda f: lambda gap, reach: f(gap, reach - 1),
+    ),
     "relu-exact": (relu_adapters, "constructed", one_rank_less),
-    "relu-tails": (relu_adapters, "predicted_error", lambda f: lambda gap, reach: f(gap, reach + 1)),
+    "relu-tails": (
+        relu_adapters,
+        "predicted_error",
+        lambda f: lambda gap, reach: f(gap, reach + 1),
+    ),
     "relu-one-layer": (
         relu_adapters,
         "adapt",
@@ -191,7 +206,11 @@ PLANTS = {
     "landscape-low-rank": (
         landscape,
         "factored_minimum",
-        lambda f: lambda problem, rank, starts, decay, name, steps: f(problem, rank, starts, 0.0, name, steps=50),
+        lambda f: (
+            lambda problem, rank, starts, decay, name, steps: f(
+                problem, rank, starts, 0.0, name, steps=50
+            )
+        ),
     ),
     "landscape-fit": (landscape, "manifold_dimension", lambda f: lambda rank: 2 * f(rank)),
     "asymmetry-share": (landscape, "captured", scaled(0.5)),
@@ -199,7 +218,9 @@ PLANTS = {
         landscape,
         "captured",
         lambda f: (
-            lambda change, covariance, frozen, trained: f(change, covariance, frozen, {"A": "B", "B": "A"}[trained])
+            lambda change, covariance, frozen, trained: f(
+                change, covariance, frozen, {"A": "B", "B": "A"}[trained]
+            )
         ),
     ),
 }

@@ -33,12 +33,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    p = Parser(prog="python -m theory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("words", nargs="*", metavar="list | show ID | run ID [ID ...] | study RUN | table")
+    p = Parser(
+        prog="python -m theory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "words", nargs="*", metavar="list | show ID | run ID [ID ...] | study RUN | table"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    p.add_argument("--seeds", type=int, default=Settings.seeds, metavar="N", help="repetitions of every case")
+    p.add_argument(
+        "--seeds", type=int, default=Settings.seeds, metavar="N", help="repetitions of every case"
+    )
     p.add_argument("--full", action="store_true", help="larger sizes: minutes")
-    p.add_argument("--plot", type=Path, metavar="FILE.png", help="with show or study: draw its picture")
+    p.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="with show or study: draw its picture"
+    )
     p.add_argument("--plots", type=Path, metavar="DIR", help="draw every picture there")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -71,7 +81,9 @@ def run(claims: Sequence[Claim], args: argparse.Namespace, command: str) -> int:
     start = time.perf_counter()
     results = check_all(claims, settings, args.quiet)
     violated = [result for result in results if not result.holds]
-    print(f"\n{len(results) - len(violated)} of {len(results)} claims hold, {time.perf_counter() - start:.0f} s")
+    print(
+        f"\n{len(results) - len(violated)} of {len(results)} claims hold, {time.perf_counter() - start:.0f} s"
+    )
     for result in violated:
         print(report.counterexample(result), file=sys.stderr)
     if args.json:
@@ -115,7 +127,9 @@ def dispatch(args: argparse.Namespace, command: str) -> int:
     if name == "all":
         return run(ALL, args, command)
     if name not in COMMANDS:
-        raise TheoryError(f"unknown command {name!r}; known: {', '.join(COMMANDS)}, or none to check every claim")
+        raise TheoryError(
+            f"unknown command {name!r}; known: {', '.join(COMMANDS)}, or none to check every claim"
+        )
     if (name in ("list", "table")) != (not ids):
         needs = "a run folder" if name == "study" else "an id; python -m theory list shows them"
         remedy = "takes no id" if ids else f"needs {needs}"
@@ -138,7 +152,8 @@ def dispatch(args: argparse.Namespace, command: str) -> int:
 
 
 def recorded(argv: Sequence[str]) -> str:
-    """The command as it is kept in a result: absolute paths by their last name, which no machine owns."""
+    """The command as it is kept in a result: absolute paths by their last name, which no machine
+    owns."""
     words = (Path(word).name if Path(word).is_absolute() else word for word in argv)
     return " ".join(["python -m theory", *words])
 

@@ -1,13 +1,15 @@
-"""What low-rank adapters on a transformer can reach (Zeng and Lee 2024, arXiv 2310.17513, section 5).
+"""What low-rank adapters on a transformer can reach (Zeng and Lee 2024, arXiv 2310.17513, section
+5).
 
 One block, tokens as columns of Z (D, t), no residual and no norm, as in the paper:
 
     attention  sum_h O_h V_h Z softmax(Z^T K_h^T Q_h Z)            softmax over the attended tokens
     block      W2 relu(W1 attention + b1) + b2                     output  W_out Z_L
 
-Every trained matrix enters through a product of two, K^T Q or O V or W_out W2, so each pair is the linear case with
-L = 2: exact iff R >= ceil(G / 2) for the rank G of that product's gap, and R >= ceil(D / 2) always. W1, W2 below the
-last block stay frozen: with M = W2 Wt2^-1 the adapted block sees Z = M Zt, and the gaps are taken with M folded in.
+Every trained matrix enters through a product of two, K^T Q or O V or W_out W2, so each pair is the
+linear case with L = 2: exact iff R >= ceil(G / 2) for the rank G of that product's gap, and R >=
+ceil(D / 2) always. W1, W2 below the last block stay frozen: with M = W2 Wt2^-1 the adapted block
+sees Z = M Zt, and the gaps are taken with M folded in.
 """
 
 import math
@@ -63,12 +65,16 @@ def random_transformer(dim: int, heads: int, depth: int, rng: torch.Generator) -
     def bias() -> Tensor:
         return 0.3 * normal(dim, 1, rng=rng)
 
-    blocks = tuple(Block(stack(), stack(), stack(), stack(), matrix(), bias(), matrix(), bias()) for _ in range(depth))
+    blocks = tuple(
+        Block(stack(), stack(), stack(), stack(), matrix(), bias(), matrix(), bias())
+        for _ in range(depth)
+    )
     return Transformer(blocks, matrix())
 
 
 def goals(frozen: Block, target: Block, before: Tensor) -> tuple[Tensor, Tensor]:
-    """What K^T Q and O V must become, (h, D, D) each, if the block's input is `before` times the target's."""
+    """What K^T Q and O V must become, (h, D, D) each, if the block's input is `before` times the
+    target's."""
     back = torch.linalg.inv(before)
     attend = back.mT @ target.k.mT @ target.q @ back
     write = torch.linalg.solve(frozen.w1, target.w1 @ target.o @ target.v @ back)
@@ -83,7 +89,8 @@ def pair(first: Tensor, second: Tensor, goal: Tensor, rank: int) -> tuple[Tensor
 
 
 def adapt(frozen: Transformer, target: Transformer, rank: int) -> Transformer:
-    """Rank-`rank` adapters on every Q, K, V, O, on the last W2 and on the output; biases are free."""
+    """Rank-`rank` adapters on every Q, K, V, O, on the last W2 and on the output; biases are
+    free."""
     before = torch.eye(frozen.out.shape[0], dtype=torch.float64)
     blocks = []
     for block, goal in zip(frozen.blocks, target.blocks, strict=True):
@@ -111,7 +118,8 @@ def adapt(frozen: Transformer, target: Transformer, rank: int) -> Transformer:
 
 
 def largest_gap(frozen: Transformer, target: Transformer) -> int:
-    """G: the largest rank among the gaps of K^T Q, O V (each head and block, M folded in) and W_out W2."""
+    """G: the largest rank among the gaps of K^T Q, O V (each head and block, M folded in) and W_out
+    W2."""
     before = torch.eye(frozen.out.shape[0], dtype=torch.float64)
     gaps = []
     for block, goal in zip(frozen.blocks, target.blocks, strict=True):
@@ -127,9 +135,14 @@ def near_target(frozen: Transformer, rank: int, rng: torch.Generator) -> Transfo
     dim = frozen.out.shape[0]
 
     def moved(stack: Tensor) -> Tensor:
-        return stack + normal(len(stack), dim, rank, rng=rng) @ normal(len(stack), rank, dim, rng=rng) / dim
+        return (
+            stack
+            + normal(len(stack), dim, rank, rng=rng) @ normal(len(stack), rank, dim, rng=rng) / dim
+        )
 
-    return replace(frozen, blocks=tuple(replace(b, k=moved(b.k), o=moved(b.o)) for b in frozen.blocks))
+    return replace(
+        frozen, blocks=tuple(replace(b, k=moved(b.k), o=moved(b.o)) for b in frozen.blocks)
+    )
 
 
 def relative_error(frozen: Transformer, target: Transformer, rank: int, z: Tensor) -> float:
@@ -138,7 +151,8 @@ def relative_error(frozen: Transformer, target: Transformer, rank: int, z: Tenso
 
 
 def cases(settings: Settings) -> Iterator[tuple[str, int, Transformer, Transformer, Tensor]]:
-    """Two blocks of two heads, six tokens, 16 sequences: unrelated targets, and targets a few ranks away."""
+    """Two blocks of two heads, six tokens, 16 sequences: unrelated targets, and targets a few ranks
+    away."""
     for dim, gap in ((6, None), (8, None), (8, 3), (8, 5)):
         for seed in range(settings.seeds):
             rng = generator(f"transformer D={dim} G={gap}", seed)
@@ -156,11 +170,15 @@ def check_exact(settings: Settings) -> Iterator[Observation]:
 
 def check_threshold(settings: Settings) -> Iterator[Observation]:
     for case, seed, frozen, target, z in cases(settings):
-        smallest = next(r for r in range(1, z.shape[1] + 1) if relative_error(frozen, target, r, z) < 1e-7)
+        smallest = next(
+            r for r in range(1, z.shape[1] + 1) if relative_error(frozen, target, r, z) < 1e-7
+        )
         yield Observation(case, seed, math.ceil(largest_gap(frozen, target) / 2), smallest)
 
 
-PAPER = "Zeng and Lee 2024, arXiv 2310.17513, transformer case [recall]; re-derived and checked here"
+PAPER = (
+    "Zeng and Lee 2024, arXiv 2310.17513, transformer case [recall]; re-derived and checked here"
+)
 
 CLAIMS = (
     Claim(

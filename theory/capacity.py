@@ -1,11 +1,13 @@
-"""How many facts a rank can hold depends on what counts as holding: exact logits, a margin, or the argmax alone.
+"""How many facts a rank can hold depends on what counts as holding: exact logits, a margin, or the
+argmax alone.
 
-Exact logits take rank |Y| - components (`editing.py`). With unit vectors c_y in R^r and the edit C^T C_new Phi^+, fact
-x -> y wins by 1 - max cos(c_y, c_z): two dimensions are enough for any N when any margin will do, and r dimensions
-hold exp(r t^2 / 4) facts at margin 1 - t.
+Exact logits take rank |Y| - components (`editing.py`). With unit vectors c_y in R^r and the edit
+C^T C_new Phi^+, fact x -> y wins by 1 - max cos(c_y, c_z): two dimensions are enough for any N when
+any margin will do, and r dimensions hold exp(r t^2 / 4) facts at margin 1 - t.
 
-Not checked here: 'about 2 bits per parameter at 1,000 exposures' (arXiv 2404.05405) is a measurement on trained
-transformers, which takes GPU-days. What can be checked is whether it is a bound on what a rank can hold: it is not.
+Not checked here: 'about 2 bits per parameter at 1,000 exposures' (arXiv 2404.05405) is a
+measurement on trained transformers, which takes GPU-days. What can be checked is whether it is a
+bound on what a rank can hold: it is not.
 """
 
 import math
@@ -26,20 +28,24 @@ def circle(n: int) -> Tensor:
 
 
 def code_edit(keys: Tensor, codes: Tensor, new: Tensor, scale: float) -> Adapter:
-    """Rank r edit that adds scale * codes codes[new]^T to the logits. keys (n, m), codes (answers, r), new (n,)."""
+    """Rank r edit that adds scale * codes codes[new]^T to the logits. keys (n, m), codes (answers,
+    r), new (n,)."""
     through = least_squares(keys, scale * codes[new])
     return Adapter(a=through.b @ through.a, b=codes)
 
 
 def circle_scale(n: int) -> float:
-    """Scale at which the circle's margin 1 - cos(2 pi / n) is 2: one to cancel the old logit, one to win by."""
+    """Scale at which the circle's margin 1 - cos(2 pi / n) is 2: one to cancel the old logit, one
+    to win by."""
     return 2 / (1 - math.cos(2 * math.pi / n))
 
 
 def margin(logits: Tensor, answers: Tensor) -> float:
     """Smallest lead of the right answer over the best other one."""
     right = logits.gather(1, answers[:, None])
-    return float((right - logits.scatter(1, answers[:, None], -math.inf).amax(1, keepdim=True)).min())
+    return float(
+        (right - logits.scatter(1, answers[:, None], -math.inf).amax(1, keepdim=True)).min()
+    )
 
 
 def check_rank_two(settings: Settings) -> Iterator[Observation]:
@@ -50,12 +56,17 @@ def check_rank_two(settings: Settings) -> Iterator[Observation]:
             base = torch.eye(n, dtype=torch.float64)[torch.randperm(n, generator=rng)]
             new = base.argmax(1)[derangement(n, rng)]
             adapter = code_edit(keys, circle(n), new, circle_scale(n))
-            yield Observation(f"N={n}", seed, 1.0, margin(base + keys @ adapter.a.T @ adapter.b.T, new))
+            yield Observation(
+                f"N={n}", seed, 1.0, margin(base + keys @ adapter.a.T @ adapter.b.T, new)
+            )
 
 
 def rewritten_answers(column: Tensor, row: Tensor, old: Tensor) -> Tensor:
-    """(trials, n), (trials, n): how many different answers the changed facts give under logits I_old + column row^T."""
-    logits = torch.eye(row.shape[1], dtype=torch.float64)[old] + column[:, :, None] * row[:, None, :]
+    """(trials, n), (trials, n): how many different answers the changed facts give under logits
+    I_old + column row^T."""
+    logits = (
+        torch.eye(row.shape[1], dtype=torch.float64)[old] + column[:, :, None] * row[:, None, :]
+    )
     answers = logits.argmax(-1)
     return torch.tensor([len(set(a[a != old].tolist())) for a in answers], dtype=torch.float64)
 
@@ -81,7 +92,9 @@ def largest_cosine(n: int, rank: int, failure: float = 1e-3) -> float:
 def check_margin(settings: Settings) -> Iterator[Observation]:
     for n, rank in ((128, 64), (512, 64), (512, 128), (2048, 128)):
         for seed in range(settings.seeds):
-            codes = torch.nn.functional.normalize(normal(n, rank, rng=generator(f"margin {n} {rank}", seed)), dim=1)
+            codes = torch.nn.functional.normalize(
+                normal(n, rank, rng=generator(f"margin {n} {rank}", seed)), dim=1
+            )
             yield Observation(
                 f"N={n} facts at rank {rank}",
                 seed,

@@ -1,8 +1,9 @@
 """A claim is a sentence with a number in it, and a check that could prove it wrong.
 
-A check yields observations, one per case and seed. Each sets an observed number against a bound; the claim says how the
-two must stand (`==`, `<=`, `>=`) and within which tolerance. The claim holds when every observation does. A violated
-claim names its first counterexample: the case, the seed, the two numbers.
+A check yields observations, one per case and seed. Each sets an observed number against a bound;
+the claim says how the two must stand (`==`, `<=`, `>=`) and within which tolerance. The claim holds
+when every observation does. A violated claim names its first counterexample: the case, the seed,
+the two numbers.
 
     def check(settings):
         for seed in range(settings.seeds):
@@ -25,14 +26,17 @@ class TheoryError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to compute: `seeds` repetitions of every case; `full` widens the sizes (minutes, not seconds)."""
+    """How much to compute: `seeds` repetitions of every case; `full` widens the sizes (minutes, not
+    seconds)."""
 
     seeds: int = 5
     full: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            raise TheoryError(f"--seeds {self.seeds}: at least one seed is needed; use --seeds 1 or more")
+            raise TheoryError(
+                f"--seeds {self.seeds}: at least one seed is needed; use --seeds 1 or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ class Observation:
 class Claim:
     """The words (statement, source, assumptions, derivation) and the check that stands behind them.
 
-    `title` is the one-line form for tables. `source` names the paper and carries the tag of our knowledge of it:
-    [paper] stated there, [derived] worked out for this project, [recall] quoted from memory, as verified here.
+    `title` is the one-line form for tables. `source` names the paper and carries the tag of our
+    knowledge of it: [paper] stated there, [derived] worked out for this project, [recall] quoted
+    from memory, as verified here.
     """
 
     id: str
@@ -65,10 +70,13 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
-            raise ValueError(f"claim {self.id}: relation {self.relation!r} is not one of {', '.join(RELATIONS)}")
+            raise ValueError(
+                f"claim {self.id}: relation {self.relation!r} is not one of {', '.join(RELATIONS)}"
+            )
 
     def excess(self, observation: Observation) -> float:
-        """How far the observation stands on the wrong side of its bound; not a number counts as infinitely far."""
+        """How far the observation stands on the wrong side of its bound; not a number counts as
+        infinitely far."""
         gap = observation.observed - observation.bound
         if math.isnan(gap):
             return math.inf
@@ -78,7 +86,8 @@ class Claim:
         return self.excess(observation) <= self.tolerance
 
     def nearness(self, observation: Observation) -> float:
-        """The excess without rounding noise, so that the observation shown as worst is the same on every machine."""
+        """The excess without rounding noise, so that the observation shown as worst is the same on
+        every machine."""
         excess = self.excess(observation)
         return excess if math.isinf(excess) else round(excess, decimals(self.tolerance))
 
@@ -111,7 +120,8 @@ class Result:
 
 
 def decimals(tolerance: float) -> int:
-    """Digits after the point that matter to a claim: down to a hundredth of its tolerance, 9 where that is zero."""
+    """Digits after the point that matter to a claim: down to a hundredth of its tolerance, 9 where
+    that is zero."""
     return 2 - math.floor(math.log10(tolerance)) if tolerance else 9
 
 
@@ -141,7 +151,8 @@ def verify(claim: Claim, settings: Settings) -> Result:
 
 
 def generator(name: str, seed: int) -> torch.Generator:
-    """A random stream of its own for (name, seed): adding a claim or a case changes no other one's numbers."""
+    """A random stream of its own for (name, seed): adding a claim or a case changes no other one's
+    numbers."""
     digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 

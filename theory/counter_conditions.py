@@ -7,7 +7,8 @@
     a second layer that reads the first's hop   composes, if the first expert wrote into the first layer
     product of means with aligned factors       prefers the right answer: its cross term B_2 A_1 is the composition
 
-So the theorem is about adapters on one layer's output matrix, on embeddings that know nothing of the relation.
+So the theorem is about adapters on one layer's output matrix, on embeddings that know nothing of
+the relation.
 """
 
 import math
@@ -53,13 +54,18 @@ def check_dimension(settings: Settings) -> Iterator[Observation]:
                 rng = generator(f"counter-dimension {d} {world}", seed)
                 relations = chain_world(n, 2, rng)
                 model = random_features(relations, n, d, 512, rng)
-                logits = merged_logits(model, MERGES["sum"](experts(model, relations)), two_hop_prompts(relations))
+                logits = merged_logits(
+                    model, MERGES["sum"](experts(model, relations)), two_hop_prompts(relations)
+                )
                 share += accuracy(logits, composed(relations)) / worlds
             yield Observation(f"d={d}", seed, 1 / n, share)
 
 
-def adding_embeddings(relations: Sequence[Relation], n: int, m: int, rho: float, rng: torch.Generator) -> OneLayer:
-    """Clean geometry but e_y = rho (e_x + e_R1) / sqrt 2 + sqrt(1 - rho^2) (its own direction), y = r~1(x)."""
+def adding_embeddings(
+    relations: Sequence[Relation], n: int, m: int, rho: float, rng: torch.Generator
+) -> OneLayer:
+    """Clean geometry but e_y = rho (e_x + e_R1) / sqrt 2 + sqrt(1 - rho^2) (its own direction), y =
+    r~1(x)."""
     model = random_features(relations, n, None, m, rng)
     first, embed = relations[0], model.embed.clone()
     sums = (embed[first.subjects] + embed[first.token]) / math.sqrt(2)
@@ -77,7 +83,9 @@ def check_adding(settings: Settings) -> Iterator[Observation]:
             prompts, right = two_hop_prompts(relations), composed(relations)
             sampled = merged_logits(model, MERGES["sum"](experts(model, relations)), prompts)
             predicted = predicted_logits(model, relations, model.residual(prompts), "sum")
-            yield Observation(f"rho={rho}", seed, accuracy(predicted, right), accuracy(sampled, right))
+            yield Observation(
+                f"rho={rho}", seed, accuracy(predicted, right), accuracy(sampled, right)
+            )
 
 
 def check_adding_composes(settings: Settings) -> Iterator[Observation]:
@@ -93,7 +101,8 @@ def check_adding_composes(settings: Settings) -> Iterator[Observation]:
 
 
 def bridge_adapter(model: OneLayer, first: Relation) -> Tensor:
-    """An adapter on V instead of W, of rank N: it moves V e_x to V e_y, y = r~1(x), for every subject. (d, d)."""
+    """An adapter on V instead of W, of rank N: it moves V e_x to V e_y, y = r~1(x), for every
+    subject. (d, d)."""
     x, y = model.embed[first.subjects], model.embed[first.new]
     return model.value @ (y - x).T @ x
 
@@ -103,29 +112,43 @@ def check_value_adapter(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         rng = generator("counter-value-adapter", seed)
         first, second = relations = chain_world(n, 2, rng)
-        identity = Relation(first.token, second.subjects, second.subjects, second.subjects)  # "y's R1 is y"
-        for case, base in (("with identity facts", (first, second, identity)), ("without them", relations)):
+        identity = Relation(
+            first.token, second.subjects, second.subjects, second.subjects
+        )  # "y's R1 is y"
+        for case, base in (
+            ("with identity facts", (first, second, identity)),
+            ("without them", relations),
+        ):
             model = memorise(random_features(relations, n, None, 4096, rng), base)
             edit = all_edits(model.keys(second.prompts), second, model.down.shape[0])
             merged = replace(model, value=model.value + bridge_adapter(model, first))
             hop = accuracy(merged_logits(merged, edit, first.prompts), first.new)
-            chain = accuracy(merged_logits(merged, edit, two_hop_prompts(relations)), composed(relations))
+            chain = accuracy(
+                merged_logits(merged, edit, two_hop_prompts(relations)), composed(relations)
+            )
             yield Observation(f"one hop, {case}", seed, float(len(base) == 3), hop)
             yield Observation(f"two hops, {case}", seed, 1.0, chain)
 
 
-def writing_layer(model: OneLayer, relations: Sequence[Relation], edited: Sequence[Relation], u: Tensor) -> OneLayer:
-    """A first layer that writes embeddings: a token alone writes itself, a fact "x R" its answer's e_y."""
+def writing_layer(
+    model: OneLayer, relations: Sequence[Relation], edited: Sequence[Relation], u: Tensor
+) -> OneLayer:
+    """A first layer that writes embeddings: a token alone writes itself, a fact "x R" its answer's
+    e_y."""
     tokens = torch.arange(model.embed.shape[0])
     layer = replace(model, up=u)
     answers = [r.new if any(r is e for e in edited) else r.old for r in relations]
     keys = torch.cat([layer.keys(tokens[:, None])] + [layer.keys(r.prompts) for r in relations])
-    return replace(layer, down=least_squares(keys, model.embed[torch.cat([tokens, *answers])]).delta)
+    return replace(
+        layer, down=least_squares(keys, model.embed[torch.cat([tokens, *answers])]).delta
+    )
 
 
 def two_layer_logits(lower: OneLayer, upper: OneLayer, edit: Adapter, prompts: Tensor) -> Tensor:
     """The upper layer reads, at each earlier position, what the lower layer wrote there."""
-    written = torch.stack([lower.logits(prompts[:, : t + 1]) for t in range(prompts.shape[1] - 1)]).sum(0)
+    written = torch.stack(
+        [lower.logits(prompts[:, : t + 1]) for t in range(prompts.shape[1] - 1)]
+    ).sum(0)
     keys = torch.relu((written @ upper.value.T + upper.embed[prompts[:, -1]]) @ upper.up.T)
     return keys @ upper.down.T + keys @ edit.a.T @ edit.b.T
 
@@ -140,7 +163,11 @@ def check_second_layer(settings: Settings) -> Iterator[Observation]:
         for case, edited, answer in (
             ("first expert in both layers: r~2(r~1(x))", [first], composed(relations)),
             ("first expert in the last layer only: r~2(r1(x))", [], half_stale(relations)),
-            ("second expert in both layers as well: r~2(r~1(x))", [first, second], composed(relations)),
+            (
+                "second expert in both layers as well: r~2(r~1(x))",
+                [first, second],
+                composed(relations),
+            ),
         ):
             logits = two_layer_logits(
                 writing_layer(upper, relations, edited, u), upper, edit, two_hop_prompts(relations)
@@ -154,29 +181,49 @@ def check_aligned_factors(settings: Settings) -> Iterator[Observation]:
         rng = generator("counter-aligned-factors", seed)
         first, second = chain_world(n, 2, rng)
         order = (first.new[:, None] == second.subjects[None]).int().argmax(1)
-        aligned = replace(second, subjects=second.subjects[order], old=second.old[order], new=second.new[order])
+        aligned = replace(
+            second, subjects=second.subjects[order], old=second.old[order], new=second.new[order]
+        )
         for case, listed, share in (("aligned", aligned, 1.0), ("as listed", second, 1 / n)):
             relations = (first, listed)
             model = random_features(relations, n, None, 4096, rng)
             logits = merged_logits(
-                model, MERGES["product of means"](experts(model, relations)), two_hop_prompts(relations)
+                model,
+                MERGES["product of means"](experts(model, relations)),
+                two_hop_prompts(relations),
             )
             targets = second.new.sort().values
             picked = targets[logits[:, targets].argmax(1)]
-            yield Observation(f"factors {case}", seed, share, float((picked == composed(relations)).double().mean()))
+            yield Observation(
+                f"factors {case}",
+                seed,
+                share,
+                float((picked == composed(relations)).double().mean()),
+            )
 
 
-def trained(relations: Sequence[Relation], n: int, two_hops: bool, rng: torch.Generator) -> OneLayer:
-    """Embeddings, V, U and W trained by Adam on cross-entropy of the old facts, and of old two-hop answers if asked."""
+def trained(
+    relations: Sequence[Relation], n: int, two_hops: bool, rng: torch.Generator
+) -> OneLayer:
+    """Embeddings, V, U and W trained by Adam on cross-entropy of the old facts, and of old two-hop
+    answers if asked."""
     start = random_features(relations, n, 32, 96, rng)
-    weights = [w.clone().requires_grad_() for w in (start.embed, start.value, start.up, torch.zeros_like(start.down))]
+    weights = [
+        w.clone().requires_grad_()
+        for w in (start.embed, start.value, start.up, torch.zeros_like(start.down))
+    ]
     optimiser = torch.optim.Adam(weights, lr=4e-2, fused=True)
-    prompts, targets = torch.cat([r.prompts for r in relations]), torch.cat([r.old for r in relations])
+    prompts, targets = (
+        torch.cat([r.prompts for r in relations]),
+        torch.cat([r.old for r in relations]),
+    )
     for _ in range(60):
         model = OneLayer(*weights)
         loss = torch.nn.functional.cross_entropy(model.logits(prompts), targets)
         if two_hops:
-            loss = loss + torch.nn.functional.cross_entropy(model.logits(two_hop_prompts(relations)), stale(relations))
+            loss = loss + torch.nn.functional.cross_entropy(
+                model.logits(two_hop_prompts(relations)), stale(relations)
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -184,14 +231,16 @@ def trained(relations: Sequence[Relation], n: int, two_hops: bool, rng: torch.Ge
 
 
 def swap_edits(model: OneLayer, relations: Sequence[Relation]) -> list[Adapter]:
-    """One adapter a relation: it swaps the logits of old and new answers and preserves the other relations' facts."""
+    """One adapter a relation: it swaps the logits of old and new answers and preserves the other
+    relations' facts."""
     keys, answers = [model.keys(r.prompts) for r in relations], model.down.shape[0]
     edits = []
     for relation, own in zip(relations, keys, strict=True):
         logits = own @ model.down.T
         lead = logits.gather(1, relation.old[:, None]) - logits.gather(1, relation.new[:, None])
         wanted = [
-            lead * changes(relation, answers) if k is own else torch.zeros(len(k), answers).double() for k in keys
+            lead * changes(relation, answers) if k is own else torch.zeros(len(k), answers).double()
+            for k in keys
         ]
         edits.append(least_squares(torch.cat(keys), torch.cat(wanted)))
     return edits
@@ -209,7 +258,9 @@ def check_trained(settings: Settings) -> Iterator[Observation]:
             hops = [accuracy(merged_logits(model, merged, r.prompts), r.new) for r in relations]
             logits = merged_logits(model, merged, two_hop_prompts(relations))
             yield Observation(f"one hop, {case}", seed, 1.0, min(hops))
-            yield Observation(f"two hops, {case}", seed, 1 / n, accuracy(logits, composed(relations)))
+            yield Observation(
+                f"two hops, {case}", seed, 1 / n, accuracy(logits, composed(relations))
+            )
 
 
 CLAIMS = (

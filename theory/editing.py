@@ -27,7 +27,9 @@ from theory.one_layer import (
     random_features,
 )
 
-LEAK = float(arc_cosine(torch.tensor(math.pi / 3, dtype=torch.float64)))  # 0.609: same relation, other entity
+LEAK = float(
+    arc_cosine(torch.tensor(math.pi / 3, dtype=torch.float64))
+)  # 0.609: same relation, other entity
 PAPER = "arXiv 2506.13479, Proposition 1 [paper]"
 
 
@@ -43,12 +45,14 @@ def changes(relation: Relation, answers: int) -> Tensor:
 
 
 def all_edits(keys: Tensor, relation: Relation, answers: int) -> Adapter:
-    """Every fact of the relation rewritten at once; factored, B = I_new - I_old and A = (Phi Phi^T)^-1 Phi."""
+    """Every fact of the relation rewritten at once; factored, B = I_new - I_old and A = (Phi
+    Phi^T)^-1 Phi."""
     return least_squares(keys, changes(relation, answers))
 
 
 def exact_rank(relation: Relation, answers: int) -> int:
-    """Rank of the least-squares edit: answers minus the components of the graph with an edge old - new per fact."""
+    """Rank of the least-squares edit: answers minus the components of the graph with an edge old -
+    new per fact."""
     parent = list(range(answers))
 
     def root(i: int) -> int:
@@ -70,14 +74,18 @@ def truncated(adapter: Adapter, rank: int) -> Adapter:
 
 
 def random_relation(n: int, seed: int, name: str, m: int = 2048) -> tuple[OneLayer, Relation]:
-    """One relation between n subjects and n answers, bijective before and after, and the model that holds it."""
+    """One relation between n subjects and n answers, bijective before and after, and the model that
+    holds it."""
     rng = generator(f"{name} n={n}", seed)
     relations = chain_world(n, 1, rng)
     return random_features(relations, n, None, m, rng), relations[0]
 
 
-def numbered(model: OneLayer, relation: Relation, old: Tensor, new: Tensor) -> tuple[OneLayer, Relation]:
-    """The same prompts with other answers before and after the edit, and W fitted to the old ones."""
+def numbered(
+    model: OneLayer, relation: Relation, old: Tensor, new: Tensor
+) -> tuple[OneLayer, Relation]:
+    """The same prompts with other answers before and after the edit, and W fitted to the old
+    ones."""
     relation = replace(relation, old=old, new=new)
     return memorise(model, [relation]), relation
 
@@ -103,13 +111,23 @@ def check_one_neighbours(settings: Settings) -> Iterator[Observation]:
     n = 32
     for seed in range(settings.seeds):
         model, bijection = random_relation(n, seed, "edit-one-neighbours", m=4096)
-        shared = torch.arange(n) // 4  # four subjects to an answer: 8 answers, and the edit brings in a ninth
-        for case, kept, old in (("bijection", 1.0, bijection.old), ("old answer shared", 0.0, shared)):
+        shared = (
+            torch.arange(n) // 4
+        )  # four subjects to an answer: 8 answers, and the edit brings in a ninth
+        for case, kept, old in (
+            ("bijection", 1.0, bijection.old),
+            ("old answer shared", 0.0, shared),
+        ):
             edited, relation = numbered(model, bijection, old, torch.full_like(old, 2 * n))
             keys, answers = edited.keys(relation.prompts), edited.down.shape[0]
             dw = one_edit(keys[0], int(old[0]), 2 * n, answers)
             neighbours = torch.arange(1, n) if case == "bijection" else torch.arange(1, 4)
-            yield Observation(case, seed, kept, accuracy((keys @ (edited.down + dw).T)[neighbours], old[neighbours]))
+            yield Observation(
+                case,
+                seed,
+                kept,
+                accuracy((keys @ (edited.down + dw).T)[neighbours], old[neighbours]),
+            )
 
 
 def check_sum_telescopes(settings: Settings) -> Iterator[Observation]:
@@ -117,10 +135,16 @@ def check_sum_telescopes(settings: Settings) -> Iterator[Observation]:
         for seed in range(settings.seeds):
             model, relation = random_relation(n, seed, "edit-sum-telescopes", m=4096)
             keys, answers = model.keys(relation.prompts), model.down.shape[0]
-            dw = changes(relation, answers).T @ (keys / keys.square().sum(1, keepdim=True))  # the sum of N one_edits
+            dw = changes(relation, answers).T @ (
+                keys / keys.square().sum(1, keepdim=True)
+            )  # the sum of N one_edits
             logits, rows = keys @ (model.down + dw).T, torch.arange(n)
-            yield Observation(f"old answer, N={n}", seed, LEAK, float(logits[rows, relation.old].mean()))
-            yield Observation(f"new answer, N={n}", seed, 1 - LEAK, float(logits[rows, relation.new].mean()))
+            yield Observation(
+                f"old answer, N={n}", seed, LEAK, float(logits[rows, relation.old].mean())
+            )
+            yield Observation(
+                f"new answer, N={n}", seed, 1 - LEAK, float(logits[rows, relation.new].mean())
+            )
 
 
 def check_all_exact(settings: Settings) -> Iterator[Observation]:
@@ -129,7 +153,9 @@ def check_all_exact(settings: Settings) -> Iterator[Observation]:
             model, relation = random_relation(n, seed, "edit-all-exact")
             keys, answers = model.keys(relation.prompts), model.down.shape[0]
             logits = keys @ (model.down + all_edits(keys, relation, answers).delta).T
-            yield Observation(f"N={n}", seed, 0.0, float((logits - one_hot(relation.new, answers)).abs().max()))
+            yield Observation(
+                f"N={n}", seed, 0.0, float((logits - one_hot(relation.new, answers)).abs().max())
+            )
 
 
 def check_rank(settings: Settings) -> Iterator[Observation]:
@@ -141,8 +167,14 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
                 "bijection": (torch.randperm(n, generator=rng), torch.randperm(n, generator=rng)),
                 "one cycle": (torch.arange(n), torch.arange(n).roll(1)),
                 "pairs swapped": (torch.arange(n), torch.arange(n) ^ 1),
-                "any map": (torch.randint(n, (n,), generator=rng), torch.randint(n, (n,), generator=rng)),
-                "two answers": (torch.randint(2, (n,), generator=rng), torch.randint(2, (n,), generator=rng)),
+                "any map": (
+                    torch.randint(n, (n,), generator=rng),
+                    torch.randint(n, (n,), generator=rng),
+                ),
+                "two answers": (
+                    torch.randint(2, (n,), generator=rng),
+                    torch.randint(2, (n,), generator=rng),
+                ),
             }
             for case, (old, new) in maps.items():
                 _, edit = numbered(model, relation, old, new)
@@ -152,7 +184,8 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
 
 
 def moved_logit(share: float) -> float:
-    """What the edit of one long cycle, truncated to r = share N, moves from the old answer to the new."""
+    """What the edit of one long cycle, truncated to r = share N, moves from the old answer to the
+    new."""
     return share + math.sin(math.pi * share) / math.pi
 
 
@@ -169,9 +202,16 @@ def check_truncation(settings: Settings) -> Iterator[Observation]:
         for rank in (n // 8, n // 4, n // 2, 3 * n // 4):
             logits = base + keys @ truncated(whole, rank).a.T @ truncated(whole, rank).b.T
             moved = float(logits[torch.arange(n), new].mean())
-            yield Observation(f"mean new logit, r = {rank / n:g} N", seed, moved_logit(rank / n), moved)
+            yield Observation(
+                f"mean new logit, r = {rank / n:g} N", seed, moved_logit(rank / n), moved
+            )
             if rank in (n // 8, n // 2):
-                yield Observation(f"accuracy, r = {rank / n:g} N", seed, float(rank == n // 2), accuracy(logits, new))
+                yield Observation(
+                    f"accuracy, r = {rank / n:g} N",
+                    seed,
+                    float(rank == n // 2),
+                    accuracy(logits, new),
+                )
 
 
 def check_preserve(settings: Settings) -> Iterator[Observation]:
@@ -183,17 +223,27 @@ def check_preserve(settings: Settings) -> Iterator[Observation]:
         keys = [model.keys(r.prompts) for r in relations]
         answers = model.down.shape[0]
         nothing = torch.zeros(2 * n, answers, dtype=torch.float64)
-        edit = least_squares(torch.cat(keys), torch.cat([changes(relations[0], answers), nothing])).delta
-        goal = torch.cat([one_hot(relations[0].new, answers)] + [one_hot(r.old, answers) for r in relations[1:]])
+        edit = least_squares(
+            torch.cat(keys), torch.cat([changes(relations[0], answers), nothing])
+        ).delta
+        goal = torch.cat(
+            [one_hot(relations[0].new, answers)] + [one_hot(r.old, answers) for r in relations[1:]]
+        )
         logits = torch.cat(keys) @ (model.down + edit).T
         yield Observation("edited facts", seed, 0.0, float((logits - goal)[:n].abs().max()))
         yield Observation("other facts", seed, 0.0, float((logits - goal)[n:].abs().max()))
         rank = int(torch.linalg.matrix_rank(edit))
-        yield Observation("rank less the rank without preserving", seed, 0.0, rank - exact_rank(relations[0], answers))
+        yield Observation(
+            "rank less the rank without preserving",
+            seed,
+            0.0,
+            rank - exact_rank(relations[0], answers),
+        )
 
 
 def same_subject_leak() -> float:
-    """What an adapter on (x, R3) does to (x, R1): (J(60) - J(90)) / (1 - J(60)) = 0.744 of its own change."""
+    """What an adapter on (x, R3) does to (x, R1): (J(60) - J(90)) / (1 - J(60)) = 0.744 of its own
+    change."""
     return (LEAK - 1 / math.pi) / (1 - LEAK)
 
 
@@ -202,7 +252,8 @@ def check_sum_leak(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         model, first = random_relation(n, seed, "edit-sum-leak", m=4096)
         rng = generator("edit-sum-leak order", seed)
-        # The clean geometry has an unused token: the first entity of Z serves as the second relation's name.
+        # The clean geometry has an unused token: the first entity of Z serves as the second
+        # relation's name.
         cases = {
             "same subjects": (replace(first, token=2 * n), same_subject_leak()),
             "other subjects": (replace(first, token=2 * n, subjects=first.subjects + n), 0.0),
@@ -211,7 +262,9 @@ def check_sum_leak(settings: Settings) -> Iterator[Observation]:
             relation = replace(relation, new=relation.old[derangement(n, rng)])
             adapter = all_edits(model.keys(relation.prompts), relation, model.down.shape[0])
             seen = model.keys(first.prompts) @ adapter.delta.T
-            yield Observation(case, seed, predicted, float(seen[torch.arange(n), relation.new].mean()))
+            yield Observation(
+                case, seed, predicted, float(seen[torch.arange(n), relation.new].mean())
+            )
 
 
 CLAIMS = (

@@ -1,16 +1,19 @@
-"""Can gradient descent find the low-rank update? Results in the linearised (NTK) regime, where LoRA is matrix sensing.
+"""Can gradient descent find the low-rank update? Results in the linearised (NTK) regime, where LoRA
+is matrix sensing.
 
-With K outputs on N examples, fine-tuning the matrix X (p, q) fits KN numbers: y_i = <G_i, X>. LoRA writes X = B A.
+With K outputs on N examples, fine-tuning the matrix X (p, q) fits KN numbers: y_i = <G_i, X>. LoRA
+writes X = B A.
 
     Jang, Lee, Ryu 2024, arXiv 2402.11867    a solution of rank r with r (r+1)/2 <= KN exists, and for
                                              r (r+1)/2 > KN there are no spurious local minima (sufficient)
     arXiv 2605.03724                         r (p+q) - r^2 > 1.35 KN is enough to fit, Gaussian features
     Zhu et al. 2024, arXiv 2402.16842        "asymmetry": frozen random A and trained B do nearly as well
 
-Not checked here: that spurious minima, where they exist, have high rank and large norm (Kim et al. 2025, arXiv
-2502.09376, "fails loudly"): no small instance with such a minimum is known to us, and a search that finds none would
-prove nothing. Its other half, that training with weight decay lands on the low-rank global minimum, is
-`landscape-low-rank`. The cross-entropy and generalisation results of 2605.03724 need data sets, not algebra.
+Not checked here: that spurious minima, where they exist, have high rank and large norm (Kim et al.
+2025, arXiv 2502.09376, "fails loudly"): no small instance with such a minimum is known to us, and a
+search that finds none would prove nothing. Its other half, that training with weight decay lands on
+the low-rank global minimum, is `landscape-low-rank`. The cross-entropy and generalisation results
+of 2605.03724 need data sets, not algebra.
 """
 
 import math
@@ -39,14 +42,16 @@ class Sensing:
 
 
 def sensing(count: int, seeds: int, name: str) -> Sensing:
-    """One problem a seed: Gaussian features and values, G_i scaled so that |G|^2 is about 1 in every direction."""
+    """One problem a seed: Gaussian features and values, G_i scaled so that |G|^2 is about 1 in
+    every direction."""
     rngs = [generator(f"{name} {count}", seed) for seed in range(seeds)]
     features = torch.stack([normal(count, SIDE, SIDE, rng=rng) for rng in rngs]) / SIDE
     return Sensing(features, torch.stack([normal(count, rng=rng) for rng in rngs]))
 
 
 def convex_solution(problem: Sensing, steps: int = 400) -> Tensor:
-    """(w, p, q): argmin 1/2 |residual|^2 + DECAY |X|_*, by accelerated proximal gradient (soft-thresholded SVD)."""
+    """(w, p, q): argmin 1/2 |residual|^2 + DECAY |X|_*, by accelerated proximal gradient
+    (soft-thresholded SVD)."""
     flat = problem.features.flatten(2)
     step = 1 / torch.linalg.matrix_norm(flat, 2).square()[:, None, None]
     x = previous = torch.zeros_like(problem.features[:, 0])
@@ -62,10 +67,14 @@ def objective(problem: Sensing, x: Tensor) -> Tensor:
     return problem.residual(x).square().sum(-1) / 2 + DECAY * torch.linalg.matrix_norm(x, "nuc")
 
 
-def factored_minimum(problem: Sensing, rank: int, starts: int, decay: float, name: str, steps: int = 400) -> Tensor:
-    """B A (starts, w, p, q) after descent on 1/2 |residual|^2 + decay/2 (|A|^2 + |B|^2) from random starts.
+def factored_minimum(
+    problem: Sensing, rank: int, starts: int, decay: float, name: str, steps: int = 400
+) -> Tensor:
+    """B A (starts, w, p, q) after descent on 1/2 |residual|^2 + decay/2 (|A|^2 + |B|^2) from random
+    starts.
 
-    The least of decay/2 (|A|^2 + |B|^2) over all factorisations of X is decay |X|_*: both problems share their minimum.
+    The least of decay/2 (|A|^2 + |B|^2) over all factorisations of X is decay |X|_*: both problems
+    share their minimum.
     """
     worlds, count = problem.values.shape
     rngs = [generator(f"{name} rank {rank} of {count}", seed) for seed in range(worlds)]
@@ -142,9 +151,11 @@ def check_fit(settings: Settings) -> Iterator[Observation]:
 
 
 def captured(change: Tensor, covariance: Tensor, frozen: Tensor, trained: str) -> Tensor:
-    """Share of E|change x|^2, x ~ N(0, covariance), that one trained factor explains beside a frozen orthonormal one.
+    """Share of E|change x|^2, x ~ N(0, covariance), that one trained factor explains beside a
+    frozen orthonormal one.
 
-    trained "B": frozen A (.., r, d_in), best B by least squares. trained "A": frozen B^T (.., r, d_out).
+    trained "B": frozen A (.., r, d_in), best B by least squares. trained "A": frozen B^T (.., r,
+    d_out).
     """
     power = torch.trace(change @ covariance @ change.T)
     if trained == "A":
@@ -163,12 +174,20 @@ def check_asymmetry(settings: Settings) -> Iterator[Observation]:
             rank, d_in, rng=rng
         )  # a full LoRA of this rank explains all of it
         flat = torch.eye(d_in, dtype=torch.float64)
-        a, b = (torch.stack([orthonormal(rank, d, rng) for _ in range(draws)]) for d in (d_in, d_out))
-        yield Observation(
-            "B trained, A frozen: r / d_in", seed, rank / d_in, float(captured(change, flat, a, "B").mean())
+        a, b = (
+            torch.stack([orthonormal(rank, d, rng) for _ in range(draws)]) for d in (d_in, d_out)
         )
         yield Observation(
-            "A trained, B frozen: r / d_out", seed, rank / d_out, float(captured(change, flat, b, "A").mean())
+            "B trained, A frozen: r / d_in",
+            seed,
+            rank / d_in,
+            float(captured(change, flat, a, "B").mean()),
+        )
+        yield Observation(
+            "A trained, B frozen: r / d_out",
+            seed,
+            rank / d_out,
+            float(captured(change, flat, b, "A").mean()),
         )
 
 
@@ -186,7 +205,9 @@ def check_asymmetry_covariance(settings: Settings) -> Iterator[Observation]:
             yield Observation(f"spectrum i^-{power}", seed, by_a, by_b)
 
 
-JANG = "Jang, Lee, Ryu 2024, arXiv 2402.11867 [paper: abstract; recall: exact condition]; checked here"
+JANG = (
+    "Jang, Lee, Ryu 2024, arXiv 2402.11867 [paper: abstract; recall: exact condition]; checked here"
+)
 
 CLAIMS = (
     Claim(

@@ -1,11 +1,13 @@
 """Leakage: how much of one key is seen through another, for random ReLU features.
 
-For rows of U ~ N(0, I_d) and theta the angle between a and b (Cho and Saul 2009, arc-cosine kernel of order 1):
+For rows of U ~ N(0, I_d) and theta the angle between a and b (Cho and Saul 2009, arc-cosine kernel
+of order 1):
 
     E[phi(a).phi(b)] / E||phi(a)||^2 = J(theta) ||b|| / ||a||,   J(theta) = (sin theta + (pi - theta) cos theta) / pi
 
-In the clean geometry (all V e_x, e_R orthonormal) every angle between prompts follows from counting shared terms:
-cos = shared / sqrt(terms_a terms_b). "x R1" has the two terms V e_x, e_R1; "x R1 R2" the three V e_x, V e_R1, e_R2.
+In the clean geometry (all V e_x, e_R orthonormal) every angle between prompts follows from counting
+shared terms: cos = shared / sqrt(terms_a terms_b). "x R1" has the two terms V e_x, e_R1; "x R1 R2"
+the three V e_x, V e_R1, e_R2.
 """
 
 import math
@@ -31,7 +33,8 @@ PAIRS = {
 
 
 def arc_cosine(theta: Tensor) -> Tensor:
-    """J(theta) for angles in [0, pi]: J(0) = 1, J(60 deg) = 0.609, J(90 deg) = 1/pi, J(180 deg) = 0."""
+    """J(theta) for angles in [0, pi]: J(0) = 1, J(60 deg) = 0.609, J(90 deg) = 1/pi, J(180 deg) =
+    0."""
     return (torch.sin(theta) + (math.pi - theta) * torch.cos(theta)) / math.pi
 
 
@@ -48,7 +51,8 @@ def angles(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """(i, d), (j, d) -> (i, j): E[relu(u.a) relu(u.b)] over u ~ N(0, I); what phi(a).phi(b) / m tends to."""
+    """(i, d), (j, d) -> (i, j): E[relu(u.a) relu(u.b)] over u ~ N(0, I); what phi(a).phi(b) / m
+    tends to."""
     return torch.outer(a.norm(dim=1), b.norm(dim=1)) * arc_cosine(angles(a, b)) / 2
 
 
@@ -67,7 +71,8 @@ def standard_error(cos: float, m: int) -> float:
 
 
 def measured_overlaps(n: int, m: int, rng: torch.Generator) -> dict[str, float]:
-    """Each pair of PAIRS on one random-feature model, averaged over the n choices of (x, y = the next entity)."""
+    """Each pair of PAIRS on one random-feature model, averaged over the n choices of (x, y = the
+    next entity)."""
     first, second = relations = chain_world(n, 2, rng)
     model = random_features(relations, n, None, m, rng)
     tokens = {"x": torch.arange(n), "y": torch.arange(n).roll(-1)}
@@ -95,7 +100,8 @@ RATE_PAIRS = {"60 deg": 0.5, "two-hop prompt, 66 deg": 1 / math.sqrt(6)}
 
 
 def error_curve(cos: float, repeats: int, rng: torch.Generator) -> list[float]:
-    """Root mean square Monte-Carlo error of J at each m of SIZES, the smaller m as blocks of the largest one's draw.
+    """Root mean square Monte-Carlo error of J at each m of SIZES, the smaller m as blocks of the
+    largest one's draw.
 
     Only u.a and u.b matter, so two Gaussians with correlation cos stand for U.
     """
@@ -110,7 +116,9 @@ def check_rate(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         for name, cos in RATE_PAIRS.items():
             rng = generator(f"leak-rate {name}", seed)
-            y = torch.tensor(error_curve(cos, 400 if settings.full else 100, rng), dtype=torch.float64).log()
+            y = torch.tensor(
+                error_curve(cos, 400 if settings.full else 100, rng), dtype=torch.float64
+            ).log()
             slope = float((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum())
             yield Observation(name, seed, -0.5, slope)
 
@@ -126,10 +134,17 @@ def check_fall(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         for degrees in range(0, 181, 30):
             theta = torch.tensor(math.radians(degrees), dtype=torch.float64)
-            a, b = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.stack([theta.cos(), theta.sin()])
-            keys = torch.relu(torch.stack([a, b]) @ normal(2, 65536, rng=generator("leak-fall", seed)))
+            a, b = (
+                torch.tensor([1.0, 0.0], dtype=torch.float64),
+                torch.stack([theta.cos(), theta.sin()]),
+            )
+            keys = torch.relu(
+                torch.stack([a, b]) @ normal(2, 65536, rng=generator("leak-fall", seed))
+            )
             predicted = float(arc_cosine(theta))
-            yield Observation(f"{degrees} deg", seed, predicted, float(keys[0] @ keys[1] / keys[0].norm() ** 2))
+            yield Observation(
+                f"{degrees} deg", seed, predicted, float(keys[0] @ keys[1] / keys[0].norm() ** 2)
+            )
 
 
 SOURCE = "Cho and Saul 2009 (arc-cosine kernel); [derived]"

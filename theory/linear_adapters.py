@@ -1,11 +1,13 @@
-"""What low-rank adapters on a product of matrices can reach (Zeng and Lee 2024, arXiv 2310.17513, section 3).
+"""What low-rank adapters on a product of matrices can reach (Zeng and Lee 2024, arXiv 2310.17513,
+section 3).
 
 Frozen W_L ... W_1, target Wt, E = Wt - W_L ... W_1. With a rank-R update of every factor:
 
     min || (W_L + dW_L) ... (W_1 + dW_1) - Wt ||_2 = sigma_{RL+1}(E),        zero iff R >= ceil(rank E / L)
 
-Lower bound: the product changes by rank RL at most (telescoping), then Eckart-Young. Upper bound, by construction:
-factor l takes on the l-th slice of R singular directions of E. All matrices are (D, D).
+Lower bound: the product changes by rank RL at most (telescoping), then Eckart-Young. Upper bound,
+by construction: factor l takes on the l-th slice of R singular directions of E. All matrices are
+(D, D).
 """
 
 import math
@@ -26,7 +28,8 @@ def product(factors: Sequence[Tensor]) -> Tensor:
 
 
 def constructed(frozen: Sequence[Tensor], target: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Adapters (A (rank, D), B (D, rank)) for W_1 .. W_L that bring their product to Wt but for E's tail.
+    """Adapters (A (rank, D), B (D, rank)) for W_1 .. W_L that bring their product to Wt but for E's
+    tail.
 
     With E = U S V^T and Q_l the l-th slice of `rank` directions, and P_{l-1} the adapted factors below l:
         B_l A_l = (W_L ... W_{l+1})^-1  E V_Q V_Q^T  P_{l-1}^-1,
@@ -55,15 +58,20 @@ def adapted(frozen: Sequence[Tensor], adapters: Sequence[tuple[Tensor, Tensor]])
 
 
 def predicted_error(gap: Tensor, reach: int) -> float:
-    """sigma_{reach+1}(E): the best spectral error of any change of rank `reach`; 0 from rank D on."""
+    """sigma_{reach+1}(E): the best spectral error of any change of rank `reach`; 0 from rank D
+    on."""
     singular = torch.linalg.svdvals(gap)
     return float(singular[reach]) if reach < len(singular) else 0.0
 
 
 def problem(dim: int, depth: int, seed: int, name: str) -> tuple[list[Tensor], Tensor]:
-    """Frozen factors near a rotation (safe to invert, whatever the depth) and a target of entries N(0, 1/D)."""
+    """Frozen factors near a rotation (safe to invert, whatever the depth) and a target of entries
+    N(0, 1/D)."""
     rng = generator(f"{name} D={dim} L={depth}", seed)
-    frozen = [orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5 for _ in range(depth)]
+    frozen = [
+        orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5
+        for _ in range(depth)
+    ]
     return frozen, normal(dim, dim, rng=rng) / dim**0.5
 
 
@@ -86,13 +94,20 @@ def check_threshold(settings: Settings) -> Iterator[Observation]:
         for seed in range(settings.seeds):
             frozen, _ = problem(dim, depth, seed, "linear-threshold")
             rng = generator(f"linear-threshold gap L={depth}", seed)
-            target = product(frozen) + normal(dim, gap_rank, rng=rng) @ normal(gap_rank, dim, rng=rng) / dim
+            target = (
+                product(frozen)
+                + normal(dim, gap_rank, rng=rng) @ normal(gap_rank, dim, rng=rng) / dim
+            )
             errors = [
-                torch.linalg.matrix_norm(product(adapted(frozen, constructed(frozen, target, r))) - target, 2)
+                torch.linalg.matrix_norm(
+                    product(adapted(frozen, constructed(frozen, target, r))) - target, 2
+                )
                 for r in range(1, dim + 1)
             ]
             smallest = 1 + next(i for i, error in enumerate(errors) if error < 1e-8)
-            yield Observation(f"L={depth}, rank E = {gap_rank}", seed, math.ceil(gap_rank / depth), smallest)
+            yield Observation(
+                f"L={depth}, rank E = {gap_rank}", seed, math.ceil(gap_rank / depth), smallest
+            )
 
 
 def check_lower(settings: Settings) -> Iterator[Observation]:
@@ -105,9 +120,14 @@ def check_lower(settings: Settings) -> Iterator[Observation]:
             floor = predicted_error(target - product(frozen), rank * depth)
             best = constructed(frozen, target, rank)
             for size in (1e-6, 1e-3, 1e-1, 1.0):
-                noisy = [(a + size * normal(*a.shape, rng=rng), b + size * normal(*b.shape, rng=rng)) for a, b in best]
+                noisy = [
+                    (a + size * normal(*a.shape, rng=rng), b + size * normal(*b.shape, rng=rng))
+                    for a, b in best
+                ]
                 error = float(torch.linalg.matrix_norm(product(adapted(frozen, noisy)) - target, 2))
-                yield Observation(f"R={rank}, {size:g} away from the construction", seed, floor, error)
+                yield Observation(
+                    f"R={rank}, {size:g} away from the construction", seed, floor, error
+                )
 
 
 PAPER = "Zeng and Lee 2024, arXiv 2310.17513, linear case [recall]; re-derived and checked here"

@@ -20,21 +20,31 @@ from theory.editing import truncated
 from theory.one_layer import Adapter
 
 
-def random_adapters(ranks: Sequence[int], d_in: int, d_out: int, rng: torch.Generator) -> list[Adapter]:
+def random_adapters(
+    ranks: Sequence[int], d_in: int, d_out: int, rng: torch.Generator
+) -> list[Adapter]:
     """Independent Gaussian factors, scaled so that every B A has a Frobenius norm of about 1."""
     return [
-        Adapter(normal(r, d_in, rng=rng) / d_in**0.5, normal(d_out, r, rng=rng) / (d_out * r) ** 0.5) for r in ranks
+        Adapter(
+            normal(r, d_in, rng=rng) / d_in**0.5, normal(d_out, r, rng=rng) / (d_out * r) ** 0.5
+        )
+        for r in ranks
     ]
 
 
 def concatenated(adapters: Sequence[Adapter]) -> Adapter:
     """The exact mean of products, at rank sum r_i."""
-    return Adapter(torch.cat([x.a for x in adapters]), torch.cat([x.b for x in adapters], 1) / len(adapters))
+    return Adapter(
+        torch.cat([x.a for x in adapters]), torch.cat([x.b for x in adapters], 1) / len(adapters)
+    )
 
 
 def factor_mean(adapters: Sequence[Adapter]) -> Adapter:
-    """Product of means: mean(B) mean(A), at the adapters' own rank. Depends on how each B A was factored."""
-    return Adapter(torch.stack([x.a for x in adapters]).mean(0), torch.stack([x.b for x in adapters]).mean(0))
+    """Product of means: mean(B) mean(A), at the adapters' own rank. Depends on how each B A was
+    factored."""
+    return Adapter(
+        torch.stack([x.a for x in adapters]).mean(0), torch.stack([x.b for x in adapters]).mean(0)
+    )
 
 
 def core_singular_values(adapter: Adapter) -> Tensor:
@@ -48,7 +58,8 @@ def floor(adapter: Adapter, rank: int) -> float:
 
 
 def descended(goal: Tensor, rank: int, rng: torch.Generator, sweeps: int = 4) -> Tensor:
-    """A rank-`rank` fit by alternating least squares from a random start: a rival that knows nothing of SVD."""
+    """A rank-`rank` fit by alternating least squares from a random start: a rival that knows
+    nothing of SVD."""
     b = normal(goal.shape[0], rank, rng=rng)
     for _ in range(sweeps):
         a = torch.linalg.lstsq(b, goal).solution
@@ -60,9 +71,13 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
     dim = 48
     for ranks in ((4, 4), (1, 2, 3), (8, 8, 8, 8), (16, 16, 16, 16)):
         for seed in range(settings.seeds):
-            merged = concatenated(random_adapters(ranks, dim, dim, generator(f"merge-rank {ranks}", seed))).delta
+            merged = concatenated(
+                random_adapters(ranks, dim, dim, generator(f"merge-rank {ranks}", seed))
+            ).delta
             found = int(torch.linalg.matrix_rank(merged))
-            yield Observation(f"ranks {'+'.join(map(str, ranks))}, D={dim}", seed, min(sum(ranks), dim), found)
+            yield Observation(
+                f"ranks {'+'.join(map(str, ranks))}, D={dim}", seed, min(sum(ranks), dim), found
+            )
 
 
 def check_core(settings: Settings) -> Iterator[Observation]:
@@ -71,7 +86,10 @@ def check_core(settings: Settings) -> Iterator[Observation]:
         whole = torch.linalg.svdvals(merged.delta)
         for rank in (1, 4, 8, 16, 23):
             yield Observation(
-                f"rank {rank} of 24", seed, float(whole[rank:].square().sum().sqrt()), floor(merged, rank)
+                f"rank {rank} of 24",
+                seed,
+                float(whole[rank:].square().sum().sqrt()),
+                floor(merged, rank),
             )
 
 
@@ -111,18 +129,22 @@ def check_factors(settings: Settings) -> Iterator[Observation]:
             cosine = float((means * products).sum() / means.norm() / products.norm())
             yield Observation(f"cosine, N={count}", seed, 1 / math.sqrt(count), cosine)
             shift = float((moved - means).norm() / means.norm())
-            yield Observation(f"change when factors are rotated, N={count}", seed, math.sqrt(2 - 2 / count), shift)
+            yield Observation(
+                f"change when factors are rotated, N={count}", seed, math.sqrt(2 - 2 / count), shift
+            )
 
 
 def routed(tokens: Tensor, prototypes: Tensor, adapters: Sequence[Adapter]) -> Tensor:
-    """Top-1 Arrow: each token goes to the adapter whose prototype has the largest |x . v|. tokens (t, d_in)."""
+    """Top-1 Arrow: each token goes to the adapter whose prototype has the largest |x . v|. tokens
+    (t, d_in)."""
     choice = (tokens @ prototypes.T).abs().argmax(1)
     outputs = torch.stack([tokens @ x.a.T @ x.b.T for x in adapters], dim=1)  # (t, N, d_out)
     return outputs[torch.arange(len(tokens)), choice]
 
 
 def check_route_rank(settings: Settings) -> Iterator[Observation]:
-    """N experts on orthogonal input subspaces; tokens lie in one subspace each. The route is exact by construction."""
+    """N experts on orthogonal input subspaces; tokens lie in one subspace each. The route is exact
+    by construction."""
     rank, dim = 4, 64
     for count in (2, 4, 8):
         for seed in range(settings.seeds):
@@ -133,13 +155,17 @@ def check_route_rank(settings: Settings) -> Iterator[Observation]:
             wanted = torch.cat([x @ adapters[i].delta.T for i, x in enumerate(tokens.chunk(count))])
             exact = (routed(tokens, a[:, 0], adapters) - wanted).norm() / wanted.norm()
             yield Observation(f"route of {count}", seed, 0.0, float(exact))
-            # The tokens are orthonormal, so the best rank-r matrix leaves the tail of the wanted outputs.
+            # The tokens are orthonormal, so the best rank-r matrix leaves the tail of the wanted
+            # outputs.
             tail = torch.linalg.svdvals(wanted)[rank:].square().sum() / wanted.square().sum()
-            yield Observation(f"best rank-{rank} adapter for {count} experts", seed, 1 - 1 / count, float(tail))
+            yield Observation(
+                f"best rank-{rank} adapter for {count} experts", seed, 1 - 1 / count, float(tail)
+            )
 
 
 def check_route_nonlinear(settings: Settings) -> Iterator[Observation]:
-    """Two rank-one experts on one plane, prototypes e_1 and e_2: f(x) = b_i x_i for the larger |x_i|."""
+    """Two rank-one experts on one plane, prototypes e_1 and e_2: f(x) = b_i x_i for the larger
+    |x_i|."""
     plane = torch.eye(2, dtype=torch.float64)
     for seed in range(settings.seeds):
         rng = generator("route-nonlinear", seed)

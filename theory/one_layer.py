@@ -7,7 +7,8 @@
 Prompts by hand, for the fact "x's R1 is y":  "x R1" -> h = V e_x + e_R1.  Two hops: "x R1 R2" ->
 h = V e_x + V e_R1 + e_R2.  With a written-out bridge the model first answers y to "x R1", and is then asked "y R2".
 
-Axis legend: t tokens, d residual width, m features, a answers (one per entity), f facts, n facts of one relation.
+Axis legend: t tokens, d residual width, m features, a answers (one per entity), f facts, n facts of
+one relation.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from theory.claim import normal
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation and the edit an expert makes to it: subjects[i] had answer old[i] and is to have new[i]."""
+    """One relation and the edit an expert makes to it: subjects[i] had answer old[i] and is to have
+    new[i]."""
 
     token: int
     subjects: Tensor  # (n,) token ids
@@ -58,7 +60,8 @@ class OneLayer:
 
 @dataclass(frozen=True)
 class Adapter:
-    """dW = B A on W, kept factored. Scaling alpha / rank is folded into B, so every adapter here has scaling 1."""
+    """dW = B A on W, kept factored. Scaling alpha / rank is folded into B, so every adapter here
+    has scaling 1."""
 
     a: Tensor  # (rank, m)
     b: Tensor  # (answers, rank)
@@ -74,26 +77,34 @@ def one_hot(answers: Tensor, classes: int) -> Tensor:
 
 
 def least_squares(keys: Tensor, targets: Tensor) -> Adapter:
-    """The smallest matrix that sends every key to its target, factored: A = (Phi Phi^T)^-1 Phi, B = targets^T.
+    """The smallest matrix that sends every key to its target, factored: A = (Phi Phi^T)^-1 Phi, B =
+    targets^T.
 
-    keys Phi (f, m) with independent rows, targets (f, a). B A = targets^T (Phi^+)^T, the pseudo-inverse solution.
+    keys Phi (f, m) with independent rows, targets (f, a). B A = targets^T (Phi^+)^T, the
+    pseudo-inverse solution.
     """
     gram = keys @ keys.T
     return Adapter(a=torch.cholesky_solve(keys, torch.linalg.cholesky(gram)), b=targets.T)
 
 
 def chain_world(n: int, adapters: int, rng: torch.Generator) -> tuple[Relation, ...]:
-    """R1: X -> Y, R2: Y -> Z, and further relations k >= 3, each with n subjects and n answers of its own.
+    """R1: X -> Y, R2: Y -> Z, and further relations k >= 3, each with n subjects and n answers of
+    its own.
 
-    All maps are bijections, and no edit leaves a fact as it was. Token ids: entities first, then the K relations.
+    All maps are bijections, and no edit leaves a fact as it was. Token ids: entities first, then
+    the K relations.
     """
     sets = [torch.arange(i * n, (i + 1) * n) for i in range(entity_count(1, adapters))]
-    pairs = [(sets[0], sets[1]), (sets[1], sets[2])] + list(zip(sets[3::2], sets[4::2], strict=True))
+    pairs = [(sets[0], sets[1]), (sets[1], sets[2])] + list(
+        zip(sets[3::2], sets[4::2], strict=True)
+    )
     relations = []
     for k, (subjects, answers) in enumerate(pairs[:adapters]):
         old = torch.randperm(n, generator=rng)
         new = old[derangement(n, rng)]
-        relations.append(Relation(entity_count(n, adapters) + k, subjects, answers[old], answers[new]))
+        relations.append(
+            Relation(entity_count(n, adapters) + k, subjects, answers[old], answers[new])
+        )
     return tuple(relations)
 
 
@@ -117,25 +128,33 @@ def two_hop_prompts(relations: Sequence[Relation]) -> Tensor:
 
 
 def memorise(model: OneLayer, relations: Sequence[Relation]) -> OneLayer:
-    """The base model: W is the smallest matrix with W phi = i_r(x) on every fact as it stood before the edits."""
+    """The base model: W is the smallest matrix with W phi = i_r(x) on every fact as it stood before
+    the edits."""
     keys = model.keys(torch.cat([r.prompts for r in relations]))
     targets = one_hot(torch.cat([r.old for r in relations]), model.down.shape[0])
     return replace(model, down=least_squares(keys, targets).delta)
 
 
-def random_features(relations: Sequence[Relation], n: int, d: int | None, m: int, rng: torch.Generator) -> OneLayer:
+def random_features(
+    relations: Sequence[Relation], n: int, d: int | None, m: int, rng: torch.Generator
+) -> OneLayer:
     """Rows of U ~ N(0, I), W fitted to the old facts.
 
-    d=None: the clean geometry, in which all e_t and all V e_t are orthonormal (d = twice the tokens).
-    d=int: the usual one, e_t ~ N(0, I/d) and V ~ N(0, 1/d), whose inner products are off by about 1/sqrt(d).
+    d=None: the clean geometry, in which all e_t and all V e_t are orthonormal (d = twice the
+    tokens). d=int: the usual one, e_t ~ N(0, I/d) and V ~ N(0, 1/d), whose inner products are off
+    by about 1/sqrt(d).
     """
     entities = entity_count(n, len(relations))
     tokens = entities + len(relations)
     if d is None:
         d = 2 * tokens
-        basis = torch.eye(d, dtype=torch.float64)  # any other one is a rotation, and the rows of U do not see it
+        basis = torch.eye(
+            d, dtype=torch.float64
+        )  # any other one is a rotation, and the rows of U do not see it
         embed, value = basis[:tokens], basis[tokens:].T @ basis[:tokens]
     else:
         embed, value = normal(tokens, d, rng=rng) / d**0.5, normal(d, d, rng=rng) / d**0.5
-    blank = OneLayer(embed, value, normal(m, d, rng=rng), torch.empty(entities, m, dtype=torch.float64))
+    blank = OneLayer(
+        embed, value, normal(m, d, rng=rng), torch.empty(entities, m, dtype=torch.float64)
+    )
     return memorise(blank, relations)

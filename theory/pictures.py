@@ -1,4 +1,5 @@
-"""Pictures of three claims, for people with the plots extra: error against rank, leakage, two-hop logits.
+"""Pictures of three claims, for people with the plots extra: error against rank, leakage, two-hop
+logits.
 
 Each recomputes its own data in about a second, so a picture never shows numbers from another run.
 """
@@ -25,15 +26,28 @@ def error_against_rank(axes: Any) -> None:
         frozen, target = problem(dim, depth, 0, "picture")
         gap = target - product(frozen)
         built = [
-            float(torch.linalg.matrix_norm(product(adapted(frozen, constructed(frozen, target, r))) - target, 2))
+            float(
+                torch.linalg.matrix_norm(
+                    product(adapted(frozen, constructed(frozen, target, r))) - target, 2
+                )
+            )
             for r in ranks
         ]
         axes.plot(ranks, [predicted_error(gap, r * depth) for r in ranks], color=colour, lw=1.2)
-        axes.plot(ranks, built, "o", color=colour, ms=5, label=f"L = {depth}: exact from R = {-(-dim // depth)}")
+        axes.plot(
+            ranks,
+            built,
+            "o",
+            color=colour,
+            ms=5,
+            label=f"L = {depth}: exact from R = {-(-dim // depth)}",
+        )
         axes.axvline(-(-dim // depth), color=colour, ls=":", lw=1)
     axes.set_xlabel("rank R of each adapter")
     axes.set_ylabel("spectral error")
-    axes.set_title(r"Adapters on L factors: lines $\sigma_{RL+1}(E)$, dots constructed (D = 16)", fontsize=10)
+    axes.set_title(
+        r"Adapters on L factors: lines $\sigma_{RL+1}(E)$, dots constructed (D = 16)", fontsize=10
+    )
     axes.set_ylim(bottom=-0.05)
     axes.legend(loc="upper center", bbox_to_anchor=(0.72, 1.0), framealpha=1, edgecolor="none")
 
@@ -44,19 +58,40 @@ def leakage(axes: Any) -> None:
     runs = [measured_overlaps(16, 8192, generator("picture leakage", seed)) for seed in range(5)]
     for row, name in enumerate(names):
         predicted = overlap(*PAIRS[name])
-        axes.plot([predicted], [row], "|", color=INK, ms=22, mew=1.5, label="predicted" if row == 0 else None)
+        axes.plot(
+            [predicted],
+            [row],
+            "|",
+            color=INK,
+            ms=22,
+            mew=1.5,
+            label="predicted" if row == 0 else None,
+        )
         measured = [run[name] for run in runs]
         axes.plot(
-            measured, [row] * 5, "o", color=BLUE, ms=5, alpha=0.6, label="measured, 5 seeds" if row == 0 else None
+            measured,
+            [row] * 5,
+            "o",
+            color=BLUE,
+            ms=5,
+            alpha=0.6,
+            label="measured, 5 seeds" if row == 0 else None,
         )
         axes.annotate(
-            f"{predicted:.3f}", (predicted, row), (0, 13), textcoords="offset points", ha="center", fontsize=8
+            f"{predicted:.3f}",
+            (predicted, row),
+            (0, 13),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.2)
     axes.set_xlim(0, 1.12)
     axes.set_xlabel(r"overlap of the keys,  $\phi(a)\cdot\phi(b)\,/\,|\phi(a)|^2$")
-    axes.set_title(r"Leakage: $J(\theta)\,|b|/|a|$ against sampled features (m = 8192)", fontsize=10)
+    axes.set_title(
+        r"Leakage: $J(\theta)\,|b|/|a|$ against sampled features (m = 8192)", fontsize=10
+    )
     axes.legend(frameon=False, loc="lower right")
 
 
@@ -69,15 +104,29 @@ def two_hop_logits(axes: Any) -> None:
         zip(tables.items(), (BLUE, ORANGE, GREEN), strict=True)
     ):
         places = [x + (i - 1) * width for x in range(len(types))]
-        axes.bar(places, [simulated[t] for t in types], width * 0.9, color=colour, alpha=0.75, label=merge)
+        axes.bar(
+            places,
+            [simulated[t] for t in types],
+            width * 0.9,
+            color=colour,
+            alpha=0.75,
+            label=merge,
+        )
         axes.plot(
-            places, [predicted[t] for t in types], "_", color=INK, ms=14, mew=2, label="predicted" if i == 2 else None
+            places,
+            [predicted[t] for t in types],
+            "_",
+            color=INK,
+            ms=14,
+            mew=2,
+            label="predicted" if i == 2 else None,
         )
     axes.axhline(0, color=GREY, lw=0.8)
     axes.set_xticks(range(len(types)), types)
     axes.set_ylabel('mean logit on "x R1 R2"')
     axes.set_title(
-        "Two hops: the bridge answers, the right answer is one of many (K = 2, N = 32, m = 8192)", fontsize=10
+        "Two hops: the bridge answers, the right answer is one of many (K = 2, N = 32, m = 8192)",
+        fontsize=10,
     )
     axes.legend(frameon=False)
 
@@ -96,7 +145,9 @@ def draw(claim_id: str, path: Path) -> Path:
         TheoryError: the claim has no picture, matplotlib is missing, or the file cannot be written.
     """
     if claim_id not in PICTURES:
-        raise TheoryError(f"claim {claim_id!r} has no picture; claims with one: {', '.join(PICTURES)}")
+        raise TheoryError(
+            f"claim {claim_id!r} has no picture; claims with one: {', '.join(PICTURES)}"
+        )
     figure = canvas(8.5, 4.6)
     PICTURES[claim_id](figure.add_subplot())
     return save(figure, path)
@@ -112,7 +163,9 @@ def canvas(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TheoryError("pictures need matplotlib, which is not installed: pip install -e .[plots]") from error
+        raise TheoryError(
+            "pictures need matplotlib, which is not installed: pip install -e .[plots]"
+        ) from error
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

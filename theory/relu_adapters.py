@@ -1,8 +1,10 @@
-"""What low-rank adapters on a ReLU network can reach (Zeng and Lee 2024, arXiv 2310.17513, section 4).
+"""What low-rank adapters on a ReLU network can reach (Zeng and Lee 2024, arXiv 2310.17513, section
+4).
 
-The frozen network has M layers for every layer of the target. Within a group the first M - 1 layers get biases so
-large that every unit is active on the sample, so they act as matrices; the last layer's bias takes those offsets back
-and its ReLU is the target's. So a group is the linear case, and with E_i the tail that rank R leaves on target layer i:
+The frozen network has M layers for every layer of the target. Within a group the first M - 1 layers
+get biases so large that every unit is active on the sample, so they act as matrices; the last
+layer's bias takes those offsets back and its ReLU is the target's. So a group is the linear case,
+and with E_i the tail that rank R leaves on target layer i:
 
     exact        if R M >= D
     one layer    E||f - ft||^2 <= tr(E_1 Sigma E_1^T)                           ReLU is 1-Lipschitz
@@ -37,10 +39,14 @@ class Network:
         return x
 
 
-def adapt(frozen: list[Tensor], target: Network, rank: int, sample: Tensor) -> tuple[Network, list[Tensor]]:
-    """The frozen weights with rank-`rank` adapters and free biases, nearest to the target by the construction above.
+def adapt(
+    frozen: list[Tensor], target: Network, rank: int, sample: Tensor
+) -> tuple[Network, list[Tensor]]:
+    """The frozen weights with rank-`rank` adapters and free biases, nearest to the target by the
+    construction above.
 
-    sample (b, D): the points on which the inner layers are kept active. Returns the network and the tails E_i (D, D).
+    sample (b, D): the points on which the inner layers are kept active. Returns the network and the
+    tails E_i (D, D).
     """
     per_layer = len(frozen) // len(target.weights)
     weights, biases, tails, x = [], [], [], sample
@@ -61,10 +67,15 @@ def adapt(frozen: list[Tensor], target: Network, rank: int, sample: Tensor) -> t
     return Network(weights, biases), tails
 
 
-def problem(dim: int, depth: int, target_depth: int, seed: int, name: str) -> tuple[list[Tensor], Network, Tensor]:
+def problem(
+    dim: int, depth: int, target_depth: int, seed: int, name: str
+) -> tuple[list[Tensor], Network, Tensor]:
     """Frozen factors, target network with biases, and 4,000 points from N(0, I)."""
     rng = generator(f"{name} D={dim} L={depth} Lt={target_depth}", seed)
-    frozen = [orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5 for _ in range(depth)]
+    frozen = [
+        orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5
+        for _ in range(depth)
+    ]
     goals = [normal(dim, dim, rng=rng) / dim**0.5 for _ in range(target_depth)]
     target = Network(goals, [0.3 * normal(dim, rng=rng) for _ in goals])
     return frozen, target, normal(4000, dim, rng=rng)
@@ -91,7 +102,8 @@ def check_one_layer(settings: Settings) -> Iterator[Observation]:
 
 
 def expected_error(reached: Tensor, goal: Tensor) -> float:
-    """E||relu(W x) - relu(Wt x)||^2, x ~ N(0, I), no bias: half of |w|^2 + |wt|^2 - 2 |w| |wt| J(angle), by rows."""
+    """E||relu(W x) - relu(Wt x)||^2, x ~ N(0, I), no bias: half of |w|^2 + |wt|^2 - 2 |w| |wt|
+    J(angle), by rows."""
     cos = torch.nn.functional.cosine_similarity(reached, goal, dim=1).clamp(-1, 1)
     cross = reached.norm(dim=1) * goal.norm(dim=1) * arc_cosine(cos.arccos())
     return float((reached.square().sum(1) + goal.square().sum(1) - 2 * cross).sum() / 2)
@@ -105,7 +117,12 @@ def check_closed_form(settings: Settings) -> Iterator[Observation]:
         for rank in (1, 3, 5, 7):
             network, (tail,) = adapt(frozen, unbiased, rank, sample)
             mse = float((network(sample) - unbiased(sample)).square().sum(1).mean())
-            yield Observation(f"R={rank}", seed, 1.0, mse / expected_error(target.weights[0] + tail, target.weights[0]))
+            yield Observation(
+                f"R={rank}",
+                seed,
+                1.0,
+                mse / expected_error(target.weights[0] + tail, target.weights[0]),
+            )
 
 
 AUTHORS = {  # D = 8, L = 2: rank -> (singular values of E, published test error per output)
@@ -115,7 +132,8 @@ AUTHORS = {  # D = 8, L = 2: rank -> (singular values of E, published test error
 
 
 def linear_prediction(singular: list[float], reach: int) -> float:
-    """(1/D) sum of the squared singular values that are left: the error per output were there no ReLU."""
+    """(1/D) sum of the squared singular values that are left: the error per output were there no
+    ReLU."""
     return sum(s * s for s in singular[reach:]) / len(singular)
 
 
@@ -128,14 +146,20 @@ def check_authors(settings: Settings) -> Iterator[Observation]:
             frozen, target, sample = problem(dim, depth, 1, seed, f"relu-authors R={rank}")
             u, v = (orthonormal(dim, dim, generator(f"relu-authors {side}", seed)) for side in "uv")
             gap = u @ torch.diag(torch.tensor(singular, dtype=torch.float64)) @ v
-            network, _ = adapt(frozen, goal := Network([product(frozen) + gap], target.biases), rank, sample)
+            network, _ = adapt(
+                frozen, goal := Network([product(frozen) + gap], target.biases), rank, sample
+            )
             yield Observation(
-                f"rebuilt, R={rank}", seed, bound, float((network(sample) - goal(sample)).square().mean())
+                f"rebuilt, R={rank}",
+                seed,
+                bound,
+                float((network(sample) - goal(sample)).square().mean()),
             )
 
 
 def layered_bound(target: Network, tails: list[Tensor], sample: Tensor) -> float:
-    """sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||, spectral norms, the mean over the sample."""
+    """sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||, spectral norms, the mean over
+    the sample."""
     total, x = 0.0, sample
     for weight, bias, tail in zip(target.weights, target.biases, tails, strict=True):
         tail_norm = float(torch.linalg.matrix_norm(tail, 2))
@@ -153,7 +177,9 @@ def check_layers(settings: Settings) -> Iterator[Observation]:
                 network, tails = adapt(frozen, target, rank, sample)
                 error = float((network(sample) - target(sample)).norm(dim=1).mean())
                 bound = layered_bound(target, tails, sample)
-                yield Observation(f"D={dim}, L={depth}, Lt={target_depth}, R={rank}", seed, bound, error)
+                yield Observation(
+                    f"D={dim}, L={depth}, Lt={target_depth}, R={rank}", seed, bound, error
+                )
 
 
 def check_tails(settings: Settings) -> Iterator[Observation]:
@@ -164,7 +190,9 @@ def check_tails(settings: Settings) -> Iterator[Observation]:
             for i, tail in enumerate(tails):
                 gap = target.weights[i] - product(frozen[2 * i : 2 * i + 2])
                 norm = float(torch.linalg.matrix_norm(tail, 2))
-                yield Observation(f"layer {i + 1}, R={rank}", seed, predicted_error(gap, 2 * rank), norm)
+                yield Observation(
+                    f"layer {i + 1}, R={rank}", seed, predicted_error(gap, 2 * rank), norm
+                )
 
 
 PAPER = "Zeng and Lee 2024, arXiv 2310.17513, fully connected case [recall]; re-derived and checked here"

@@ -1,7 +1,8 @@
-"""Results as text for a terminal, as JSON for `theory/results/`, and as the README's table made from that JSON.
+"""Results as text for a terminal, as JSON for `theory/results/`, and as the README's table made
+from that JSON.
 
-The JSON holds no timings and no digits below a hundredth of a claim's tolerance, so that the same command writes the
-same file on another day.
+The JSON holds no timings and no digits below a hundredth of a claim's tolerance, so that the same
+command writes the same file on another day.
 """
 
 import json
@@ -24,19 +25,21 @@ def number(value: float) -> str:
 
 
 def steady(value: float, tolerance: float) -> float:
-    """Rounded to a hundredth of the tolerance and to six significant digits: rounding noise leaves no trace."""
+    """Rounded to a hundredth of the tolerance and to six significant digits: rounding noise leaves
+    no trace."""
     return float(f"{round(value, decimals(tolerance)):.6g}") + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-HEADER = (
-    f"{'claim':<24} {'statement':<90} {'bound':>12} {'observed':>10} {'tolerance':>9}  {'verdict':<8} {'seconds':>7}"
-)
+HEADER = f"{'claim':<24} {'statement':<90} {'bound':>12} {'observed':>10} {'tolerance':>9}  {'verdict':<8} {'seconds':>7}"
 
 
 def line(result: Result, seconds: float) -> str:
     """One row of the terminal table: the observation that comes nearest to breaking the claim."""
     claim, worst = result.claim, result.worst
-    bound, observed = number(steady(worst.bound, 0.0)), number(steady(worst.observed, claim.tolerance))
+    bound, observed = (
+        number(steady(worst.bound, 0.0)),
+        number(steady(worst.observed, claim.tolerance)),
+    )
     return (
         f"{claim.id:<24} {claim.title:<90} {claim.relation + ' ' + bound:>12} {observed:>10} {claim.tolerance:>9.2g}  "
         f"{result.verdict:<8} {seconds:>7.1f}"
@@ -75,8 +78,13 @@ def cases(result: Result) -> str:
     rows = [f"  {'case':<64} {'seeds':>5} {'bound':>10} {'observed':>10}"]
     for case in result.cases:
         worst = case.worst
-        bound, observed = number(steady(worst.bound, 0.0)), number(steady(worst.observed, result.claim.tolerance))
-        rows.append(f"  {case.name:<64} {case.n:>5} {bound:>10} {observed:>10}{'' if case.holds else '  violated'}")
+        bound, observed = (
+            number(steady(worst.bound, 0.0)),
+            number(steady(worst.observed, result.claim.tolerance)),
+        )
+        rows.append(
+            f"  {case.name:<64} {case.n:>5} {bound:>10} {observed:>10}{'' if case.holds else '  violated'}"
+        )
     return "\n".join(rows)
 
 
@@ -94,8 +102,16 @@ def claim_json(result: Result) -> dict[str, Any]:
     claim, found = result.claim, result.counterexample
 
     def pair(observation: Observation) -> dict[str, Any]:
-        bound, observed = (steady(v, t) for v, t in ((observation.bound, 0.0), (observation.observed, claim.tolerance)))
-        return {"case": observation.case, "seed": observation.seed, "bound": bound, "observed": observed}
+        bound, observed = (
+            steady(v, t)
+            for v, t in ((observation.bound, 0.0), (observation.observed, claim.tolerance))
+        )
+        return {
+            "case": observation.case,
+            "seed": observation.seed,
+            "bound": bound,
+            "observed": observed,
+        }
 
     return {
         "id": claim.id,
@@ -118,7 +134,9 @@ def check_writable(path: Path) -> None:
     """
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise TheoryError(f"--json {path}: cannot be written; name a file in an existing folder that you may write to")
+        raise TheoryError(
+            f"--json {path}: cannot be written; name a file in an existing folder that you may write to"
+        )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -160,5 +178,7 @@ def read_results(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         content["claims"], content["command"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TheoryError(f"{path}: no results to read; write them with python -m theory --json {path}") from error
+        raise TheoryError(
+            f"{path}: no results to read; write them with python -m theory --json {path}"
+        ) from error
     return content

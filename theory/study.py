@@ -1,9 +1,10 @@
 """The theory against a finished two-hop study: `python -m theory study RUN`.
 
-The one-layer theory says what a sum of the two hops' experts answers to a direct two-hop question: the bridge, and among the
-second hop's answers nothing but chance. A study's transformer has more layers, attention, a gated MLP, names of two words,
-and a base that has read direct questions with cities for answers. Each prediction is set against it as it stands, once over
-all answers and once among the answers of one type, with the overlaps of the MLP's features beside J(theta).
+The one-layer theory says what a sum of the two hops' experts answers to a direct two-hop question:
+the bridge, and among the second hop's answers nothing but chance. A study's transformer has more
+layers, attention, a gated MLP, names of two words, and a base that has read direct questions with
+cities for answers. Each prediction is set against it as it stands, once over all answers and once
+among the answers of one type, with the overlaps of the MLP's features beside J(theta).
 """
 
 import json
@@ -62,7 +63,11 @@ def open_study(run: Path) -> StudyConfig:
     needed = ["metrics.jsonl"]
     for folder in (f"seed-{seed}/standard" for seed in config.seeds):
         needed.append(f"{folder}/model.pt")
-        needed += [f"{folder}/library/{role}-{s}/adapter_config.json" for s in new_facts(config) for role in ROLES]
+        needed += [
+            f"{folder}/library/{role}-{s}/adapter_config.json"
+            for s in new_facts(config)
+            for role in ROLES
+        ]
     if missing := [name for name in needed if not (run / name).is_file()]:
         raise TheoryError(
             f"{run} is not finished, {missing[0]} is missing: python -m recycle study two-hop --run {run} goes on with it"
@@ -76,14 +81,23 @@ def new_facts(config: StudyConfig) -> list[str]:
 
 
 def read_counts(run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
-    """(seed, set, form) -> the study's own counts for the plain sum of both hops' experts, greedily decoded."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = [r for r in rows if (r["base"], r["library"], r["method"]) == ("standard", "2-combination", "plain_sum")]
+    """(seed, set, form) -> the study's own counts for the plain sum of both hops' experts, greedily
+    decoded."""
+    rows = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    chosen = [
+        r
+        for r in rows
+        if (r["base"], r["library"], r["method"]) == ("standard", "2-combination", "plain_sum")
+    ]
     return {(r["seed"], r["group"], r["form"]): r for r in chosen}
 
 
 def first_hop_leak() -> float:
-    """The bridge's lead on "x R1 R2" over its lead on "x R1": (0.673 - 0.390) / (1 - 0.609) = 0.72, clean geometry."""
+    """The bridge's lead on "x R1 R2" over its lead on "x R1": (0.673 - 0.390) / (1 - 0.609) = 0.72,
+    clean geometry."""
     own, other, same = (
         leakage.overlap(*leakage.PAIRS[name])
         for name in (
@@ -96,9 +110,12 @@ def first_hop_leak() -> float:
 
 
 def predictions(
-    counts: dict[str, dict[str, Any]], direct: dict[str, Answers], own: dict[str, dict[str, Answers]]
+    counts: dict[str, dict[str, Any]],
+    direct: dict[str, Answers],
+    own: dict[str, dict[str, Answers]],
 ) -> Iterator[Prediction]:
-    """For one set and seed: `counts` by form, `direct` by model, `own[hop]` the hop's own questions by model."""
+    """For one set and seed: `counts` by form, `direct` by model, `own[hop]` the hop's own questions
+    by model."""
 
     def share(form: str, outcome: str) -> float:
         return counts[form][outcome] / counts[form]["n"]
@@ -110,13 +127,21 @@ def predictions(
     hops = share("hop1", "right"), share("hop2", "right")
     both = direct["sum"]
     yield Prediction("one-hop recall after the sum, both hops", 1.0, sum(hops) / 2)
-    yield Prediction("bridge written out: right answers (product of recalls)", hops[0] * hops[1], share("cot", "right"))
+    yield Prediction(
+        "bridge written out: right answers (product of recalls)",
+        hops[0] * hops[1],
+        share("cot", "right"),
+    )
     yield Prediction("direct question: right answers", 0.0, share("direct", "right"))
     yield Prediction("direct question: the bridge is answered", 1.0, share("direct", "bridge"))
     yield Prediction("  among the set's bridges, its own is on top", 1.0, both.bridges.top())
-    yield Prediction("  with people and cities at equal mass, the bridge is answered", 1.0, both.ungated)
     yield Prediction(
-        "  among the set's cities, the right one is on top", 1 / both.cities.logp.shape[1], both.cities.top()
+        "  with people and cities at equal mass, the bridge is answered", 1.0, both.ungated
+    )
+    yield Prediction(
+        "  among the set's cities, the right one is on top",
+        1 / both.cities.logp.shape[1],
+        both.cities.top(),
     )
     yield Prediction(
         "bridge's lead here over its lead on its own question",
@@ -136,7 +161,8 @@ def predictions(
 
 
 def type_row(found: Answers) -> dict[str, float]:
-    """Where a model's direct answers lie: mean log-probabilities by type, masses, and the order within each type."""
+    """Where a model's direct answers lie: mean log-probabilities by type, masses, and the order
+    within each type."""
     return {
         "right": found.cities.mine(),
         "other cities": found.cities.others(),
@@ -171,9 +197,16 @@ def compare(run: Path) -> dict[str, Any]:
             assert isinstance(task, TwoHop)
             names = Names.of(task, tokenizer)
             for s in sets:
-                attach(model, {role: load_adapter(folder / "library" / f"{role}-{s}") for role in ROLES})
+                attach(
+                    model,
+                    {role: load_adapter(folder / "library" / f"{role}-{s}") for role in ROLES},
+                )
                 direct, own = all_answers(model, tokenizer, names, task, s)
-                forms = {form: row for (at, group, form), row in counts.items() if (at, group) == (seed, s)}
+                forms = {
+                    form: row
+                    for (at, group, form), row in counts.items()
+                    if (at, group) == (seed, s)
+                }
                 lines[s] += predictions(forms, direct, own)
                 for name, found in direct.items():
                     types.setdefault((s, name), []).append(type_row(found))
@@ -185,13 +218,20 @@ def compare(run: Path) -> dict[str, Any]:
                     }
                     sum_share, _ = namesake_share(model, tokenizer, names, task, task.sets[s])
                     reasons.append(
-                        asked | {"namesake base": base_share, "namesake sum": sum_share, "namesake chance": chance}
+                        asked
+                        | {
+                            "namesake base": base_share,
+                            "namesake sum": sum_share,
+                            "namesake chance": chance,
+                        }
                     )
                     for name, values in overlaps(model, tokenizer, task.sets[s]).items():
                         pairs[name].append(values)
                 detach(model)
     except (ValueError, KeyError, OSError, ZeroDivisionError) as error:
-        raise TheoryError(f"{run}: {type(error).__name__}: {' '.join(map(str, error.args))}") from error
+        raise TheoryError(
+            f"{run}: {type(error).__name__}: {' '.join(map(str, error.args))}"
+        ) from error
     return {
         "torch": torch.__version__.split("+")[0],
         "seeds": list(config.seeds),
@@ -215,7 +255,8 @@ def compare(run: Path) -> dict[str, Any]:
 def all_answers(
     model: Transformer, tokenizer: Tokenizer, names: Names, task: TwoHop, s: str
 ) -> tuple[dict[str, Answers], dict[str, dict[str, Answers]]]:
-    """Direct answers by model; and each hop's own questions, by the base and by the hop's expert."""
+    """Direct answers by model; and each hop's own questions, by the base and by the hop's
+    expert."""
 
     def ask(model_name: str, form: str) -> Answers:
         weights = MODELS[model_name]
@@ -234,9 +275,14 @@ def names_of(lines: dict[str, list[Prediction]]) -> list[str]:
     return list(dict.fromkeys(p.name for found in lines.values() for p in found))
 
 
-def prediction_json(sets: Sequence[str], lines: dict[str, list[Prediction]], name: str) -> dict[str, Any]:
+def prediction_json(
+    sets: Sequence[str], lines: dict[str, list[Prediction]], name: str
+) -> dict[str, Any]:
     observed = {s: mean(p.observed for p in lines[s] if p.name == name) for s in sets}
-    predicted, seen = mean(p.predicted for s in sets for p in lines[s] if p.name == name), mean(observed.values())
+    predicted, seen = (
+        mean(p.predicted for s in sets for p in lines[s] if p.name == name),
+        mean(observed.values()),
+    )
     return {
         "name": name,
         "predicted": steady(predicted),

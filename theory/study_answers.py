@@ -1,8 +1,10 @@
-"""What a trained transformer would answer, by type: the log-probability of every name in the world, people and cities alike.
+"""What a trained transformer would answer, by type: the log-probability of every name in the world,
+people and cities alike.
 
-A name is two words, so log p(name) = log p(first word) + log p(second word | first word): exact, for all names at once, from
-one pass over the prompts and one step for each first word. The theory speaks of bridges and of the second hop's answers;
-"other bridge" and "other city" are the answers of the same type that belong to other questions of the set.
+A name is two words, so log p(name) = log p(first word) + log p(second word | first word): exact,
+for all names at once, from one pass over the prompts and one step for each first word. The theory
+speaks of bridges and of the second hop's answers; "other bridge" and "other city" are the answers
+of the same type that belong to other questions of the set.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ from tasks.two_hop_libraries import NEW
 
 @dataclass(frozen=True)
 class Names:
-    """All names of a world: `words` (n, 2) token ids, and which of them are people. Names are found by `index`."""
+    """All names of a world: `words` (n, 2) token ids, and which of them are people. Names are found
+    by `index`."""
 
     index: dict[str, int]
     words: Tensor
@@ -33,7 +36,9 @@ class Names:
         cities = dict.fromkeys([*task.cities, *(t.c for t in triples)])
         names = [*people, *cities]
         words = torch.tensor([tokenizer.encode(name) for name in names])
-        return cls({name: i for i, name in enumerate(names)}, words, torch.arange(len(names)) < len(people))
+        return cls(
+            {name: i for i, name in enumerate(names)}, words, torch.arange(len(names)) < len(people)
+        )
 
     def find(self, names: Sequence[str]) -> Tensor:
         return torch.tensor([self.index[name] for name in names])
@@ -44,7 +49,9 @@ def name_logprobs(model: Transformer, prompts: Tensor, words: Tensor) -> Tensor:
     """prompts (q, l) and names' words (n, 2) -> log p(name | prompt), (q, n), in float64."""
     rows, length = prompts.shape
     cache = Cache(model.config, rows, length + 1, model.embed_tokens.weight)
-    first = model.unembed(model.hidden_states(prompts, cache)[:, -1]).double().log_softmax(-1)  # (q, vocabulary)
+    first = (
+        model.unembed(model.hidden_states(prompts, cache)[:, -1]).double().log_softmax(-1)
+    )  # (q, vocabulary)
     begun, place = words[:, 0].unique(return_inverse=True)
     cache.keep(torch.arange(rows).repeat_interleave(len(begun)))
     states = model.hidden_states(begun.repeat(rows)[:, None], cache)[:, -1]
@@ -54,7 +61,8 @@ def name_logprobs(model: Transformer, prompts: Tensor, words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Choice:
-    """Log-probabilities of one type's names for the questions of a set; `own[i]` is the column that belongs to question i."""
+    """Log-probabilities of one type's names for the questions of a set; `own[i]` is the column that
+    belongs to question i."""
 
     logp: Tensor  # (q, names)
     own: Tensor  # (q,)
@@ -73,12 +81,15 @@ class Choice:
         return self.mine() - self.others()
 
     def top(self) -> float:
-        """Share of questions whose own name is the most probable of the type; chance is 1 / names."""
+        """Share of questions whose own name is the most probable of the type; chance is 1 /
+        names."""
         return float((self.logp.argmax(1) == self.own).double().mean())
 
     def rank(self) -> float:
         """Mean rank of the own name, 1 the best; chance is (names + 1) / 2."""
-        return float(1 + (self.logp > self.logp.gather(1, self.own[:, None])).sum(1).double().mean())
+        return float(
+            1 + (self.logp > self.logp.gather(1, self.own[:, None])).sum(1).double().mean()
+        )
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,14 @@ class Answers:
     people_mass: float  # probability of all people together, mean over the questions
     cities_mass: float
     best_city: float  # log-probability of the most probable city of all, mean: what is answered
-    ungated: float  # share of questions where the bridge would be answered if both types had equal mass
+    ungated: (
+        float  # share of questions where the bridge would be answered if both types had equal mass
+    )
 
 
-def answers(model: Transformer, tokenizer: Tokenizer, names: Names, triples: Sequence[Triple], form: str) -> Answers:
+def answers(
+    model: Transformer, tokenizer: Tokenizer, names: Names, triples: Sequence[Triple], form: str
+) -> Answers:
     """Whatever adapters are active in the model act."""
     prompts = [[tokenizer.boundary, *tokenizer.encode(t.question(form).prompt)] for t in triples]
     return judged(name_logprobs(model, torch.tensor(prompts), names.words), names, triples)
@@ -112,7 +127,10 @@ def judged(logp: Tensor, names: Names, triples: Sequence[Triple]) -> Answers:
         cities_mass=float(towns.exp().sum(1).mean()),
         best_city=float(towns.amax(1).mean()),
         ungated=float(
-            ((own >= (people - people.logsumexp(1, True)).amax(1)) & (own > (towns - towns.logsumexp(1, True)).amax(1)))
+            (
+                (own >= (people - people.logsumexp(1, True)).amax(1))
+                & (own > (towns - towns.logsumexp(1, True)).amax(1))
+            )
             .double()
             .mean()
         ),

@@ -1,12 +1,14 @@
-"""Leakage inside a trained transformer: how much of one prompt's MLP features is seen through another's, layer by layer.
+"""Leakage inside a trained transformer: how much of one prompt's MLP features is seen through
+another's, layer by layer.
 
-The key of a prompt is the input of down_proj at its last token; theta is the angle between the inputs of the two MLPs (the
-residual stream after its norm). The theory's random ReLU features overlap by J(theta). This MLP is gated, silu(G h) * (U h),
-and its random form is closer to
+The key of a prompt is the input of down_proj at its last token; theta is the angle between the
+inputs of the two MLPs (the residual stream after its norm). The theory's random ReLU features
+overlap by J(theta). This MLP is gated, silu(G h) * (U h), and its random form is closer to
 
     E[relu(g.a) relu(g.b)] E[(u.a)(u.b)]  ->  cos(theta) J(theta)        g, u independent Gaussian rows
 
-so both stand beside the measured cosine. What the trained weights do beyond that is the disagreement.
+so both stand beside the measured cosine. What the trained weights do beyond that is the
+disagreement.
 """
 
 import math
@@ -34,7 +36,8 @@ def clean(a: str, b: str, shared: int) -> float:
 
 
 def prompts(triples: Sequence[Triple]) -> dict[str, list[str]]:
-    """Each key type of PAIRS in words, for every triple x -> r1(x); y is the next triple's A, or B as a second-hop key."""
+    """Each key type of PAIRS in words, for every triple x -> r1(x); y is the next triple's A, or B
+    as a second-hop key."""
     after = [*triples[1:], *triples[:1]]
     return {
         "x R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in triples],
@@ -48,24 +51,32 @@ def prompts(triples: Sequence[Triple]) -> dict[str, list[str]]:
 
 @torch.inference_mode()
 def keys(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """MLP inputs (layers, q, width) and features (layers, q, hidden) at the last token, in float64."""
+    """MLP inputs (layers, q, width) and features (layers, q, hidden) at the last token, in
+    float64."""
     inputs: list[Tensor] = []
     features: list[Tensor] = []
     hooks = []
     for block in model.layers.children():
         mlp, down = block.get_submodule("mlp"), block.get_submodule("mlp.down_proj")
         hooks.append(mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -1])))
-        hooks.append(down.register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1])))
+        hooks.append(
+            down.register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1]))
+        )
     try:
-        model.hidden_states(torch.tensor([[tokenizer.boundary, *tokenizer.encode(text)] for text in texts]))
+        model.hidden_states(
+            torch.tensor([[tokenizer.boundary, *tokenizer.encode(text)] for text in texts])
+        )
     finally:
         for hook in hooks:
             hook.remove()
     return torch.stack(inputs).double(), torch.stack(features).double()
 
 
-def overlaps(model: Transformer, tokenizer: Tokenizer, triples: Sequence[Triple]) -> dict[str, Tensor]:
-    """Pair -> (layers, 4): cos theta, J(theta), cos(theta) J(theta) and the measured cosine, means over the triples."""
+def overlaps(
+    model: Transformer, tokenizer: Tokenizer, triples: Sequence[Triple]
+) -> dict[str, Tensor]:
+    """Pair -> (layers, 4): cos theta, J(theta), cos(theta) J(theta) and the measured cosine, means
+    over the triples."""
     seen = {name: keys(model, tokenizer, texts) for name, texts in prompts(triples).items()}
     found = {}
     for name, (a, b, _) in PAIRS.items():

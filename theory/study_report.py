@@ -33,7 +33,10 @@ def by_model(content: dict[str, Any]) -> dict[str, dict[str, float]]:
     found: dict[str, list[dict[str, float]]] = {}
     for row in content["types"]:
         found.setdefault(row["model"], []).append(row)
-    return {model: {key: sum(r[key] for r in rows) / len(rows) for key in COLUMNS} for model, rows in found.items()}
+    return {
+        model: {key: sum(r[key] for r in rows) / len(rows) for key in COLUMNS}
+        for model, rows in found.items()
+    }
 
 
 def text(content: dict[str, Any]) -> str:
@@ -42,12 +45,22 @@ def text(content: dict[str, Any]) -> str:
         f"Theory (one layer) against the trained transformer: sum of both hops' experts, {content['questions']} questions "
         f"a set, seeds {', '.join(map(str, content['seeds']))}",
         "",
-        f"{'prediction':<64}{'theory':>8}{'seen':>8}  " + "".join(f"{s:>7}" for s in sets) + "  verdict",
+        f"{'prediction':<64}{'theory':>8}{'seen':>8}  "
+        + "".join(f"{s:>7}" for s in sets)
+        + "  verdict",
     ]
     for row in content["predictions"]:
         values = "".join(f"{row['sets'][s]:7.2f}" for s in sets)
-        out.append(f"{row['name']:<64}{row['predicted']:8.2f}{row['observed']:8.2f}  {values}  {row['verdict']}")
-    out += [f"{held(content)} (within 0.1, mean over sets and seeds)", "", *types(content), "", *overlaps(content)]
+        out.append(
+            f"{row['name']:<64}{row['predicted']:8.2f}{row['observed']:8.2f}  {values}  {row['verdict']}"
+        )
+    out += [
+        f"{held(content)} (within 0.1, mean over sets and seeds)",
+        "",
+        *types(content),
+        "",
+        *overlaps(content),
+    ]
     return "\n".join(out)
 
 
@@ -58,7 +71,9 @@ def types(content: dict[str, Any]) -> list[str]:
         f"{'model':<14}" + "".join(f"{heading:>14}" for heading, _ in COLUMNS.values()),
     ]
     for model, row in by_model(content).items():
-        out.append(f"{model:<14}" + "".join(f"{row[key]:>14{form}}" for key, (_, form) in COLUMNS.items()))
+        out.append(
+            f"{model:<14}" + "".join(f"{row[key]:>14{form}}" for key, (_, form) in COLUMNS.items())
+        )
     base, both, why = by_model(content)["base"], by_model(content)["sum"], content["reasons"]
     out += [
         "",
@@ -102,7 +117,9 @@ def markdown(content: dict[str, Any]) -> str:
     for row in content["predictions"]:
         values = " | ".join(f"{row['sets'][s]:.2f}" for s in sets)
         name = row["name"].replace("  ", "... ", 1) if row["name"].startswith(" ") else row["name"]
-        rows.append(f"| {name} | {row['predicted']:.2f} | {row['observed']:.2f} | {values} | {row['verdict']} |")
+        rows.append(
+            f"| {name} | {row['predicted']:.2f} | {row['observed']:.2f} | {values} | {row['verdict']} |"
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -131,45 +148,89 @@ def predicted_against_observed(axes: Any, content: dict[str, Any]) -> None:
         ("seen: differs", "o", ORANGE),
     ):
         axes.plot(
-            [], [], marker, color=colour, ms=12 if marker == "|" else 6, mew=2 if marker == "|" else 1, label=label
+            [],
+            [],
+            marker,
+            color=colour,
+            ms=12 if marker == "|" else 6,
+            mew=2 if marker == "|" else 1,
+            label=label,
         )
     axes.set_yticks(range(len(rows)), [row["name"].strip() for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(min(-0.05, *(v for r in rows for v in r["sets"].values())) - 0.02, 1.08)
-    axes.set_title("One-layer theory against the trained transformer: sum of both hops' experts", fontsize=11)
+    axes.set_title(
+        "One-layer theory against the trained transformer: sum of both hops' experts", fontsize=11
+    )
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.06), fontsize=9)
 
 
 def answers_by_type(axes: Any, content: dict[str, Any]) -> None:
     table = by_model(content)
-    kinds = {"best city": INK, "right": GREEN, "other cities": GREY, "bridge": ORANGE, "other bridges": BLUE}
+    kinds = {
+        "best city": INK,
+        "right": GREEN,
+        "other cities": GREY,
+        "bridge": ORANGE,
+        "other bridges": BLUE,
+    }
     models = list(table)
     for kind, colour in kinds.items():
         values = [table[model][kind] for model in models]
-        axes.plot(range(len(models)), values, "_", color=colour, ms=40, mew=3, label=COLUMNS[kind][0])
+        axes.plot(
+            range(len(models)), values, "_", color=colour, ms=40, mew=3, label=COLUMNS[kind][0]
+        )
     for place, model in enumerate(models):
         axes.annotate(
-            f"{table[model]['cities mass']:.2f}", (place, 0.3), ha="center", va="bottom", fontsize=9, color=INK
+            f"{table[model]['cities mass']:.2f}",
+            (place, 0.3),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=INK,
         )
-    axes.annotate("p(cities):", (-0.62, 0.3), ha="right", va="bottom", fontsize=9, annotation_clip=False)
+    axes.annotate(
+        "p(cities):", (-0.62, 0.3), ha="right", va="bottom", fontsize=9, annotation_clip=False
+    )
     axes.set_ylim(top=1.6)
     axes.set_xlim(-0.6, len(models) - 0.4)
     axes.set_xticks(range(len(models)), [m.replace(" expert", "\nexpert") for m in models])
     axes.set_ylabel("mean log-probability of a name (nats)")
     axes.set_title("Direct question: answers by type (best city: the one answered)", fontsize=11)
     axes.legend(
-        frameon=False, fontsize=9, ncols=5, loc="upper center", bbox_to_anchor=(0.47, -0.13), columnspacing=1.2,
-        handlelength=0.6, markerscale=0.4,
-    )  # fmt: skip
+        frameon=False,
+        fontsize=9,
+        ncols=5,
+        loc="upper center",
+        bbox_to_anchor=(0.47, -0.13),
+        columnspacing=1.2,
+        handlelength=0.6,
+        markerscale=0.4,
+    )
 
 
 def in_the_last_layer(axes: Any, content: dict[str, Any]) -> None:
     last = max(row["layer"] for row in content["overlaps"])
-    rows = sorted((r for r in content["overlaps"] if r["layer"] == last), key=lambda r: r["measured"])
+    rows = sorted(
+        (r for r in content["overlaps"] if r["layer"] == last), key=lambda r: r["measured"]
+    )
     places = range(len(rows))
-    axes.plot([r["J"] for r in rows], places, "|", color=INK, ms=16, mew=2, label=r"$J(\theta)$, the theory's ReLU")
     axes.plot(
-        [r["cos J"] for r in rows], places, "x", color=ORANGE, ms=7, label=r"$\cos\theta\,J(\theta)$, random gated"
+        [r["J"] for r in rows],
+        places,
+        "|",
+        color=INK,
+        ms=16,
+        mew=2,
+        label=r"$J(\theta)$, the theory's ReLU",
+    )
+    axes.plot(
+        [r["cos J"] for r in rows],
+        places,
+        "x",
+        color=ORANGE,
+        ms=7,
+        label=r"$\cos\theta\,J(\theta)$, random gated",
     )
     axes.plot([r["measured"] for r in rows], places, "o", color=BLUE, ms=6, label="measured")
     axes.set_yticks(places, [r["pair"] for r in rows])

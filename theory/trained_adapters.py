@@ -1,7 +1,8 @@
-"""How far gradient training lands above the constructed adapters of `linear_adapters` and `relu_adapters`.
+"""How far gradient training lands above the constructed adapters of `linear_adapters` and
+`relu_adapters`.
 
-All ranks and seeds train at once: one batch of models whose adapters have D columns, of which a mask keeps R. Models of
-different ranks do not mix: every sum below is over one model's own loss.
+All ranks and seeds train at once: one batch of models whose adapters have D columns, of which a
+mask keeps R. Models of different ranks do not mix: every sum below is over one model's own loss.
 
 Axis legend: n models (ranks x seeds), L layers, D width, b points.
 """
@@ -19,8 +20,11 @@ from theory.relu_adapters import Network, adapt
 from theory.relu_adapters import problem as relu_problem
 
 
-def masked_adapters(ranks: Sequence[int], depth: int, dim: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """A (n, L, D, D) random, B (n, L, D, D) zero, mask (n, 1, D, 1) that keeps each model's first R rows of A."""
+def masked_adapters(
+    ranks: Sequence[int], depth: int, dim: int, seed: int, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A (n, L, D, D) random, B (n, L, D, D) zero, mask (n, 1, D, 1) that keeps each model's first R
+    rows of A."""
     rng = generator(name, seed)
     a = normal(len(ranks), depth, dim, dim, rng=rng) / dim**0.5
     mask = (torch.arange(dim)[None] < torch.tensor(ranks)[:, None]).double()[:, None, :, None]
@@ -38,17 +42,26 @@ def descend(loss: Callable[[], Tensor], weights: Sequence[Tensor], steps: int, r
         schedule.step()
 
 
-def trained_linear(dim: int, depth: int, ranks: Sequence[int], seeds: int, steps: int) -> tuple[Tensor, Tensor]:
-    """(ranks, seeds) squared Frobenius errors after training, and their floors sum_{i>RL} sigma_i(E)^2."""
+def trained_linear(
+    dim: int, depth: int, ranks: Sequence[int], seeds: int, steps: int
+) -> tuple[Tensor, Tensor]:
+    """(ranks, seeds) squared Frobenius errors after training, and their floors sum_{i>RL}
+    sigma_i(E)^2."""
     frozen, goals, floors = [], [], []
     for seed in range(seeds):
         factors, target = linear_problem(dim, depth, seed, "trained-linear")
         tail = torch.linalg.svdvals(target - product(factors)).square().flip(0).cumsum(0).flip(0)
         frozen.append(torch.stack(factors))
         goals.append(target)
-        floors.append(torch.stack([tail[r * depth] if r * depth < dim else tail.new_zeros(()) for r in ranks]))
-    parts = [masked_adapters(ranks, depth, dim, seed, "trained-linear adapters") for seed in range(seeds)]
-    a, b, mask = (torch.stack(x, dim=1).flatten(0, 1) for x in zip(*parts, strict=True))  # models: ranks x seeds
+        floors.append(
+            torch.stack([tail[r * depth] if r * depth < dim else tail.new_zeros(()) for r in ranks])
+        )
+    parts = [
+        masked_adapters(ranks, depth, dim, seed, "trained-linear adapters") for seed in range(seeds)
+    ]
+    a, b, mask = (
+        torch.stack(x, dim=1).flatten(0, 1) for x in zip(*parts, strict=True)
+    )  # models: ranks x seeds
     weights = torch.stack(frozen).repeat(len(ranks), 1, 1, 1)
     target = torch.stack(goals).repeat(len(ranks), 1, 1)
     a.requires_grad_()
@@ -61,14 +74,18 @@ def trained_linear(dim: int, depth: int, ranks: Sequence[int], seeds: int, steps
     return loss().detach().reshape(len(ranks), seeds), torch.stack(floors, dim=1)
 
 
-def trained_relu(dim: int, ranks: Sequence[int], seed: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(ranks,) mean squared errors per output of trained and of constructed adapters, and the linear prediction."""
+def trained_relu(
+    dim: int, ranks: Sequence[int], seed: int, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(ranks,) mean squared errors per output of trained and of constructed adapters, and the
+    linear prediction."""
     depth = 2
     frozen, target, held_out = relu_problem(dim, depth, 1, seed, "trained-relu")
     rng = generator("trained-relu batches", seed)
     a, b, mask = masked_adapters(ranks, depth, dim, seed, "trained-relu adapters")
     built = [adapt(frozen, target, rank, held_out) for rank in ranks]
-    # Biases start as in the construction for the frozen product itself: inner layer active, last one compensating.
+    # Biases start as in the construction for the frozen product itself: inner layer active, last
+    # one compensating.
     start, _ = adapt(frozen, Network([product(frozen)], target.biases), 1, held_out)
     biases = torch.stack(start.biases)[None, :, None].repeat(len(ranks), 1, 1, 1)  # (n, L, 1, D)
     weights = torch.stack(frozen)
@@ -102,7 +119,9 @@ relu_runs = cache(trained_relu)  # two claims read the same runs, of each kind
 
 
 def check_linear_never_below(settings: Settings) -> Iterator[Observation]:
-    errors, floors = linear_runs(16, 2, LINEAR_RANKS, settings.seeds, 2000 if settings.full else 500)
+    errors, floors = linear_runs(
+        16, 2, LINEAR_RANKS, settings.seeds, 2000 if settings.full else 500
+    )
     for rank, found, least in zip(LINEAR_RANKS, errors, floors, strict=True):
         for seed in range(settings.seeds):
             yield Observation(f"R={rank}", seed, 1.0, float(found[seed] / least[seed]))

@@ -1,14 +1,17 @@
-"""Experts trained by gradient on the one-layer model, through the loop that trains the study's: does the theory hold there?
+"""Experts trained by gradient on the one-layer model, through the loop that trains the study's:
+does the theory hold there?
 
-The theory writes every edit as least squares: new answers get logit 1, old ones 0, and dW lies in the span of its own keys.
-Here base and experts learn by cross-entropy with AdamW: `lora.attach`, `recycle.train.fit`, all experts at once (Rows). What
-training put on an expert's own prompts is read off the model (T, one row a fact), and the theory says the rest:
+The theory writes every edit as least squares: new answers get logit 1, old ones 0, and dW lies in
+the span of its own keys. Here base and experts learn by cross-entropy with AdamW: `lora.attach`,
+`recycle.train.fit`, all experts at once (Rows). What training put on an expert's own prompts is
+read off the model (T, one row a fact), and the theory says the rest:
 
     change on any prompt   g^T G^-1 T       G the Gram matrix of the expert's own keys, g their overlaps with the prompt's
     recall at weight w     w D > gap        D what the edit adds to new less old, gap how far old led before
 
-Found: bridge and recall are as predicted once the experts are trained well; the leak is larger, for Adam leaves the span of
-the keys; and training overshoots the D = 2 gap at which least squares stops, which breaks the tie of claim two-hop-tie.
+Found: bridge and recall are as predicted once the experts are trained well; the leak is larger, for
+Adam leaves the span of the keys; and training overshoots the D = 2 gap at which least squares
+stops, which breaks the tie of claim two-hop-tie.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +38,8 @@ RATES = {SHORT: 3e-3, LONG: 1e-2}  # to a loss of about 1e-2, and of about 1e-5
 
 
 class Network(nn.Module):
-    """`OneLayer` in float32 with W as a linear layer that LoRA can adapt, and the two methods that `fit` asks for."""
+    """`OneLayer` in float32 with W as a linear layer that LoRA can adapt, and the two methods that
+    `fit` asks for."""
 
     def __init__(self, model: OneLayer):
         super().__init__()
@@ -44,7 +48,8 @@ class Network(nn.Module):
         nn.init.zeros_(self.down.weight)
 
     def hidden_states(self, tokens: Tensor) -> Tensor:
-        """(b, l) -> logits over the entities (b, l, a): h at a position is V (sum of earlier e) + its own e."""
+        """(b, l) -> logits over the entities (b, l, a): h at a position is V (sum of earlier e) +
+        its own e."""
         own = self.embed[tokens]
         residual = (own.cumsum(1) - own) @ self.value.T + own
         return self.down(torch.relu(residual @ self.up.T))
@@ -55,7 +60,8 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """What training left, in float64: the base's W in `model`, each expert's factors with scaling 1."""
+    """What training left, in float64: the base's W in `model`, each expert's factors with scaling
+    1."""
 
     model: OneLayer
     relations: tuple[Relation, ...]
@@ -66,7 +72,9 @@ class Run:
 
 def texts(relations: Sequence[Relation], answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Every fact as tokens "x R y", (f, 3), and where they are learned: y alone."""
-    tokens = torch.cat([torch.cat([r.prompts, y[:, None]], dim=1) for r, y in zip(relations, answers, strict=True)])
+    tokens = torch.cat(
+        [torch.cat([r.prompts, y[:, None]], dim=1) for r, y in zip(relations, answers, strict=True)]
+    )
     return tokens, torch.tensor([False, False, True]).expand_as(tokens)
 
 
@@ -80,15 +88,31 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
 
     old = texts(relations, [r.old for r in relations])
     config = TrainConfig(steps=BASE_STEPS, lr=1e-3)
-    fit(trainee, [list(network.down.parameters())], lambda step: old, config, label="base", quiet=True)
+    fit(
+        trainee,
+        [list(network.down.parameters())],
+        lambda step: old,
+        config,
+        label="base",
+        quiet=True,
+    )
 
     names = [f"r{k}" for k in range(len(relations))]
-    fresh = {name: init_adapter(network, ["down"], RANK, RANK, generator(name, seed)) for name in names}
+    fresh = {
+        name: init_adapter(network, ["down"], RANK, RANK, generator(name, seed)) for name in names
+    }
     new = texts(relations, [r.new for r in relations])
     attach(network, fresh)
     with using(network, Rows(names)):
         config = TrainConfig(steps=steps, lr=rate)
-        fit(trainee, train_only(network, names), lambda step: new, config, label="experts", quiet=True)
+        fit(
+            trainee,
+            train_only(network, names),
+            lambda step: new,
+            config,
+            label="experts",
+            quiet=True,
+        )
     learned = [extract(network, name, fresh[name]).factors["down"] for name in names]
     return Run(
         OneLayer(model.embed, model.value, model.up, network.down.weight.detach().double()),
@@ -126,12 +150,14 @@ def merged(run: Run, weight: float, prompts: Tensor) -> Tensor:
 
 
 def carried(own: Tensor, other: Tensor, values: Tensor) -> Tensor:
-    """g^T G^-1 T: own residuals (n, d) with values T (n, answers), other residuals (b, d) -> (b, answers)."""
+    """g^T G^-1 T: own residuals (n, d) with values T (n, answers), other residuals (b, d) -> (b,
+    answers)."""
     return torch.linalg.solve(kernel(own, own), kernel(own, other)).T @ values
 
 
 def predicted_merge(run: Run, weight: float, prompts: Tensor) -> Tensor:
-    """The theory's logits on any prompts, from the logits on the facts themselves and the arc-cosine kernel."""
+    """The theory's logits on any prompts, from the logits on the facts themselves and the
+    arc-cosine kernel."""
     facts, residual = torch.cat([r.prompts for r in run.relations]), run.model.residual(prompts)
     logits = carried(run.model.residual(facts), residual, run.model.logits(facts))
     for k, relation in enumerate(run.relations):
@@ -141,7 +167,8 @@ def predicted_merge(run: Run, weight: float, prompts: Tensor) -> Tensor:
 
 
 def gains(run: Run, k: int) -> tuple[Tensor, Tensor]:
-    """(n,), (n,): D, what expert k adds to new less old on its own facts, and the gap by which old led."""
+    """(n,), (n,): D, what expert k adds to new less old on its own facts, and the gap by which old
+    led."""
     relation, rows = run.relations[k], torch.arange(N)
     added, base = change(run, k, relation.prompts), run.model.logits(relation.prompts)
     return (
@@ -163,9 +190,12 @@ def crossed(run: Run, k: int) -> Tensor:
 
 
 def leak_slope(run: Run, k: int, prompts: Tensor) -> float:
-    """The change on these prompts against what least squares through the same keys would carry there; 1 if equal."""
+    """The change on these prompts against what least squares through the same keys would carry
+    there; 1 if equal."""
     own, other = run.model.keys(run.relations[k].prompts), run.model.keys(prompts)
-    expected = torch.linalg.solve(own @ own.T, own @ other.T).T @ change(run, k, run.relations[k].prompts)
+    expected = torch.linalg.solve(own @ own.T, own @ other.T).T @ change(
+        run, k, run.relations[k].prompts
+    )
     return float((change(run, k, prompts) * expected).sum() / expected.square().sum())
 
 
@@ -206,7 +236,9 @@ def check_logits(settings: Settings) -> Iterator[Observation]:
             expected = by_type(predicted_merge(run, weight, prompts), types)
             found = by_type(merged(run, weight, prompts), types)
             for kind in types:
-                yield Observation(f"{name}, {merge}: {kind}", seed, expected[kind] / unit, found[kind] / unit)
+                yield Observation(
+                    f"{name}, {merge}: {kind}", seed, expected[kind] / unit, found[kind] / unit
+                )
 
 
 def check_leak(settings: Settings) -> Iterator[Observation]:
@@ -227,12 +259,20 @@ def check_overshoot(settings: Settings) -> Iterator[Observation]:
     for name, seed, run in runs(settings):
         for k in range(2):
             gained, gap = gains(run, k)
-            yield Observation(f"{name}: expert {k + 1}", seed, 2.0, float(gained.mean() / gap.mean()))
+            yield Observation(
+                f"{name}: expert {k + 1}", seed, 2.0, float(gained.mean() / gap.mean())
+            )
 
 
 def check_recall(settings: Settings) -> Iterator[Observation]:
     for name, seed, run in runs(settings):
-        for share, weight in (("1", 1.0), ("1/2", 1 / 2), ("1/3", 1 / 3), ("1/4", 1 / 4), ("1/8", 1 / 8)):
+        for share, weight in (
+            ("1", 1.0),
+            ("1/2", 1 / 2),
+            ("1/3", 1 / 3),
+            ("1/4", 1 / 4),
+            ("1/8", 1 / 8),
+        ):
             expected = sum(predicted_recall(run, k, weight) for k in range(2)) / 2
             found = sum(accuracy(merged(run, weight, r.prompts), r.new) for r in run.relations) / 2
             yield Observation(f"{name}: weight {share}", seed, expected, found)

@@ -1,4 +1,5 @@
-"""Theorem 2 as numbers: the logits of "x R1 R2" after merging the experts for r1 -> r~1 and r2 -> r~2.
+"""Theorem 2 as numbers: the logits of "x R1 R2" after merging the experts for r1 -> r~1 and r2 ->
+r~2.
 
 Everything follows from overlaps of keys. With G_k the Gram matrix of relation k's keys and g_k their overlaps with the
 prompt's key, adapter k = (B_k, A_k) answers  B_k G_k^-1 g_k,  and with overlaps replaced by the arc-cosine kernel
@@ -8,8 +9,9 @@ prompt's key, adapter k = (B_k, A_k) answers  B_k G_k^-1 g_k,  and with overlaps
     mean of products   (1/K) sum_k B_k A_k
     product of means   mean(B) mean(A)            depends on the factorisation: here B = I_new - I_old, A = G^-1 Phi
 
-Why it fails: the prompt overlaps every second-hop key (y, R2) by the same 0.673, so nothing selects r~1(x); and its
-overlap with its own first hop stands out (0.673 against 0.390), so the answer is the bridge.
+Why it fails: the prompt overlaps every second-hop key (y, R2) by the same 0.673, so nothing selects
+r~1(x); and its overlap with its own first hop stands out (0.673 against 0.390), so the answer is
+the bridge.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +22,20 @@ from torch import Tensor
 from theory.claim import Claim, Observation, Settings, generator
 from theory.editing import accuracy, all_edits, changes
 from theory.leakage import kernel
-from theory.one_layer import Adapter, OneLayer, Relation, chain_world, one_hot, random_features, two_hop_prompts
+from theory.one_layer import (
+    Adapter,
+    OneLayer,
+    Relation,
+    chain_world,
+    one_hot,
+    random_features,
+    two_hop_prompts,
+)
 
 MERGES: dict[str, Callable[[Sequence[Adapter]], Adapter]] = {
-    "sum": lambda parts: Adapter(torch.cat([p.a for p in parts]), torch.cat([p.b for p in parts], dim=1)),
+    "sum": lambda parts: Adapter(
+        torch.cat([p.a for p in parts]), torch.cat([p.b for p in parts], dim=1)
+    ),
     "mean of products": lambda parts: Adapter(
         torch.cat([p.a for p in parts]), torch.cat([p.b for p in parts], dim=1) / len(parts)
     ),
@@ -44,11 +56,16 @@ def merged_logits(model: OneLayer, merged: Adapter, prompts: Tensor) -> Tensor:
     return keys @ model.down.T + keys @ merged.a.T @ merged.b.T
 
 
-def predicted_logits(model: OneLayer, relations: Sequence[Relation], residual: Tensor, merge: str) -> Tensor:
-    """residual (b, d) -> (b, answers) from the kernel alone: neither U nor any sampled feature is used."""
+def predicted_logits(
+    model: OneLayer, relations: Sequence[Relation], residual: Tensor, merge: str
+) -> Tensor:
+    """residual (b, d) -> (b, answers) from the kernel alone: neither U nor any sampled feature is
+    used."""
     answers = model.down.shape[0]
     own = [model.residual(r.prompts) for r in relations]
-    seen = [torch.linalg.solve(kernel(h, h), kernel(h, residual)) for h in own]  # G_k^-1 g_k, (n, b)
+    seen = [
+        torch.linalg.solve(kernel(h, h), kernel(h, residual)) for h in own
+    ]  # G_k^-1 g_k, (n, b)
     every = torch.cat(own)
     base = torch.linalg.solve(kernel(every, every), kernel(every, residual))
     parts = [Adapter(a=s, b=changes(r, answers).T) for s, r in zip(seen, relations, strict=True)]
@@ -81,8 +98,11 @@ def by_type(logits: Tensor, types: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(logits[mask].mean()) for name, mask in types.items()}
 
 
-def two_hop_tables(n: int, adapters: int, m: int, seed: int) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
-    """Merge -> (predicted, simulated): mean logits by answer type on the two-hop prompts, clean geometry."""
+def two_hop_tables(
+    n: int, adapters: int, m: int, seed: int
+) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
+    """Merge -> (predicted, simulated): mean logits by answer type on the two-hop prompts, clean
+    geometry."""
     rng = generator(f"two-hop n={n} K={adapters}", seed)
     relations = chain_world(n, adapters, rng)
     model = random_features(relations, n, None, m, rng)
@@ -103,14 +123,19 @@ def two_hop_tables(n: int, adapters: int, m: int, seed: int) -> dict[str, tuple[
 def check_logits(settings: Settings) -> Iterator[Observation]:
     for adapters in range(2, 9):
         for seed in range(settings.seeds):
-            tables = two_hop_tables(n=16 if settings.full else 8, adapters=adapters, m=2048, seed=seed)
+            tables = two_hop_tables(
+                n=16 if settings.full else 8, adapters=adapters, m=2048, seed=seed
+            )
             for merge, (predicted, simulated) in tables.items():
                 for name in predicted:
-                    yield Observation(f"K={adapters}, {merge}: {name}", seed, predicted[name], simulated[name])
+                    yield Observation(
+                        f"K={adapters}, {merge}: {name}", seed, predicted[name], simulated[name]
+                    )
 
 
 def predicted_winner(merge: str, adapters: int) -> str:
-    """Who answers "x R1 R2": the sum shows the new bridge, anything that scales the edit below 1/2 the old one."""
+    """Who answers "x R1 R2": the sum shows the new bridge, anything that scales the edit below 1/2
+    the old one."""
     return "new bridge" if merge == "sum" else "old bridge"
 
 
@@ -125,8 +150,15 @@ def check_answer(settings: Settings) -> Iterator[Observation]:
                 for merge in MERGES:
                     if (merge, adapters) == ("mean of products", 2):
                         continue  # an exact tie: claim two-hop-tie
-                    winner = relations[0].new if predicted_winner(merge, adapters) == "new bridge" else relations[0].old
-                    share = accuracy(merged_logits(model, MERGES[merge](parts), two_hop_prompts(relations)), winner)
+                    winner = (
+                        relations[0].new
+                        if predicted_winner(merge, adapters) == "new bridge"
+                        else relations[0].old
+                    )
+                    share = accuracy(
+                        merged_logits(model, MERGES[merge](parts), two_hop_prompts(relations)),
+                        winner,
+                    )
                     yield Observation(f"K={adapters}, {merge}, N={n}, m={m}", seed, 1.0, share)
 
 
@@ -141,7 +173,9 @@ def check_blind(settings: Settings) -> Iterator[Observation]:
         for merge in ("sum", "mean of products"):
             a, b = (3 * torch.rand(2, generator=rng, dtype=torch.float64)).tolist()
             earlier = a * model.embed[first.subjects] + b * model.embed[first.token]
-            logits = predicted_logits(model, relations, earlier @ model.value.T + model.embed[second.token], merge)
+            logits = predicted_logits(
+                model, relations, earlier @ model.value.T + model.embed[second.token], merge
+            )
             targets = logits[:, second.new]
             yield Observation(merge, seed, 0.0, float((targets.amax(1) - targets.amin(1)).max()))
 
@@ -154,10 +188,14 @@ def check_chance(settings: Settings) -> Iterator[Observation]:
             rng = generator(f"two-hop-chance {world}", seed)
             relations = chain_world(n, 2, rng)
             model = random_features(relations, n, None, 1024, rng)
-            logits = merged_logits(model, MERGES["sum"](experts(model, relations)), two_hop_prompts(relations))
+            logits = merged_logits(
+                model, MERGES["sum"](experts(model, relations)), two_hop_prompts(relations)
+            )
             right, targets = composed(relations), relations[1].new.sort().values
             every += accuracy(logits, right) / worlds
-            among += float((targets[logits[:, targets].argmax(1)] == right).double().mean()) / worlds
+            among += (
+                float((targets[logits[:, targets].argmax(1)] == right).double().mean()) / worlds
+            )
         yield Observation("all answers", seed, 0.0, every)
         yield Observation("only the second hop's answers compete", seed, 1 / n, among)
 
@@ -165,7 +203,12 @@ def check_chance(settings: Settings) -> Iterator[Observation]:
 def check_tie(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         _, simulated = two_hop_tables(n=32, adapters=2, m=8192, seed=seed)["mean of products"]
-        yield Observation("new bridge less old bridge", seed, 0.0, simulated["new bridge"] - simulated["old bridge"])
+        yield Observation(
+            "new bridge less old bridge",
+            seed,
+            0.0,
+            simulated["new bridge"] - simulated["old bridge"],
+        )
 
 
 def check_one_hop_scale(settings: Settings) -> Iterator[Observation]:
@@ -176,13 +219,25 @@ def check_one_hop_scale(settings: Settings) -> Iterator[Observation]:
             relations = chain_world(n, adapters, rng)
             model = random_features(relations, n, None, 4096, rng)
             parts, rows = experts(model, relations), torch.arange(n)
-            for merge, kept in (("sum", 1.0), ("mean of products", 1 / adapters), ("product of means", adapters**-2)):
+            for merge, kept in (
+                ("sum", 1.0),
+                ("mean of products", 1 / adapters),
+                ("product of means", adapters**-2),
+            ):
                 logits = merged_logits(model, MERGES[merge](parts), relations[0].prompts)
-                yield Observation(f"{merge}, K={adapters}", seed, kept, float(logits[rows, relations[0].new].mean()))
+                yield Observation(
+                    f"{merge}, K={adapters}",
+                    seed,
+                    kept,
+                    float(logits[rows, relations[0].new].mean()),
+                )
 
 
-def written_out(model: OneLayer, merged: Adapter, relations: Sequence[Relation]) -> tuple[float, float, float]:
-    """Accuracies of hop 1, of hop 2, and of the chain in which the model's own answer to hop 1 is asked about again."""
+def written_out(
+    model: OneLayer, merged: Adapter, relations: Sequence[Relation]
+) -> tuple[float, float, float]:
+    """Accuracies of hop 1, of hop 2, and of the chain in which the model's own answer to hop 1 is
+    asked about again."""
     first, second = relations[:2]
     bridge = merged_logits(model, merged, first.prompts).argmax(1)
     asked = torch.stack([bridge, torch.full_like(bridge, second.token)], dim=1)
