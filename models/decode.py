@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.transformer import Cache, Transformer
+from models.protocol import LanguageModel
 
 
 @torch.inference_mode()
 def greedy(
-    model: Transformer, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int
+    model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int
 ) -> list[list[int]]:
     """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or
     ``limit`` tokens.
@@ -26,7 +26,7 @@ def greedy(
         raise ValueError(f"limit = {limit}: decode at least one token")
     if min(map(len, prompts)) == 0:
         raise ValueError("a prompt is empty: begin it with the start token")
-    device = model.embed_tokens.weight.device
+    device = next(iter(model.parameters())).device
     width = max(map(len, prompts))
     tokens = torch.full((len(prompts), width), pad, dtype=torch.long)
     real = torch.zeros(len(prompts), width + limit, dtype=torch.bool)
@@ -35,7 +35,7 @@ def greedy(
         real[row, width - len(prompt) :] = True
     tokens, real = tokens.to(device), real.to(device)
     mask: Tensor | None = None if bool(real.all()) else real
-    cache = Cache(model.config, len(prompts), width + limit, model.embed_tokens.weight)
+    cache = model.new_cache(len(prompts), width + limit)
 
     answers: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)

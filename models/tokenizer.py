@@ -53,6 +53,9 @@ class Tokenizer:
     def boundary(self) -> int:
         return 1
 
+    def token(self, index: int) -> str:
+        return self.words[index]
+
     def encode(self, text: str) -> list[int]:
         try:
             return [self.ids[word] for word in text.split()]

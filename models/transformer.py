@@ -1,9 +1,9 @@
 """A decoder-only transformer in one file: RMSNorm, rotary positions, grouped-query attention,
 SwiGLU.
 
-Parameter names are those of the Llama and Qwen2 families (``model.layers.0.self_attn.q_proj`` ...),
-so that adapters address the same modules here and there. Axes: b batch, l query positions, s key
-positions, h heads, d head width.
+Parameters have the names that the Llama and Qwen2 families use inside ``model.``
+(``layers.0.self_attn.q_proj``, models/layout.py). Axes: b batch, l query positions, s key positions,
+h heads, d head width.
 
 Attention is written out on the CPU: at the lengths of a toy study the stock fused kernel is about
 20 times slower there than two batched products around a softmax (see bench/). On CUDA the stock
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
+
+from models.layout import WRITERS
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Transformer(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+                writes = name.endswith(tuple(f"{writer}.weight" for writer in WRITERS))
                 deviation = config.init / math.sqrt(2 * config.layers) if writes else config.init
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
@@ -229,6 +231,9 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.length = stop
         return self.norm(x)
+
+    def new_cache(self, rows: int, length: int) -> Cache:
+        return Cache(self.config, rows, length, self.embed_tokens.weight)
 
     def unembed(self, states: Tensor) -> Tensor:
         return F.linear(states, self.embed_tokens.weight)

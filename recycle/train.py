@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models import Transformer
+from models import Trainable
 from recycle.disk import load_torch, save_torch
 
 CHECKPOINT_SECONDS = 60.0
@@ -55,7 +55,7 @@ class TrainConfig:
 
 
 def fit(
-    model: Transformer,
+    model: Trainable,
     groups: Sequence[Sequence[nn.Parameter]],
     batch: Callable[[int], tuple[Tensor, Tensor]],
     config: TrainConfig,
@@ -134,7 +134,7 @@ def fit(
     return curve
 
 
-def completion_loss(model: Transformer, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
+def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
     """Mean cross-entropy of the learned tokens given all before them, in nats, for each group of
     rows: (groups,)."""
     learned = learned[:, 1:]

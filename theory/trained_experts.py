@@ -17,13 +17,11 @@ stops, which breaks the tie of claim two-hop-tie.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lora import Rows, attach, extract, init_adapter, train_only, using
-from models import Transformer
 from recycle.train import TrainConfig, fit
 from theory.claim import Claim, Observation, Settings, generator
 from theory.editing import accuracy
@@ -84,12 +82,11 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
     relations = chain_world(N, 2, rng)
     model = random_features(relations, N, None, FEATURES, rng)
     network = Network(model)
-    trainee = cast(Transformer, network)  # `fit` uses hidden_states and unembed alone
 
     old = texts(relations, [r.old for r in relations])
     config = TrainConfig(steps=BASE_STEPS, lr=1e-3)
     fit(
-        trainee,
+        network,
         [list(network.down.parameters())],
         lambda step: old,
         config,
@@ -106,7 +103,7 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
     with using(network, Rows(names)):
         config = TrainConfig(steps=steps, lr=rate)
         fit(
-            trainee,
+            network,
             train_only(network, names),
             lambda step: new,
             config,

@@ -1,0 +1,63 @@
+"""What the path of a layer means: the only place that reads one.
+
+A path is ``layers.1.self_attn.q_proj``, with any prefix before ``layers`` (``model.layers.1...``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+LINEARS = (*ATTENTION, *MLP)  # every linear layer of a block: what an adapter addresses by default
+WRITERS = ("o_proj", "down_proj")  # what they give is added to the residual stream
+_PART_TITLES = {"self_attn": "attention", "mlp": "MLP"}
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a linear layer stands: the block's number, the part of the block, the layer's name.
+
+    ``name`` is empty where a whole part is meant, and ``part`` too where a whole block is."""
+
+    block: int
+    part: str = ""
+    name: str = ""
+
+    @property
+    def part_of_block(self) -> Place:
+        """The attention or the MLP that the layer belongs to."""
+        return Place(self.block, self.part)
+
+    @property
+    def path(self) -> str:
+        return ".".join(["layers", str(self.block), *filter(None, (self.part, self.name))])
+
+    @property
+    def short(self) -> str:
+        """For the axis of a picture: ``1.q``."""
+        return f"{self.block}.{self.name.rpartition('_proj')[0] or self.name}"
+
+    @property
+    def title(self) -> str:
+        """``layer 1 attention``."""
+        return f"layer {self.block} {_PART_TITLES.get(self.part, self.part)}".strip()
+
+
+def place(path: str) -> Place:
+    """Raises ValueError for a path without a block's number."""
+    parts = path.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:
+        raise ValueError(f"the layer {path!r} stands in no numbered block: no depth can be told")
+    rest = parts[number + 1 :]
+    return Place(int(parts[number]), ".".join(rest[:-1]) or rest[0], rest[-1] if rest[1:] else "")
+
+
+def by_part(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Paths by the attention or MLP that they belong to, in order: {``layers.0.self_attn``: [..]}."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(place(path).part_of_block.path, []).append(path)
+    return found
