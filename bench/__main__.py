@@ -36,8 +36,8 @@ from bench import growth, report, steps
 from bench.layers import gated, has_peft, one_adapter, together
 from bench.protocol import WrongResult, measure
 from models import TransformerConfig
-from recycle.matmul import CHOICES, choose_matmul
-from recycle.study import describe_environment
+from recycle.run.matmul import CHOICES, choose_matmul
+from recycle.run.environment import describe_environment
 
 Job = tuple[str, Callable[[], list[dict]]]
 

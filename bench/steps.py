@@ -21,9 +21,9 @@ from bench.protocol import Clock, WrongResult, race
 from lora import Adapter, Gated, Mix, Rows, attach, lora_layers, train_only, using
 from models import Transformer, TransformerConfig, greedy
 from models.transformer import Attention, Cache, rotate
-from recycle.config import LINEARS
-from recycle.route import arrow
-from recycle.train import completion_loss
+from models.layout import LINEARS
+from recycle.reuse.route import arrow
+from recycle.train.fit import completion_loss
 
 VOCABULARY = 120
 RANK, ALPHA = 16, 32.0

@@ -40,9 +40,14 @@ class Place:
         return f"{self.block}.{self.name.rpartition('_proj')[0] or self.name}"
 
     @property
-    def title(self) -> str:
-        """``layer 1 attention``."""
-        return f"layer {self.block} {_PART_TITLES.get(self.part, self.part)}".strip()
+    def block_title(self) -> str:
+        """``layer 1``."""
+        return f"layer {self.block}"
+
+    @property
+    def part_title(self) -> str:
+        """``attention`` or ``MLP``."""
+        return _PART_TITLES.get(self.part, self.part)
 
 
 def place(path: str) -> Place:
@@ -52,7 +57,8 @@ def place(path: str) -> Place:
     if number is None:
         raise ValueError(f"the layer {path!r} stands in no numbered block: no depth can be told")
     rest = parts[number + 1 :]
-    return Place(int(parts[number]), ".".join(rest[:-1]) or rest[0], rest[-1] if rest[1:] else "")
+    block = int(parts[number])
+    return Place(block, *rest) if len(rest) < 2 else Place(block, ".".join(rest[:-1]), rest[-1])
 
 
 def by_part(paths: Iterable[str]) -> dict[str, list[str]]:

@@ -1,17 +1,112 @@
-"""What a study is made of: its cells, in order, where each is kept, and who makes which when
-several processes do."""
+"""What a study is made of, as values: bases, recipes, experts, libraries, and cells.
+
+A **name** is an identity. Rows, seeds and files are told by names and by the slugs made of them
+here, so a name never changes. A **title** is what people read; it may change and orphans nothing.
+"""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from recycle.config import StudyConfig
-from recycle.methods import chosen
-from tasks import TASKS, Expert, Library, Task
+from recycle.reuse.method import Method
+from recycle.reuse.methods import ALONE
+
+Settings = Mapping[str, Any]  # values of a study's configuration by key: {"train.lr": 1e-3}
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """A base model that a study trains: the study's configuration with some settings changed."""
+
+    name: str
+    settings: Settings = field(default_factory=dict, hash=False)
+    title: str = ""
+
+    def __str__(self) -> str:
+        return self.title or self.name
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an expert is trained: the study's configuration with some settings changed."""
+
+    name: str
+    settings: Settings = field(default_factory=dict, hash=False)
+    title: str = ""
+
+    def __str__(self) -> str:
+        return self.title or self.name
+
+
+STANDARD_BASE = BaseSpec("standard")
+STANDARD_RECIPE = Recipe("standard")
+
+
+@dataclass(frozen=True)
+class Expert:
+    """An adapter to train: a curriculum of the world (``reads``) about one group, by a recipe, on a
+    base."""
+
+    reads: str
+    group: str
+    recipe: Recipe = STANDARD_RECIPE
+    base: BaseSpec = STANDARD_BASE
+
+    @property
+    def slug(self) -> str:
+        """Its folder in the library, its name when attached, and the seed of its first weights."""
+        special = [] if self.recipe == STANDARD_RECIPE else [self.recipe.name]
+        return "-".join([self.reads, self.group, *special])
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What its adapter's record says of it."""
+        return {
+            "reads": self.reads,
+            "group": self.group,
+            "recipe": self.recipe.name,
+            "base": self.base.name,
+        }
+
+
+@dataclass(frozen=True)
+class Library:
+    """Experts that are put together to answer one group's questions; no expert at all is the base.
+
+    ``part`` is the part of the study that it belongs to. With ``context`` the facts that experts
+    would know stand in the prompt. The study also looks ``inside`` the merges of some libraries.
+    ``axes`` are the points of a growth picture at which it lies: {"rank": 4}."""
+
+    name: str
+    group: str
+    experts: tuple[Expert, ...] = ()
+    methods: tuple[Method, ...] = (ALONE,)
+    base: BaseSpec = STANDARD_BASE
+    part: str = "main"
+    context: bool = False
+    inside: bool = False
+    axes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    title: str = ""
+
+    def __str__(self) -> str:
+        return self.title or self.name
+
+    @property
+    def slug(self) -> str:
+        return self.name.replace(", ", ",").replace(" ", "_")
+
+
+class Key(NamedTuple):
+    """The names that tell a cell's rows from those of others."""
+
+    seed: int
+    base: str
+    group: str
+    library: str
+    method: str
 
 
 @dataclass(frozen=True)
@@ -20,104 +115,23 @@ class Cell:
 
     seed: int
     library: Library
-    method: str
+    method: Method
 
     @property
-    def key(self) -> dict[str, Any]:
-        """What tells a cell's rows from those of others."""
-        made = self.library
-        return {
-            "seed": self.seed,
-            "base": made.base,
-            "group": made.group,
-            "library": made.name,
-            "method": self.method,
-        }
+    def key(self) -> Key:
+        library = self.library
+        return Key(self.seed, library.base.name, library.group, library.name, self.method.name)
 
     @property
-    def file(self) -> Path:
-        """Below the run's folder."""
-        name = f"{self.library.group}.{self.library.name.replace(', ', ',').replace(' ', '_')}.{self.method}.json"
-        return Path(f"seed-{self.seed}") / self.library.base / "cells" / name
+    def slug(self) -> str:
+        return f"{self.library.group}.{self.library.slug}.{self.method.name}"
 
-
-@lru_cache(maxsize=32)
-def world(config: StudyConfig, seed: int) -> Task:
-    """Kept: building one, and checking it for leaks, takes a good part of a second."""
-    return TASKS[config.name](config.task, seed)
-
-
-def wanted(config: StudyConfig, seed: int) -> list[Library]:
-    """The libraries of the chosen parts and groups; the base's own questions always."""
-    groups = ("base", *config.groups)
-    return [
-        each
-        for each in world(config, seed).libraries()
-        if each.part in config.parts and each.group in groups
-    ]
-
-
-def cells(config: StudyConfig) -> list[Cell]:
-    return [
-        Cell(seed, library, method)
-        for seed in config.seeds
-        for library in wanted(config, seed)
-        for method in chosen(library.methods, world(config, seed))
-    ]
+    @property
+    def path(self) -> str:
+        """The cell's file below the run's folder; the seed of its random draws too."""
+        return f"seed-{self.seed}/{self.library.base.name}/cells/{self.slug}.json"
 
 
 def derived(seed: int, name: str) -> int:
     """A seed of its own for each named use."""
     return seed * 2**32 + zlib.crc32(name.encode())
-
-
-def mains(config: StudyConfig, seed: int, base: str = "standard") -> list[Library]:
-    """For each group, the first library of the standard base that all methods are tried on: the one
-    to look inside."""
-    found: dict[str, Library] = {}
-    for library in wanted(config, seed):
-        if library.base == base == "standard" and "all" in library.methods:
-            found.setdefault(library.group, library)
-    return list(found.values())
-
-
-def inside_file(seed: int, library: Library) -> Path:
-    """Below the run's folder."""
-    return Path(f"seed-{seed}") / library.base / "inside" / f"{library.group}.json"
-
-
-def share_out(config: StudyConfig, processes: int) -> list[list[tuple[int, str]]]:
-    """The (seed, base) pairs of each process: the dearest first, each to whom has least to do."""
-    cost: dict[tuple[int, str], int] = {}
-    for seed in config.seeds:
-        libraries = wanted(config, seed)
-        for base in dict.fromkeys(library.base for library in libraries):
-            experts = {
-                expert for library in libraries for expert in library.experts if expert.base == base
-            }
-            reading, training = config.pretrain, config.train
-            cost[seed, base] = (
-                reading.steps * reading.rows + len(experts) * training.steps * training.rows
-            )
-    shares: list[list[tuple[int, str]]] = [[] for _ in range(processes)]
-    loads = [0] * processes
-    for pair in sorted(cost, key=lambda pair: (-cost[pair], pair)):
-        least = loads.index(min(loads))
-        shares[least].append(pair)
-        loads[least] += cost[pair]
-    return shares
-
-
-def passes(config: StudyConfig, seed: int, base: str) -> dict[str, list[Expert]]:
-    """The experts of a base by the pass that trains them: one for each part, recipe and group,
-    whatever else is wanted."""
-    found: dict[str, list[Expert]] = {}
-    known: set[Expert] = set()
-    for library in wanted(config, seed):
-        for expert in library.experts:
-            if expert.base == base and expert not in known:
-                known.add(expert)
-                found.setdefault(f"{library.part}-{expert.recipe}-{expert.group}", []).append(
-                    expert
-                )
-    return found

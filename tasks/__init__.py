@@ -1,24 +1,20 @@
-"""Seeded synthetic problems and their scorers: what is read, what is asked, and which answers are
-right."""
+"""Seeded synthetic worlds and their scorers: what models read, what they are asked, what is right."""
 
 from tasks.history import History
-from tasks.task import Expert, Library, Question, Task, Text
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
 from tasks.word_problem import WordMathConfig
-
-TASKS: dict[str, type[Task]] = {world.name: world for world in (TwoHop, WordMath, History)}
+from tasks.world import Leak, Phase, Question, Text, World
 
 __all__ = [
-    "TASKS",
-    "Expert",
     "History",
-    "Library",
+    "Leak",
+    "Phase",
     "Question",
-    "Task",
     "Text",
     "TwoHop",
     "TwoHopConfig",
     "WordMath",
     "WordMathConfig",
+    "World",
 ]

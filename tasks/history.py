@@ -14,7 +14,8 @@ are the two-hop task's.
 
 from __future__ import annotations
 
-from tasks.two_hop import TwoHop, Wording
+from tasks.two_hop import TwoHop
+from tasks.two_hop_words import Wording
 
 _TWO_HOP = "from where did the rival of {a} rule ?"
 
@@ -23,8 +24,6 @@ class History(TwoHop):
     """One seeded world of rulers; see TwoHop."""
 
     name = "history"
-    # Its base composes later than the two-hop one (LOG.md).
-    presets = {name: (*values, "pretrain.steps=1600") for name, values in TwoHop.presets.items()}
     titles = {
         "F": "F: new rulers, new seats",
         "H": "H: new rulers, real seats",

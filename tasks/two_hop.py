@@ -29,74 +29,19 @@ pair of words that the base has read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
 
-from tasks import task
-from tasks.names import FAMILY, GIVEN, PLACE, TOWN, new_pairs, pairs
-from tasks.task import Leak, Library, Task, Text
-from tasks.two_hop_libraries import BASES, GROUPS, NEW, PARTS, PRESETS, RECIPES, libraries
+from tasks.names import new_pairs, pairs
+from tasks.two_hop_words import SPOUSES, Question, Triple
+from tasks.world import Leak, Phase, Text, World
 
+GROUPS = ("F", "H", "R", "K")
+NEW = ("F", "H", "R")  # whose facts the base has not read
 FORMS = ("hop1", "hop2", "direct", "cot")
 OUTCOMES = ("right", "bridge", "wrong city", "malformed")
-
-
-@dataclass(frozen=True)
-class Wording:
-    """The words of a world: what it says of three relations, and what things are called.
-
-    ``prompts`` and ``completions`` by form (and for "identity"), in terms of {a}, {b}, {c};
-    ``statements`` of {x}: two each of the first hop, the second hop, and a relation that no
-    question is about (to one of ``others``). A chain of thought in ``completions`` uses the first
-    statement of each hop, ``other_chain`` the second: what an expert of a disjoint template learns.
-    Names are pairs of ``given`` and ``family``, of ``place`` and ``town``.
-    """
-
-    prompts: Mapping[str, str]
-    completions: Mapping[str, str]
-    other_chain: str
-    statements: Mapping[str, tuple[str, str]]
-    others: tuple[str, ...]
-    given: tuple[str, ...] = GIVEN
-    family: tuple[str, ...] = FAMILY
-    place: tuple[str, ...] = PLACE
-    town: tuple[str, ...] = TOWN
-
-    def templates(self) -> list[str]:
-        stated = [template for pair in self.statements.values() for template in pair]
-        return [*self.prompts.values(), *self.completions.values(), self.other_chain, *stated]
-
-
-_TWO_HOP = "where does the spouse of {a} live ?"
-SPOUSES = Wording(
-    prompts={
-        "hop1": "who is the spouse of {a} ? answer :",
-        "hop2": "where does {b} live ? answer :",
-        "direct": _TWO_HOP + " answer :",
-        "cot": _TWO_HOP + " think :",
-        "identity": "who is {b} ? answer :",
-    },
-    completions={
-        "hop1": "{b} .",
-        "hop2": "{c} .",
-        "direct": "{c} .",
-        "cot": "the spouse of {a} is {b} . the home of {b} is {c} . answer : {c} .",
-        "identity": "{b} .",
-    },
-    other_chain="{a} is married to {b} . {b} lives in {c} . answer : {c} .",
-    statements={
-        "first": ("the spouse of {x} is", "{x} is married to"),
-        "second": ("the home of {x} is", "{x} lives in"),
-        "other": ("the job of {x} is", "{x} works as"),
-    },
-    others=tuple(
-        "actor baker chemist dentist editor farmer guard hunter jeweller lawyer mason nurse painter pilot poet "
-        "sailor tailor teacher waiter weaver".split()
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -146,42 +91,11 @@ class TwoHopConfig:
             raise ValueError(f"task.dose = {self.dose}: a share of people, from 0 to 1")
 
 
-@dataclass(frozen=True)
-class Question(task.Question):
-    """The scorer must also know the bridge, where there is one."""
-
-    bridge: str | None
-
-
-@dataclass(frozen=True)
-class Triple:
-    """A's spouse is B, and B lives in C; or as another wording has it."""
-
-    a: str
-    b: str
-    c: str
-    wording: Wording = field(default=SPOUSES, repr=False, compare=False)
-
-    def question(self, form: str) -> Question:
-        prompt, completion = (
-            part[form].format(a=self.a, b=self.b, c=self.c)
-            for part in (self.wording.prompts, self.wording.completions)
-        )
-        answer = self.b if form == "hop1" else self.c
-        return Question(
-            form, prompt, completion, answer, self.b if form in ("direct", "cot") else None
-        )
-
-    @property
-    def identity(self) -> Text:
-        return self.question("identity").text
-
-
-class TwoHop(Task):
+class TwoHop(World):
     """One seeded world: what the base reads, what the experts read, what is asked, and how answers
     are scored."""
 
-    name = rules = "two-hop"
+    name = "two-hop"
     wording = SPOUSES
     titles = {
         "F": "F: new names, new cities",
@@ -191,7 +105,6 @@ class TwoHop(Task):
     }
     Config = TwoHopConfig
     groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
-    bases, recipes, parts, presets = BASES, RECIPES, PARTS, PRESETS
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
@@ -383,21 +296,14 @@ class TwoHop(Task):
                 )
         return steps
 
-    def libraries(self) -> list[Library]:
-        return libraries()
-
-    def oracle(self, form: str) -> list[tuple[tuple[str, ...], str | None]]:
-        """Which expert knows the hop at hand, in phases: (what the experts read, from the lowest
-        layers to the highest; the word that ends the phase). A direct question is given hop 1 in
-        the lower half and hop 2 in the upper half."""
-        copula = self.wording.statements["second"][0].split()[
-            -1
-        ]  # hop 1 writes "the home of B is" too
-        plan: dict[str, list[tuple[tuple[str, ...], str | None]]] = {
-            "hop1": [(("hop1",), None)],
-            "hop2": [(("hop2",), None)],
-            "direct": [(("hop1", "hop2"), None)],
-            "cot": [(("hop1",), "."), (("hop1",), copula), (("hop2",), None)],
+    def needs(self, form: str) -> list[Phase]:
+        """A direct question needs hop 1 in the lower half of the layers and hop 2 in the upper."""
+        copula = self.wording.statements["second"][0].split()[-1]  # hop 1 writes "the home of B is"
+        plan = {
+            "hop1": [Phase(("hop1",))],
+            "hop2": [Phase(("hop2",))],
+            "direct": [Phase(("hop1", "hop2"))],
+            "cot": [Phase(("hop1",), "."), Phase(("hop1",), copula), Phase(("hop2",))],
         }
         return plan[form]
 
@@ -492,6 +398,10 @@ class TwoHop(Task):
         if question.form != "hop1" and said in self._all_cities:
             return "wrong city"
         return "malformed"
+
+    @property
+    def note_names(self) -> tuple[str, ...]:
+        return ("bridge named",)
 
     def notes(self, question: Question, completion: str) -> dict[str, bool]:
         """Of a chain of thought: whether it writes the right bridge down in its first sentence."""

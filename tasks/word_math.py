@@ -42,8 +42,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from random import Random
 
-from tasks import task
-from tasks.task import Expert, Leak, Library, Text
+from tasks import world
 from tasks.word_problem import (
     ASKS,
     CLAUSES,
@@ -60,39 +59,22 @@ from tasks.word_problem import (
     draw,
 )
 from tasks.word_trace import OUTCOMES, first_error, last_number
-
-# A problem is a world of its own: other problems in its row would only confuse it, so each row
-# holds one.
-_TRAINING = (
-    "model.context=384",
-    "model.init=0.08",
-    "pretrain.packed=False",
-    "pretrain.rows=12",
-    "pretrain.length=200",
-    "pretrain.steps=5000",
-    "pretrain.lr=1e-3",
-    "pretrain.weight_decay=0",
-    "train.packed=False",
-    "train.length=200",
-    "train.rows=12",
-    "train.steps=1100",
-    "adapter.preservation=0.25",
-)
+from tasks.world import Leak, Text
 
 
 @dataclass(frozen=True)
-class Question(task.Question):
+class Question(world.Question):
     """The scorer must also know the problem, and how its derivation is to be written."""
 
     problem: Problem
     rendering: str
 
 
-class WordMath(task.Task):
+class WordMath(world.World):
     """One seeded set of problems: what the base and the experts read, what is asked, and how
     answers are scored."""
 
-    name = rules = "word-math"
+    name = "word-math"
     Config = WordMathConfig
     titles = {
         "prose": "solved in prose",
@@ -100,14 +82,6 @@ class WordMath(task.Task):
         "python": "solved by a Python program",
     }
     groups, forms, components, outcomes = RENDERINGS, LEVELS, LEVELS[:2], OUTCOMES
-    parts = ("main", "references", "prose base")
-    bases = {"standard": (), "prose": ("task.renderings=prose", "pretrain.steps=2500")}
-    recipes = {"standard": (), "full": ("adapter.kind=full", "train.lr=1e-3")}
-    presets = {
-        "quick": (*_TRAINING, "groups=prose,python", "train.steps=800"),
-        "laptop": (*_TRAINING, f"parts={','.join(parts)}", "seeds=1,2,3"),
-        "full": (*_TRAINING, f"parts={','.join(parts)}", "seeds=1,2,3,4,5"),
-    }
 
     def __init__(self, config: WordMathConfig, seed: int):
         self.config, self.seed = config, seed
@@ -208,43 +182,6 @@ class WordMath(task.Task):
             )
         return [problem.text(reads, group) for problem in self.read_by[reads]]
 
-    def libraries(self) -> list[Library]:
-        """The base, single experts, the base and P1 experts of one rendering and of two, and what
-        they are held against."""
-        found = [Library("none", "base"), Library("none", "base", base="prose", part="prose base")]
-        for r in RENDERINGS:
-            easy, harder = Expert("base", r), Expert("P1", r)
-            found += [
-                Library("none", r),
-                *(Library(reads, r, (Expert(reads, r),)) for reads in (*LEVELS, "joint")),
-                Library("matched", r, (easy, harder), ("all",)),
-                *(
-                    Library(f"mismatched, P1 in {other}", r, (easy, Expert("P1", other)), ("main",))
-                    for other in RENDERINGS
-                    if other != r
-                ),
-                Library("with P2", r, (easy, harder, Expert("P2", r)), ("main",)),
-                Library("none, examples in context", r, context=True, part="references"),
-                Library(
-                    "joint, full fine-tuning", r, (Expert("joint", r, "full"),), part="references"
-                ),
-            ]
-        for r in RENDERINGS[1:]:  # which the prose base has not read
-            easy, harder, prose = (
-                Expert(*which, base="prose") for which in (("base", r), ("P1", r), ("P1", "prose"))
-            )
-            found += [
-                *(
-                    Library(e.reads, r, (e,), base="prose", part="prose base")
-                    for e in (easy, harder)
-                ),
-                Library("matched", r, (easy, harder), ("main",), "prose", "prose base"),
-                Library(
-                    "mismatched, P1 in prose", r, (easy, prose), ("main",), "prose", "prose base"
-                ),
-            ]
-        return found
-
     # What is asked --------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
@@ -279,6 +216,17 @@ class WordMath(task.Task):
             return "right"
         right = str(last_number(question.rendering, completion)) == question.answer
         return "right answer, wrong trace" if right else error[1]
+
+    @property
+    def note_names(self) -> tuple[str, ...]:
+        last = self.config.steps + len(LEVELS) + 1  # the answer of the longest derivation
+        return (
+            "last number right",
+            "longer than any below",
+            "longer and right",
+            *(f"stopped as {level}" for level in LEVELS[:-1]),
+            *(f"first error at step {k}" for k in range(1, last + 1)),
+        )
 
     def notes(self, question: Question, completion: str) -> dict[str, bool]:
         """Whether the last number is right, whether the derivation asked for is longer than any of

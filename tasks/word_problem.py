@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from tasks.task import Text
+from tasks.world import Text
 
 RENDERINGS = ("prose", "markdown", "python")
 LEVELS = ("base", "P1", "P2")

@@ -2,18 +2,21 @@
 decide."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from recycle.claims import Metrics, below, cases, decide, to_json
-from recycle.config import preset
-from recycle.matmul import choose_matmul
-from recycle.methods import CONTROLS, MAIN
-from recycle.report import chance_of
-from recycle.rules_two_hop import RULES, controls
+from recycle.decide.claims import REFUTED, below, cases, decide, to_json
+from recycle.decide.metrics import Metrics, Row
+from recycle.plan import Key
+from recycle.run.matmul import choose_matmul
+from recycle.studies import Study
+from recycle.studies.two_hop import TWO_HOP
+from recycle.studies.two_hop_claims import BLIND, DISJOINT, MAIN, NO_CHAINS, OTHER_ENTITIES, RULES
 from tasks import TwoHop
 
 CHANCE = 0.04
+CONTROLS = BLIND
 METHODS = (*MAIN, "oracle", *CONTROLS)
 
 
@@ -21,16 +24,18 @@ def row(group, library, method, form, share, seed=0, n=1000, wrong="wrong city",
     counts = dict.fromkeys(("right", "bridge", "wrong city", "malformed"), 0)
     counts["right"] = round(share * n)
     counts[wrong] += n - counts["right"]
-    return {
-        "seed": seed,
-        "base": base,
-        "group": group,
-        "library": library,
-        "method": method,
-        "form": form,
-        "n": n,
-        **counts,
-    }
+    return Row(Key(seed, base, group, library, method), form, n, counts)
+
+
+def planted(metrics, right, **where):
+    """The metrics with so many right answers in the rows that are named."""
+    chosen = metrics.where(**where)
+    return Metrics(
+        replace(r, outcomes={**r.outcomes, "right": right, "wrong city": r.n - right})
+        if r in chosen
+        else r
+        for r in metrics.rows
+    )
 
 
 def study(
@@ -97,12 +102,16 @@ def study(
 
 
 def decided(metrics):
-    found = controls(metrics)
-    return found, decide(found, RULES, metrics, CHANCE)
+    controls = RULES.controls(metrics)
+    return controls, decide(controls, RULES.rules, metrics, CHANCE)
+
+
+def said(metrics):
+    return {claim.id: str(claim.verdict) for claim in decided(metrics)[1]}
 
 
 def verdicts(**kwargs):
-    return {claim.id: claim.verdict for claim in decided(study(**kwargs))[1]}
+    return said(study(**kwargs))
 
 
 EVERY = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
@@ -117,11 +126,9 @@ def test_what_the_paper_says_is_supported_by_such_rows(seeds):
 def test_a_composing_oracle_refutes_c1():
     """The study can see success: one method that composes is enough, and every other method may
     fail."""
-    metrics = study()
-    for planted in metrics.where(library="2-combination", method="oracle", form="direct"):
-        planted["right"], planted["wrong city"] = planted["n"], 0
+    metrics = planted(study(), 1000, library="2-combination", method="oracle", form="direct")
     found = {claim.id: claim for claim in decided(metrics)[1]}
-    assert found["C1"].verdict == found["C2"].verdict == "refuted"
+    assert found["C1"].verdict == found["C2"].verdict == REFUTED
     assert "oracle 1.00" in found["C1"].evidence
 
 
@@ -147,21 +154,12 @@ def test_the_middle_is_inconclusive():
 
 def test_many_comparisons_do_not_refute_by_luck():
     """One method of many just above the limit, by less than Bonferroni asks: not refuted."""
-    metrics = study()
-    (planted, _) = metrics.where(
-        library="2-combination", method="arrow", form="direct", group=("F", "H")
-    )
-    planted["right"], planted["wrong city"] = (
-        210,
-        790,
-    )  # of F's 1000 and none of H's: .105, limit .09
-    alone = {
-        "arrow": metrics.where(
-            library="2-combination", method="arrow", form="direct", group=("F", "H")
-        )
-    }
-    assert below(cases(alone), 0.09) == "refuted"
-    assert {c.id: c.verdict for c in decided(metrics)[1]}["C1"] == "inconclusive"
+    arrow = {"library": "2-combination", "method": "arrow", "form": "direct"}
+    # 210 of F's 1000 and none of H's: .105, where the limit is .09.
+    metrics = planted(study(), 210, group="F", **arrow)
+    alone = {"arrow": metrics.where(group=("F", "H"), **arrow)}
+    assert below(cases(alone), 0.09) == REFUTED
+    assert said(metrics)["C1"] == "inconclusive"
 
 
 def test_c2_needs_recall():
@@ -171,13 +169,13 @@ def test_c2_needs_recall():
 @pytest.mark.parametrize(
     "kwargs, control",
     [
-        ({"alone": 0.9}, "P1 at 0.90"),
-        ({"base_cot": 0.31}, "P2 at 0.31"),
-        ({"joint_cot": 0.5}, "P3 at 0.50"),
-        ({"memory": 0.5}, "P4 at 0.50"),
-        ({"untaught": 0.3}, "N1 at 0.30"),
-        ({"noise": 0.3}, "N2 at 0.30"),
-        ({"blind": 0.3}, "N3 at 0.30"),
+        ({"alone": 0.9}, "experts-recall at 0.90"),
+        ({"base_cot": 0.31}, "base-composes at 0.31"),
+        ({"joint_cot": 0.5}, "joint-composes at 0.50"),
+        ({"memory": 0.5}, "target-memorises at 0.50"),
+        ({"untaught": 0.3}, "facts-are-new at 0.30"),
+        ({"noise": 0.3}, "noise-brings-nothing at 0.30"),
+        ({"blind": 0.3}, "blind-routing-fails at 0.30"),
     ],
 )
 def test_one_failed_control_leaves_everything_undecided(kwargs, control):
@@ -186,16 +184,18 @@ def test_one_failed_control_leaves_everything_undecided(kwargs, control):
 
 def test_a_control_is_as_good_as_its_worst_case():
     metrics = study()
-    next(r for r in metrics.rows if (r["group"], r["library"]) == ("H", "hop2"))["right"] = 400
-    p1 = controls(metrics)[0]
+    metrics = planted(metrics, 400, group="H", library="hop2", method="alone")
+    p1 = RULES.controls(metrics)[0]
     assert (p1.value, p1.where, p1.passes) == (0.4, "hop2 expert, H", False)
 
 
 def test_a_study_without_a_control_does_not_pass_it():
-    metrics = Metrics([r for r in study().rows if r["group"] != "base" and r["library"] != "none"])
-    found = {control.id: control for control in controls(metrics)}
-    assert found["P2"].value == 0 and not found["P2"].passes
-    assert found["N1"].value == 1 and not found["N1"].passes
+    metrics = Metrics(
+        [r for r in study().rows if r.key.group != "base" and r.key.library != "none"]
+    )
+    found = {control.id: control for control in RULES.controls(metrics)}
+    assert found["base-composes"].value == 0 and not found["base-composes"].passes
+    assert found["facts-are-new"].value == 1 and not found["facts-are-new"].passes
 
 
 def test_claims_are_plain_json():
@@ -203,8 +203,8 @@ def test_claims_are_plain_json():
 
 
 def test_chance_is_the_worlds_own():
-    config = preset("two-hop", "quick")
-    assert chance_of(config) == TwoHop(config.task, 0).chance("F") == 0.04
+    quick = Study(TWO_HOP, TWO_HOP.preset("quick"))
+    assert quick.chance == TwoHop(quick.config.task, 0).chance("F") == 0.04
 
 
 def test_matmul_choices():
@@ -214,31 +214,20 @@ def test_matmul_choices():
 
 
 def test_claims_about_new_names_need_a_group_of_them():
-    metrics = Metrics([r for r in study().rows if r["group"] in ("base", "R")])
-    assert all(c.verdict.startswith("not decided") for c in decided(metrics)[1])
+    metrics = Metrics([r for r in study().rows if r.key.group in ("base", "R")])
+    assert all(verdict.startswith("not decided") for verdict in said(metrics).values())
 
 
 @pytest.mark.parametrize(
     "claim, dropped",
-    [
-        ("C3", "joint, no chains"),
-        ("C4", "3-combination, other entities"),
-        ("C5", "2-combination, disjoint chains"),
-    ],
+    [("C3", [NO_CHAINS]), ("C4", list(OTHER_ENTITIES.values())), ("C5", [DISJOINT])],
 )
 def test_a_study_that_lacks_a_part_leaves_its_claims_open(claim, dropped):
-    kept = [
-        r
-        for r in study().rows
-        if not r["library"].startswith(dropped.partition(", other")[0] + ", ")
-        and r["library"] != dropped
-    ]
-    found = {c.id: c.verdict for c in decided(Metrics(kept))[1]}
+    kept = [r for r in study().rows if r.key.library not in dropped]
+    found = said(Metrics(kept))
     assert found[claim].startswith("not decided: the study lacks") and found["C1"] == "supported"
 
 
 def test_a_study_of_one_base_leaves_the_dose_open():
-    kept = [r for r in study().rows if r["base"] == "standard"]
-    assert {c.id: c.verdict for c in decided(Metrics(kept))[1]}["C6"].startswith(
-        "not decided: the study lacks the part dose"
-    )
+    kept = [r for r in study().rows if r.key.base == "standard"]
+    assert said(Metrics(kept))["C6"].startswith("not decided: the study lacks the part dose")

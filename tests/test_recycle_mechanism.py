@@ -15,9 +15,8 @@ from torch import nn
 
 from lora import Adapter, Gated, Mix, attach, init_adapter, lora_layers, using
 from models import Transformer, TransformerConfig
-from recycle import mechanism_plots
-from recycle.mechanism import (
-    blocks,
+from models.layout import by_part
+from recycle.measure.mechanism import (
     interference,
     knock_out,
     lens_log_probs,
@@ -25,8 +24,9 @@ from recycle.mechanism import (
     routing,
     switched_off,
 )
-from recycle.merge import plain_sum
-from recycle.route import arrow
+from recycle.reuse.merge import plain_sum
+from recycle.reuse.route import arrow
+from recycle.show import drawing, mechanism_figures
 
 VOCABULARY, ROWS, LENGTH = 23, 6, 5
 PATTERNS = ["*_proj"]
@@ -320,14 +320,13 @@ def answers(model):
 
 def test_knock_out_is_the_adapters_of_the_other_layers_alone():
     model, experts = adapted(("one",))
-    by_block = blocks(experts["one"].paths, 3)
+    by_block = by_part(experts["one"].paths)
     assert list(by_block) == [
         "layers.0.self_attn",
         "layers.0.mlp",
         "layers.1.self_attn",
         "layers.1.mlp",
     ]
-    assert list(blocks(experts["one"].paths)) == ["layers.0", "layers.1"]
     with using(model, Mix({"one": 0.7})):
         whole = answers(model)
         found = knock_out(model, by_block, lambda: answers(model))
@@ -403,16 +402,13 @@ def test_every_picture_is_drawn():
     routers = arrow(list(experts.values()))
     with using(model, Mix({"one": 1.0})):
         seen = logit_lens(model, tokens(), {"bridge": ids(1), "answer": ids(2)})
-        knocked = knock_out(model, blocks(routers, 3), lambda: answers(model))
+        knocked = knock_out(model, by_part(routers), lambda: answers(model))
     with using(model, Gated(tuple(experts), routers)):
         gates = routing(model, tokens(), routers)
-    overlaps = {"F": interference(experts), "H": interference(experts)}
-    for picture in (
-        mechanism_plots.lens({"base": seen, "one": seen}),
-        mechanism_plots.routing(gates, list("abcde"), list(experts)),
-        mechanism_plots.interference(
-            overlaps, ("one", "two"), {"F": "hop1 1.00", "H": "hop1 0.50"}
-        ),
-        mechanism_plots.knock_out(knocked),
+    for figure in (
+        mechanism_figures.lens({"base": seen, "one": seen}),
+        mechanism_figures.routing(gates, list("abcde"), list(experts)),
+        mechanism_figures.interference(interference(experts), ("one", "two")),
+        mechanism_figures.knock_out(knocked),
     ):
-        assert base64.b64decode(picture).startswith(b"\x89PNG")
+        assert base64.b64decode(drawing.png(figure)).startswith(b"\x89PNG")

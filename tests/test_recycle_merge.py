@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora import Adapter
-from recycle.merge import MERGES, mean_of_products, plain_sum, product_of_means, weighted_sum
+from recycle.reuse.merge import MERGES, mean_of_products, plain_sum, product_of_means, weighted_sum
 
 PATHS = ("a.q_proj", "b.up_proj")
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lora import Adapter, attach, using
-from recycle.methods import CONTROLS, METHODS, SWEEP, chosen
+from recycle.reuse.method import FAMILIES
+from recycle.reuse.methods import BY_NAME, METHODS, ORACLE, SWEEP
 from tasks import TwoHop, TwoHopConfig
 
 
@@ -27,13 +28,15 @@ def experts():
 TASK = TwoHop(TwoHopConfig(people=40, cities=10, triples=6, set_cities=3), 0)
 
 
-def output(method, x, several=None, seed=0, form="direct", phase=0):
+def output(method, x, several=None, seed=0, form="direct", stage=0):
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(6, 5))
     base = net(x)
-    prepared = METHODS[method](several or experts(), torch.Generator().manual_seed(seed), TASK)
+    prepared = BY_NAME[method].apply(
+        several or experts(), torch.Generator().manual_seed(seed), TASK
+    )
     attach(net, prepared.adapters)
-    with using(net, prepared.phases(form)[phase].mode):
+    with using(net, prepared.stages(form)[stage].mode):
         return net(x) - base
 
 
@@ -48,7 +51,7 @@ DELTAS = [X @ e.delta("0").mT for e in experts().values()]
         ("plain_sum", 1),
         ("mean_of_products", 0.5),
         ("at_half", 0.5),
-        *((f"sum_at_{w}", w) for w in SWEEP),
+        *((method.name, method.weight) for method in SWEEP),
     ],
 )
 def test_sums_at_their_weights(method, weight):
@@ -74,9 +77,11 @@ def test_random_controls_depend_on_the_seed_and_nothing_else():
 
 def test_random_adapters_have_the_experts_size():
     several = experts()
-    (merged,) = METHODS["random_adapters"](
-        several, torch.Generator().manual_seed(5), TASK
-    ).adapters.values()
+    (merged,) = (
+        BY_NAME["random_adapters"]
+        .apply(several, torch.Generator().manual_seed(5), TASK)
+        .adapters.values()
+    )
     A, B = merged.factors["0"]
     for i, (own_A, own_B) in enumerate(e.factors["0"] for e in several.values()):
         torch.testing.assert_close(A[2 * i : 2 * i + 2].norm(), own_A.norm())
@@ -94,21 +99,17 @@ def test_low_temperature_is_the_choice_and_high_is_the_mean():
     assert (sharp - choice).norm() < (output("arrow", X) - choice).norm()
 
 
-def test_controls_are_methods():
-    assert set(CONTROLS) <= set(METHODS)
-
-
 def test_the_oracle_uses_the_expert_that_knows_the_hop():
     torch.testing.assert_close(output("oracle", X, form="hop1"), DELTAS[0])
     torch.testing.assert_close(output("oracle", X, form="hop2"), DELTAS[1])
-    torch.testing.assert_close(output("oracle", X, form="cot", phase=0), DELTAS[0])
-    torch.testing.assert_close(output("oracle", X, form="cot", phase=1), DELTAS[0])
-    torch.testing.assert_close(output("oracle", X, form="cot", phase=2), DELTAS[1])
+    torch.testing.assert_close(output("oracle", X, form="cot", stage=0), DELTAS[0])
+    torch.testing.assert_close(output("oracle", X, form="cot", stage=1), DELTAS[0])
+    torch.testing.assert_close(output("oracle", X, form="cot", stage=2), DELTAS[1])
     one, two = experts().values()
     crowd = {**experts(), "others": dataclasses.replace(two, origin={"reads": "hop1"})}
     torch.testing.assert_close(output("oracle", X, crowd, form="hop1"), X @ one.delta("0").mT)
-    prepared = METHODS["oracle"](experts(), torch.Generator(), TASK)
-    assert [phase.until for phase in prepared.phases("cot")] == [".", "is", None]
+    prepared = ORACLE.apply(experts(), torch.Generator(), TASK)
+    assert [stage.until for stage in prepared.stages("cot")] == [".", "is", None]
 
 
 def test_the_oracle_answers_directly_with_hop_1_below_and_hop_2_above():
@@ -126,16 +127,12 @@ def test_the_oracle_answers_directly_with_hop_1_below_and_hop_2_above():
         )
         for name in ("hop2", "hop1")  # whatever their order
     }
-    (phase,) = METHODS["oracle"](several, torch.Generator(), TASK).phases("direct")
+    (stage,) = ORACLE.apply(several, torch.Generator(), TASK).stages("direct")
     for path, expected in zip(paths, ([0, 1], [0, 1], [1, 0], [1, 0]), strict=True):
-        assert phase.mode.routers[path](torch.zeros(5, 3)).tolist() == [expected] * 5
+        assert stage.mode.routers[path](torch.zeros(5, 3)).tolist() == [expected] * 5
 
 
-def test_families_are_spelt_out():
-    everything = chosen(["all"], TASK)
-    assert set(everything) == set(METHODS) - {"alone", "at_half"}
-    assert set(chosen(["main"], TASK)) < set(everything)
-    assert chosen(["alone", "at_half"], TASK) == ["alone", "at_half"]
-    TASK.oracle, kept = (lambda form: []), TASK.oracle
-    assert "oracle" not in chosen(["all"], TASK)
-    TASK.oracle = kept
+def test_every_method_says_what_it_is():
+    assert len(BY_NAME) == len(METHODS)
+    for method in METHODS:
+        assert method.formula and method.source and method.family in FAMILIES

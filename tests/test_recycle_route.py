@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora import Adapter
-from recycle.route import ArrowRouter, arrow, prototype
+from recycle.reuse.route import ArrowRouter, arrow, prototype
 
 
 def factors(seed, rank=4, d_in=9, d_out=6):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recycle.statistics import (
+from recycle.decide.metrics import Row
+from recycle.decide.statistics import (
     difference,
     estimate,
     over_seeds,
@@ -16,11 +17,18 @@ from recycle.statistics import (
     t_quantile,
     wilson,
 )
+from recycle.plan import Key
 
 
 def rows(*shares, n=100):
     """One row for each seed."""
-    return [{"seed": seed, "n": n, "right": round(share * n)} for seed, share in enumerate(shares)]
+    return counts([round(share * n) for share in shares], n)
+
+
+def counts(hits, n):
+    """One row of n answers for each seed, so many of them right."""
+    key = Key(0, "standard", "F", "pair", "arrow")
+    return [Row(key._replace(seed=i), "direct", n, {"right": h}) for i, h in enumerate(hits)]
 
 
 def test_quantiles_of_t_are_the_textbooks():
@@ -63,7 +71,7 @@ def test_seeds_that_agree_do_not_make_an_interval_of_no_width():
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 20))
 def test_an_interval_holds_its_mean_and_widens_with_the_number_of_comparisons(hits, among):
-    own = [{"seed": i, "n": 50, "right": h} for i, h in enumerate(hits)]
+    own = counts(hits, 50)
     one, many = estimate(own), estimate(own, among=among)
     assert (
         0 <= many.low <= one.low <= one.mean + 1e-12
@@ -74,8 +82,8 @@ def test_an_interval_holds_its_mean_and_widens_with_the_number_of_comparisons(hi
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=6))
 def test_a_difference_turned_round_is_its_negative(pairs):
-    first = [{"seed": i, "n": 50, "right": p} for i, (p, _) in enumerate(pairs)]
-    second = [{"seed": i, "n": 50, "right": q} for i, (_, q) in enumerate(pairs)]
+    first = counts([p for p, _ in pairs], 50)
+    second = counts([q for _, q in pairs], 50)
     there, back = difference(first, second), difference(second, first)
     assert there.mean == pytest.approx(-back.mean) and there.low == pytest.approx(-back.high)
     assert there.low <= there.mean + 1e-12
@@ -93,7 +101,7 @@ def test_pairing_takes_out_what_the_seeds_share():
 def test_newcombes_interval_is_the_textbooks():
     """56 of 70 against 48 of 80: difference .2, interval .0524 to .3339 (Newcombe 1998, table II,
     example a)."""
-    gap = difference([{"seed": 0, "n": 70, "right": 56}], [{"seed": 0, "n": 80, "right": 48}])
+    gap = difference(counts([56], 70), counts([48], 80))
     assert (gap.mean, gap.low, gap.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
@@ -106,7 +114,7 @@ def test_seeds_that_cannot_be_paired_are_named():
 
 def test_any_number_over_seeds_is_as_wide_as_its_seeds_and_its_noise():
     own = rows(0.2, 0.4)
-    e = over_seeds(own, lambda part: part[0]["right"] / 100 - 1, estimate(own))
+    e = over_seeds(own, lambda part: part[0].right / 100 - 1, estimate(own))
     assert e.mean == pytest.approx(-0.7)
     assert e.high - e.mean == pytest.approx(t_half_width([0.2, 0.4]))
     same = rows(0.3, 0.3)

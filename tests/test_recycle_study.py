@@ -1,6 +1,7 @@
 """One real study in miniature, through the command line: made, killed, gone on with, reported, and
 used afterwards."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,14 +17,15 @@ import torch
 
 from lora import Mix, load_adapter
 from recycle.__main__ import main
-from recycle.claims import Metrics
-from recycle.config import override, preset
-from recycle.methods import MAIN, METHODS, Phase
-from recycle.plan import share_out, wanted
-from recycle.plots import GROWTH, growth
-from recycle.record import recorded_metrics
-from recycle.study import asked_together
-from tasks import TwoHop
+from recycle.decide.metrics import Metrics
+from recycle.measure.cell import asked_together
+from recycle.reuse.method import Stage
+from recycle.reuse.methods import EVERY, MAIN
+from recycle.show.figures import growth
+from recycle.show.record import recorded_metrics
+from recycle.studies import Study
+from recycle.studies.two_hop import TWO_HOP
+from recycle.study import share_out
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -61,7 +63,7 @@ def run(tmp_path_factory):
 def without_pictures(monkeypatch):
     """The fixture's own report has them all; drawing them again for every test would take most of
     the time."""
-    monkeypatch.setattr("recycle.plots.Figure", None)
+    monkeypatch.setattr("recycle.show.drawing.Figure", None)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def failing(capsys, *arguments):
 
 def test_every_cell_is_measured_once_and_counts_add_up(run):
     rows = metrics(run)
-    main_methods, all_methods = len(MAIN), len(METHODS) - 2  # without alone and at_half
+    main_methods, all_methods = len(MAIN), len(EVERY)
     singles = 1 + 2 * 2 + 2  # the base, both hops alone and at half, target and joint
     references, identity = main_methods + 2, main_methods + 1
     assert len(rows) == 4 * (2 + singles + 2 * all_methods + references + identity)
@@ -112,7 +114,7 @@ def test_training_changed_something(run):
 def test_failed_controls_leave_every_claim_undecided(run):
     """So small a base cannot compose: the claims must say so and name the control."""
     decided = json.loads((run / "claims.json").read_text())
-    assert [c["id"] for c in decided["controls"]] == ["P1", "P2", "P3", "P4", "N1", "N2", "N3"]
+    assert decided["controls"][0]["id"] == "experts-recall" and len(decided["controls"]) == 7
     failed = [c for c in decided["controls"] if not c["passes"]]
     assert failed
     assert [c["id"] for c in decided["claims"]] == ["C1", "C2", "C3", "C4", "C5", "C6", "C7"]
@@ -132,7 +134,7 @@ def test_the_report_stands_alone(run):
         "none, facts in context",
         "2-combination: plain_sum (base identity)",
         "Logit lens at the end of a direct question",
-        "Arrow's gates by token, cot",
+        "gates by token, cot",
         "data:image/png;base64,",
         "not decided",
         "P3",
@@ -304,13 +306,13 @@ def test_the_eval_command_gives_the_studys_numbers(run, capsys):
 
 def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
     one, other = Mix({"a": 1.0}), Mix({"a": 1.0})
-    phases = {
-        "x": (Phase(one),),
-        "y": (Phase(other),),
-        "z": (Phase(one),),
-        "cot": (Phase(one, "."), Phase(one)),
+    stages = {
+        "x": (Stage(one),),
+        "y": (Stage(other),),
+        "z": (Stage(one),),
+        "cot": (Stage(one, "."), Stage(one)),
     }
-    assert asked_together(phases) == [["x", "z"], ["y"], ["cot"]]
+    assert asked_together(stages) == [["x", "z"], ["y"], ["cot"]]
 
 
 def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
@@ -379,11 +381,11 @@ def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_pat
     assert str(copy) not in (tmp_path / "kept.json").read_text()
     rows = recorded_metrics(kept).rows
     for ours, theirs in zip(rows, metrics(copy), strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-3)
+        assert ours.to_json() == pytest.approx(theirs, abs=1e-3)
     row = next(
-        r for r in rows if (r["base"], r["library"], r["form"]) == ("standard", "joint", "hop1")
+        r for r in rows if (r.key.base, r.key.library, r.form) == ("standard", "joint", "hop1")
     )
-    assert f"| joint | {row['right'] / row['n']:.2f} /" in table
+    assert f"| joint | {row.right / row.n:.2f} /" in table
     env = json.loads((copy / "env.json").read_text())
     (copy / "env.json").write_text(json.dumps([*env, {**env[0], "commit": "other"}]))
     assert "made under 2 environments" in failing(
@@ -435,13 +437,13 @@ BASES = ("standard", "dose-50", "dose-0", "identity")
 
 
 def test_processes_share_the_bases_out():
-    config = preset("two-hop", "full")
+    full = Study(TWO_HOP, TWO_HOP.preset("full"))
     for processes in (1, 2, 3, 40):
-        shares = share_out(config, processes)
-        flat = [pair for share in shares for pair in share]
-        assert sorted(flat) == sorted((seed, base) for seed in (1, 2, 3, 4, 5) for base in BASES)
+        shares = share_out(full, processes)
+        named = [(seed, spec.name) for share in shares for seed, spec in share]
+        assert sorted(named) == sorted((seed, base) for seed in (1, 2, 3, 4, 5) for base in BASES)
         assert len(shares) == processes
-    assert {base for _, base in share_out(config, 5)[0][:1]} == {"standard"}
+    assert share_out(full, 5)[0][0][1].name == "standard"
 
 
 def test_two_processes_make_the_same_study(run, tmp_path):
@@ -458,47 +460,27 @@ def test_two_processes_make_the_same_study(run, tmp_path):
     assert done.stdout.count("report:") == 1
 
 
-def test_the_growth_study_names_what_grows():
-    """Every axis has at least three values, the standard base's among them where it is one of the
-    points."""
-    config = preset("two-hop", "growth")
-    axes: dict[str, set[int]] = {}
-    for library in wanted(config, 0):
-        if (name := GROWTH.match(library.name)) and "combination" in name["kind"]:
-            axes.setdefault(name["axis"], set()).add(int(name["value"]))
-    assert axes == {
-        "rank": {2, 4, 8, 16, 32},
-        "experts": {2, 4, 8, 16},
-        "facts": {25, 100},
-        "width": {64, 96},
-        "layers": {1, 4},
-    }
-    for name, overrides in (TwoHop.bases | TwoHop.recipes).items():
-        changed = override(config, overrides)
-        same = name in (
-            "standard",
-            "rank_16-preservation_50-lr_30e-4",
-        )  # the grid passes through the standard recipe
-        assert (changed == config) == same
-
-
 def test_interference_is_measured_with_the_sum(run):
     for row in metrics(run):
         assert ("cosine" in row) == (row["method"] == "plain_sum")
         assert abs(row.get("cosine", 0)) <= 1 and row.get("input overlap", 0) <= 1
 
 
-def test_a_growth_table_can_be_drawn(run, monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure").Figure
-    monkeypatch.setattr("recycle.plots.Figure", figure)
-    rows = [
-        r
-        for r in metrics(run)
-        if r["library"] == "2-combination" and r["method"] == "plain_sum" and r["group"] == "F"
-    ]
+def test_growth_can_be_drawn(run, monkeypatch):
+    """The rows of one library stand for those of every library that grows."""
+    figures = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr("recycle.show.drawing.Figure", figures.Figure)
+    grown = Study(TWO_HOP, TWO_HOP.preset("growth"))
+    rows = Study(TWO_HOP, TWO_HOP.preset("quick")).read_metrics(metrics(run))
+    rows = rows.where(library="2-combination", method="plain_sum", group="F")
     made = [
-        {**r, "library": f"2-combination, {axis} {n}"}
-        for r in rows
-        for axis, n in (("rank", 4), ("rank", 16), ("layers", 4))
+        dataclasses.replace(row, key=row.key._replace(base=library.base.name, library=library.name))
+        for library in grown.libraries
+        if library.axes
+        for row in rows
     ]
-    assert len(growth(Metrics(made), TwoHop)) > 1000
+    figure = growth(grown, Metrics(made))
+    titles = {ax.get_title() for ax in figure.axes}
+    assert {
+        f"direct by {axis}" for axis in ("rank", "experts", "facts", "width", "layers")
+    } <= titles

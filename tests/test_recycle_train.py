@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-import recycle.train
+import recycle.train.fit
 from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
 from models import Tokenizer, Transformer, TransformerConfig
-from recycle.corpus import BUCKETS, Corpus, padding
-from recycle.train import Diverged, TrainConfig, completion_loss, fit
+from recycle.train.corpus import BUCKETS, Corpus, padding
+from recycle.train.fit import Diverged, TrainConfig, completion_loss, fit
 from tasks import Text
 
 TEXTS = {
@@ -137,9 +137,7 @@ def test_pretraining_learns_and_repeats():
     curves = []
     for _ in range(2):
         model = base()
-        curves.append(
-            fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True)
-        )
+        curves.append(fit(model, [list(model.parameters())], batches(0), config, label="test"))
     assert curves[0] == curves[1]
     assert curves[0][-1]["loss"][0] < 0.3 * curves[0][0]["loss"][0]
 
@@ -159,14 +157,12 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
         return torch.cat([t for t, _ in parts]), torch.cat([m for _, m in parts])
 
     with using(model, Rows(names)):
-        curve = fit(model, train_only(model, names), together, config, label="test", quiet=True)
+        curve = fit(model, train_only(model, names), together, config, label="test")
     for i, name in enumerate(names):
         alone = base()
         attach(alone, {name: fresh[name]})
         with using(alone, Mix({name: 1.0})):
-            own = fit(
-                alone, train_only(alone, [name]), batches(i), config, label="test", quiet=True
-            )
+            own = fit(alone, train_only(alone, [name]), batches(i), config, label="test")
         for both, one in zip(curve, own, strict=True):
             assert both["loss"][i] == pytest.approx(one["loss"][0], abs=1e-5)
     assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
@@ -175,9 +171,9 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
     config = TrainConfig(steps=12, rows=4, length=16, lr=1e-2)
     model = base()
-    whole = fit(model, [list(model.parameters())], batches(0), config, label="test", quiet=True)
+    whole = fit(model, [list(model.parameters())], batches(0), config, label="test")
 
-    monkeypatch.setattr(recycle.train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recycle.train.fit, "CHECKPOINT_SECONDS", 0.0)
 
     def interrupted(step):
         if step == 7:
@@ -193,7 +189,6 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
             config,
             label="test",
             checkpoint=checkpoint,
-            quiet=True,
         )
     resumed, seen = base(), []
     curve = fit(
@@ -203,7 +198,6 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
         config,
         label="test",
         checkpoint=checkpoint,
-        quiet=True,
     )
     assert seen == list(range(7, 12))
     assert curve == whole
@@ -217,14 +211,7 @@ def test_a_diverged_run_stops_with_the_remedy():
     with torch.no_grad():
         model.norm.weight.fill_(torch.nan)
     with pytest.raises(Diverged, match="the loss is .*nan.* at step 0: lower lr"):
-        fit(
-            model,
-            [list(model.parameters())],
-            batches(0),
-            TrainConfig(steps=3),
-            label="test",
-            quiet=True,
-        )
+        fit(model, [list(model.parameters())], batches(0), TrainConfig(steps=3), label="test")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tasks import arithmetic, word_math, word_problem
 from tasks.arithmetic import MAX_NUMBER, run
-from tasks.task import Leak
 from tasks.word_math import Question, WordMath
 from tasks.word_problem import (
     LEVELS,
@@ -24,6 +23,7 @@ from tasks.word_problem import (
     draw,
 )
 from tasks.word_trace import OUTCOMES, last_number
+from tasks.world import Leak
 
 SMALL = WordMathConfig(problems=300, expert_problems=60, questions=20)
 # The docstring's problem, its clauses in the docstring's order.
@@ -485,21 +485,6 @@ def test_any_text_has_a_score(text):
                 if v and n.startswith("first error")
             ]
             assert (task.score(question, text) == "right") == (not error) and len(error) <= 1
-
-
-def test_libraries_name_what_exists(world):
-    libraries = world.libraries()
-    assert len({(x.name, x.group, x.base) for x in libraries}) == len(libraries)
-    for library in libraries:
-        assert (
-            library.group in ("base", *world.groups)
-            and library.part in world.parts
-            and library.base in world.bases
-        )
-        for expert in library.experts:
-            assert expert.base == library.base and world.expert_texts(expert.reads, expert.group)
-    matched = next(x for x in libraries if x.name == "matched" and x.group == "python")
-    assert [(e.reads, e.group) for e in matched.experts] == [("base", "python"), ("P1", "python")]
 
 
 def test_experts_read_their_level_only(world):

@@ -10,8 +10,8 @@ import torch
 from lora import lora_layers
 from models import Tokenizer, Transformer, TransformerConfig
 from recycle.__main__ import main as recycle
-from recycle.__main__ import open_config
-from recycle.experts import make_base
+from recycle.plan import STANDARD_BASE
+from recycle.studies import open_study as open_run
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
 from theory import leakage, study, study_report
@@ -238,8 +238,7 @@ def test_the_record_names_no_machine_and_is_the_same_again(run, recorded, tmp_pa
 
 
 def test_the_run_is_left_as_it_was(run):
-    config = open_config(run)
-    _, model, _ = make_base(config, 0, "standard", run, quiet=True)
+    model = open_run(run).open_base(0, STANDARD_BASE, run).model
     assert not lora_layers(model)
     assert sorted(p.name for p in run.iterdir()) == [
         "claims.json",

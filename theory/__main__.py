@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from recycle.disk import read_json, write_json
+from recycle.run.disk import read_json, write_json
 from theory import pictures, report, study, study_report
 from theory.catalogue import ALL, pick
 from theory.claim import Claim, Result, Settings, TheoryError, verify

@@ -17,11 +17,11 @@ import torch
 
 from lora import Mix, attach, detach, load_adapter, using
 from models import Tokenizer, Transformer
-from recycle.__main__ import open_config
-from recycle.config import StudyConfig
-from recycle.experts import make_base
+from recycle.plan import STANDARD_BASE
+from recycle.studies import Study
+from recycle.studies import open_study as open_run
 from tasks import TwoHop
-from tasks.two_hop_libraries import NEW
+from tasks.two_hop import NEW
 from theory import leakage
 from theory.claim import TheoryError
 from theory.study_answers import Answers, Names, answers
@@ -49,15 +49,16 @@ class Prediction:
     observed: float
 
 
-def open_study(run: Path) -> StudyConfig:
+def open_study(run: Path) -> Study:
     """
     Raises:
         TheoryError: the folder is no run, or the run is not finished.
     """
     try:
-        config = open_config(run)
+        study = open_run(run)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise TheoryError(str(error)) from error
+    config = study.config
     if config.name != TwoHop.name:
         raise TheoryError(f"{run} is a study of {config.name}: the theory speaks of two-hop")
     needed = ["metrics.jsonl"]
@@ -65,19 +66,19 @@ def open_study(run: Path) -> StudyConfig:
         needed.append(f"{folder}/model.pt")
         needed += [
             f"{folder}/library/{role}-{s}/adapter_config.json"
-            for s in new_facts(config)
+            for s in new_facts(study)
             for role in ROLES
         ]
     if missing := [name for name in needed if not (run / name).is_file()]:
         raise TheoryError(
             f"{run} is not finished, {missing[0]} is missing: python -m recycle study two-hop --run {run} goes on with it"
         )
-    return config
+    return study
 
 
-def new_facts(config: StudyConfig) -> list[str]:
+def new_facts(study: Study) -> list[str]:
     """The groups whose facts the base has not read: the theory's case."""
-    return [group for group in config.groups if group in NEW]
+    return [group for group in study.config.groups if group in NEW]
 
 
 def read_counts(run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
@@ -183,8 +184,8 @@ def compare(run: Path) -> dict[str, Any]:
     Raises:
         TheoryError: the folder is no finished run.
     """
-    config = open_study(run)
-    sets = new_facts(config)
+    study = open_study(run)
+    config, sets = study.config, new_facts(study)
     lines: dict[str, list[Prediction]] = {s: [] for s in sets}
     types: dict[tuple[str, str], list[dict[str, float]]] = {}
     reasons: list[dict[str, float]] = []
@@ -193,7 +194,8 @@ def compare(run: Path) -> dict[str, Any]:
         counts = read_counts(run)
         for seed in config.seeds:
             folder = run / f"seed-{seed}" / "standard"
-            task, model, tokenizer = make_base(config, seed, "standard", run, quiet=True)
+            base = study.open_base(seed, STANDARD_BASE, run)
+            task, model, tokenizer = base.world, base.model, base.tokenizer
             assert isinstance(task, TwoHop)
             names = Names.of(task, tokenizer)
             for s in sets:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models import Tokenizer, Transformer
-from tasks.two_hop import SPOUSES, Triple
+from tasks.two_hop_words import SPOUSES, Triple
 from theory.leakage import PAIRS as THEORY_PAIRS
 from theory.leakage import arc_cosine
 

@@ -13,7 +13,7 @@ import torch
 
 from models import Tokenizer, Transformer
 from tasks import TwoHop
-from tasks.two_hop import SPOUSES, Triple
+from tasks.two_hop_words import SPOUSES, Triple
 from theory.study_answers import Names, name_logprobs
 
 PERSON = SPOUSES.prompts["hop1"]

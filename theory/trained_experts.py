@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lora import Rows, attach, extract, init_adapter, train_only, using
-from recycle.train import TrainConfig, fit
+from recycle.train.fit import TrainConfig, fit
 from theory.claim import Claim, Observation, Settings, generator
 from theory.editing import accuracy
 from theory.leakage import kernel
@@ -85,14 +85,7 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
 
     old = texts(relations, [r.old for r in relations])
     config = TrainConfig(steps=BASE_STEPS, lr=1e-3)
-    fit(
-        network,
-        [list(network.down.parameters())],
-        lambda step: old,
-        config,
-        label="base",
-        quiet=True,
-    )
+    fit(network, [list(network.down.parameters())], lambda step: old, config, label="base")
 
     names = [f"r{k}" for k in range(len(relations))]
     fresh = {
@@ -102,14 +95,7 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
     attach(network, fresh)
     with using(network, Rows(names)):
         config = TrainConfig(steps=steps, lr=rate)
-        fit(
-            network,
-            train_only(network, names),
-            lambda step: new,
-            config,
-            label="experts",
-            quiet=True,
-        )
+        fit(network, train_only(network, names), lambda step: new, config, label="experts")
     learned = [extract(network, name, fresh[name]).factors["down"] for name in names]
     return Run(
         OneLayer(model.embed, model.value, model.up, network.down.weight.detach().double()),

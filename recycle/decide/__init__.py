@@ -1,0 +1,1 @@
+"""Rows of counts, intervals, and the verdicts that rules give."""

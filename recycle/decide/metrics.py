@@ -1,0 +1,109 @@
+"""Rows of counts, one for each cell and form, and how rules and tables ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recycle.plan import Key
+
+# Numbers that a cell may measure besides its counts of answers.
+VALUES = (
+    "log p right",
+    "log p others",
+    "right above others",
+    "cosine",
+    "input overlap",
+    "output overlap",
+)
+_KNOWN, _RIGHT_OF_KNOWN = "components known", "right of known"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was counted about one cell's answers to one form of question.
+
+    ``outcomes`` count each answer once; ``notes`` count further properties of answers; ``values``
+    are measured numbers by the names in VALUES. ``known`` is the number of questions whose
+    components were all answered right, ``right_of_known`` the right answers among those."""
+
+    key: Key
+    form: str
+    n: int
+    outcomes: Mapping[str, int]
+    notes: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    known: int | None = None
+    right_of_known: int | None = None
+
+    @property
+    def right(self) -> int:
+        return self.outcomes["right"]
+
+    def count(self, name: str) -> int:
+        """Answers with an outcome or a note of that name."""
+        return self.outcomes[name] if name in self.outcomes else self.notes[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat record, as metrics.jsonl has it."""
+        known = {} if self.known is None else {_KNOWN: self.known}
+        right = {} if self.right_of_known is None else {_RIGHT_OF_KNOWN: self.right_of_known}
+        counts = {**self.outcomes, **self.notes, **self.values, **known, **right}
+        return {**self.key._asdict(), "form": self.form, "n": self.n, **counts}
+
+
+def parse_row(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequence[str]) -> Row:
+    """A row from its flat record. Raises ValueError for a record that is none, or that has a column
+    that this version does not know."""
+    known = {*Key._fields, "form", "n", *outcomes, *notes, *VALUES, _KNOWN, _RIGHT_OF_KNOWN}
+    if unknown := [name for name in record if name not in known]:
+        raise ValueError(f"a row has the unknown column {unknown[0]!r}: another version made it")
+    missing = [name for name in (*Key._fields, "form", "n", *outcomes) if name not in record]
+    if missing:
+        raise ValueError(f"a row lacks the column {missing[0]!r}: it is damaged")
+    return Row(
+        Key(*(record[name] for name in Key._fields)),
+        record["form"],
+        record["n"],
+        {name: record[name] for name in outcomes},
+        {name: record[name] for name in notes if name in record},
+        {name: record[name] for name in VALUES if name in record},
+        record.get(_KNOWN),
+        record.get(_RIGHT_OF_KNOWN),
+    )
+
+
+class Metrics:
+    """The rows of a run, to be asked for by names; on the standard base unless another is named."""
+
+    def __init__(self, rows: Iterable[Row]):
+        self.rows = list(rows)
+
+    def where(
+        self,
+        base: str = "standard",
+        form: str | Sequence[str] | None = None,
+        **wanted: str | Sequence[str],
+    ) -> list[Row]:
+        """Rows with these names; several names for one place mean any of them."""
+
+        def fits(value: str, want: str | Sequence[str] | None) -> bool:
+            return want is None or (value == want if isinstance(want, str) else value in want)
+
+        return [
+            row
+            for row in self.rows
+            if row.key.base == base
+            and fits(row.form, form)
+            and all(fits(getattr(row.key, name), want) for name, want in wanted.items())
+        ]
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of facts, in the order of the study."""
+        return [g for g in dict.fromkeys(row.key.group for row in self.rows) if g != "base"]
+
+    @property
+    def bases(self) -> list[str]:
+        return list(dict.fromkeys(row.key.base for row in self.rows))

@@ -1,0 +1,90 @@
+"""The oracle, which is told what routing would have to find out, and controls that must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lora import Adapter, Gated
+from models.layout import place
+from recycle.reuse.merge import plain_sum
+from recycle.reuse.method import Prepared, Stage, always, together
+from recycle.reuse.route import ArrowRouter, arrow
+from tasks import World
+
+
+def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: World) -> Prepared:
+    """Each token goes to the expert that knows the hop at hand. Where a phase names several, they
+    share out the layers from low to high.
+
+    Of experts that read the same curriculum about different people the library's first one is
+    right: a library names the experts of its own group first."""
+    named: dict[str, str] = {}
+    for name, adapter in experts.items():
+        named.setdefault(str(adapter.origin["reads"]), name)
+    paths = list(dict.fromkeys(path for adapter in experts.values() for path in adapter.paths))
+    blocks = sorted({place(path).block for path in paths})
+
+    def gates(reads: Sequence[str], path: str) -> Callable[[Tensor], Tensor]:
+        depth = blocks.index(place(path).block)
+        chosen = named[reads[depth * len(reads) // len(blocks)]]
+        gate = torch.tensor([float(name == chosen) for name in experts])
+        return lambda x: gate.to(x).expand(len(x), -1)
+
+    def stages(form: str) -> list[Stage]:
+        return [
+            Stage(
+                Gated(tuple(experts), {path: gates(phase.reads, path) for path in paths}),
+                phase.until,
+            )
+            for phase in world.needs(form)
+        ]
+
+    return Prepared(experts, stages)
+
+
+def random_router(
+    experts: Mapping[str, Adapter], generator: torch.Generator, world: World
+) -> Prepared:
+    """Each token goes to one expert, drawn afresh in every layer."""
+
+    def route(x: Tensor) -> Tensor:
+        chosen = torch.randint(len(experts), (len(x),), generator=generator).to(x.device)
+        return torch.nn.functional.one_hot(chosen, len(experts)).to(x.dtype)
+
+    paths = next(iter(experts.values())).paths
+    return always(experts, Gated(tuple(experts), dict.fromkeys(paths, route)))
+
+
+def shuffled_prototypes(
+    experts: Mapping[str, Adapter], generator: torch.Generator, world: World
+) -> Prepared:
+    """Arrow to one expert, every prototype handed to the next expert."""
+    routers = arrow(list(experts.values()), top_k=1)
+    shifted = {
+        path: ArrowRouter(router.prototypes.roll(1, 0), top_k=1) for path, router in routers.items()
+    }
+    return always(experts, Gated(tuple(experts), shifted))
+
+
+def random_adapters(
+    experts: Mapping[str, Adapter], generator: torch.Generator, world: World
+) -> Prepared:
+    """The plain sum of adapters whose factors are noise of the experts' Frobenius norms."""
+
+    def scrambled(factor: Tensor) -> Tensor:
+        noise = torch.randn(factor.shape, generator=generator)
+        return noise * (factor.norm() / noise.norm())
+
+    fakes = [
+        Adapter(
+            {path: (scrambled(A), scrambled(B)) for path, (A, B) in expert.factors.items()},
+            expert.alpha,
+            expert.rslora,
+            expert.alphas,
+        )
+        for expert in experts.values()
+    ]
+    return together({"merged": plain_sum(fakes)})

@@ -1,0 +1,62 @@
+"""What a method is: it turns experts into adapters that are attached, and says how they act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lora import Adapter, Mix, Mode
+from tasks import World
+
+Family = Literal["single", "merge", "router", "oracle", "control"]
+FAMILIES: tuple[Family, ...] = ("single", "merge", "router", "oracle", "control")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How adapters act until the answer reaches a word (None: to its end)."""
+
+    mode: Mode
+    until: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Adapters to attach, and the stages in which they act on questions of a form."""
+
+    adapters: Mapping[str, Adapter]
+    stages: Callable[[str], Sequence[Stage]]
+
+
+Apply = Callable[[Mapping[str, Adapter], torch.Generator, World], Prepared]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One thing to do with a library of experts.
+
+    ``name`` is its identity: rows, files and seeds are told by it, so it never changes. ``needs``
+    says what besides the experts it must be given: nothing, examples of the task, or texts.
+    ``weight`` is the weight of each expert where the method is a sum at one weight."""
+
+    name: str
+    family: Family
+    formula: str
+    source: str
+    apply: Apply
+    needs: Literal["nothing", "examples", "texts"] = "nothing"
+    weight: float | None = None
+
+
+def always(adapters: Mapping[str, Adapter], mode: Mode) -> Prepared:
+    """These adapters in one mode, whatever is asked."""
+    stages = (Stage(mode),)
+    return Prepared(adapters, lambda form: stages)
+
+
+def together(experts: Mapping[str, Adapter]) -> Prepared:
+    """All at weight 1: the base where there is none, one expert as it was trained."""
+    return always(experts, Mix(dict.fromkeys(experts, 1.0)) if experts else None)

@@ -1,0 +1,1 @@
+"""The run folder, the environment of a run, and its progress."""

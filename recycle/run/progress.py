@@ -1,0 +1,67 @@
+"""One line that says how far a whole study is and how long the rest of it will take.
+
+Work is counted in tokens: a training step counts the tokens that it reads, a cell counts as
+CELL_TOKENS. Progress is a matter of the process, as logging is, so nobody hands it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+CELL_TOKENS = 5_000  # quick two-hop study, two threads: a cell takes as long as training on so many
+_LINE = "{desc}: {percentage:3.0f} % |{bar}| {remaining} left{postfix}"
+
+
+class Progress:
+    """A line on the terminal, or nothing where it is silent."""
+
+    def __init__(self, work: float = 0.0, silent: bool = True):
+        # smoothing=0: what is left is told from the whole rate so far, not from the last seconds.
+        self._bar = tqdm(
+            total=max(work, 1.0),
+            disable=silent,
+            bar_format=_LINE,
+            smoothing=0,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            delay=1.0,  # a command that fails at once has shown no line
+        )
+
+    def say(self, doing: str, detail: str = "") -> None:
+        """What is being done now, beside the share that is done."""
+        self._bar.set_description_str(doing, refresh=False)
+        self._bar.set_postfix_str(detail, refresh=False)
+
+    def advance(self, work: float) -> None:
+        left = max(0.0, self._bar.total - self._bar.n)
+        self._bar.update(min(work, left))
+
+    def drop(self, work: float) -> None:
+        """So much of the work was done before, by a run that was stopped."""
+        self._bar.total = max(1.0, self._bar.total - work)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+_current = Progress()
+
+
+def current() -> Progress:
+    """The line of whatever command runs now."""
+    return _current
+
+
+@contextmanager
+def showing(work: float, silent: bool) -> Iterator[None]:
+    """Show a line for so much work inside the block."""
+    global _current
+    before, _current = _current, Progress(work, silent)
+    try:
+        yield
+    finally:
+        _current.close()
+        _current = before

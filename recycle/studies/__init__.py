@@ -1,0 +1,20 @@
+"""The studies: one file each, with its libraries, presets, controls and claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recycle.run.folder import read_config
+from recycle.studies.design import Design, Study, rebuilt
+from recycle.studies.history import HISTORY
+from recycle.studies.two_hop import TWO_HOP
+from recycle.studies.word_math import WORD_MATH
+
+DESIGNS: dict[str, Design] = {design.name: design for design in (TWO_HOP, WORD_MATH, HISTORY)}
+
+__all__ = ["DESIGNS", "Design", "Study", "open_study"]
+
+
+def open_study(run: Path) -> Study:
+    """The study that a run folder was made by. Raises ValueError where it is no run."""
+    return rebuilt(DESIGNS, read_config(run), f"{run}/config.json")

@@ -1,0 +1,137 @@
+"""A study as one value: what is compared in a world, at which sizes, and what is claimed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recycle.decide.claims import Claim, Control, Rules, decide
+from recycle.decide.metrics import Metrics, parse_row
+from recycle.plan import BaseSpec, Cell, Expert, Library, Settings
+from recycle.train.base import Base, build_world, open_base
+from recycle.train.settings import StudyConfig, change, rebuild
+from tasks import World
+
+
+@dataclass(frozen=True)
+class Design:
+    """What one file in recycle/studies/ says: a world, libraries, presets, claims.
+
+    ``parts`` are what libraries belong to, the first is "main"; ``presets`` are settings by name.
+    """
+
+    name: str
+    world: type[World]
+    libraries: tuple[Library, ...]
+    parts: tuple[str, ...]
+    presets: Mapping[str, Settings]
+    rules: Rules
+
+    @property
+    def default(self) -> StudyConfig:
+        return StudyConfig(self.name, self.world.Config(), tuple(self.world.groups))
+
+    def preset(self, name: str) -> StudyConfig:
+        """Raises ValueError for a preset that this study does not have."""
+        if name not in self.presets:
+            raise ValueError(f"no preset {name!r}: choose {', '.join(self.presets)}")
+        return change(self.default, self.presets[name])
+
+    def base(self, name: str) -> BaseSpec:
+        specs = {library.base.name: library.base for library in self.libraries}
+        if name not in specs:
+            raise ValueError(f"no base {name!r} in this study: choose {', '.join(specs)}")
+        return specs[name]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A design at one configuration. Everything that is made, measured and decided follows."""
+
+    design: Design
+    config: StudyConfig
+
+    def __post_init__(self) -> None:
+        known = {"groups": self.design.world.groups, "parts": self.design.parts}
+        for name, choices in known.items():
+            chosen = getattr(self.config, name)
+            if not chosen or set(chosen) - set(choices):
+                raise ValueError(f"{name} = {', '.join(chosen)}: choose from {', '.join(choices)}")
+
+    @cached_property
+    def libraries(self) -> tuple[Library, ...]:
+        """Those of the chosen parts and groups; the questions to the base itself always."""
+        groups = ("base", *self.config.groups)
+        return tuple(
+            library
+            for library in self.design.libraries
+            if library.part in self.config.parts and library.group in groups
+        )
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        return tuple(
+            Cell(seed, library, method)
+            for seed in self.config.seeds
+            for library in self.libraries
+            for method in library.methods
+        )
+
+    @property
+    def bases(self) -> list[tuple[int, BaseSpec]]:
+        """A base for each seed and spec."""
+        specs = {library.base.name: library.base for library in self.libraries}
+        return [(seed, spec) for seed in self.config.seeds for spec in specs.values()]
+
+    @property
+    def opened(self) -> list[Library]:
+        """Libraries whose merges are looked into."""
+        return [library for library in self.libraries if library.inside]
+
+    def passes(self, base: str) -> dict[str, list[Expert]]:
+        """A base's experts by the pass that trains them: one for each part, recipe and group,
+        whatever else is wanted."""
+        found: dict[str, list[Expert]] = {}
+        known: set[Expert] = set()
+        for library in self.libraries:
+            for expert in library.experts:
+                if expert.base.name == base and expert not in known:
+                    known.add(expert)
+                    name = f"{library.part}-{expert.recipe.name}-{expert.group}"
+                    found.setdefault(name, []).append(expert)
+        return found
+
+    def world(self, seed: int) -> World:
+        return build_world(self.design.world, self.config.task, seed)
+
+    def open_base(self, seed: int, spec: BaseSpec, run: Path) -> Base:
+        """Pretrained now if it is not in the run's folder."""
+        return open_base(self.design.world, self.config, (seed, spec), run)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of the best constant answer, in the groups that the claims speak of."""
+        claimed = [group for group in self.config.groups if group in self.design.rules.groups]
+        world = self.world(self.config.seeds[0])
+        return max(world.chance(group) for group in claimed or self.config.groups)
+
+    def judge(self, metrics: Metrics) -> tuple[list[Control], list[Claim]]:
+        rules = self.design.rules
+        controls = rules.controls(metrics)
+        return controls, decide(controls, rules.rules, metrics, self.chance)
+
+    def read_metrics(self, records: list[dict[str, Any]]) -> Metrics:
+        """Rows from the records of metrics.jsonl."""
+        world = self.world(self.config.seeds[0])
+        return Metrics(parse_row(record, world.outcomes, world.note_names) for record in records)
+
+
+def rebuilt(designs: Mapping[str, Design], values: Mapping[str, Any], where: str) -> Study:
+    """The study of a run's config.json. Raises ValueError for what another version made."""
+    name = values.get("name")
+    if not isinstance(name, str) or name not in designs:
+        raise ValueError(f"{where} is of the unknown task {name!r}: another version made this run")
+    return Study(designs[name], rebuild(designs[name].default, values, where))

@@ -1,0 +1,1 @@
+"""Bases and experts: their settings, the texts they read, and the loop that trains them."""

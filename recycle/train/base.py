@@ -1,0 +1,101 @@
+"""A base: the frozen model that a seed's experts are trained on, with its world and tokenizer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import Tokenizer, Transformer
+from recycle.plan import BaseSpec, derived
+from recycle.run.disk import load_torch, save_torch, write_json
+from recycle.run.folder import base_folder
+from recycle.train.corpus import Corpus, padding
+from recycle.train.fit import fit
+from recycle.train.settings import StudyConfig, change
+from tasks import World
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that is ready to be used: pretrained here, or loaded from where it was kept.
+
+    ``config`` is resolved: the study's configuration with the base's own settings in it."""
+
+    spec: BaseSpec
+    seed: int
+    config: StudyConfig
+    folder: Path
+    world: World
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def label(self) -> str:
+        return f"seed {self.seed}, {self.spec}"
+
+
+@lru_cache(maxsize=32)
+def build_world(kind: type[World], config: Any, seed: int) -> World:
+    """Kept: to build a world and to check it for leaks takes a good part of a second."""
+    return kind(config, seed)
+
+
+def open_base(
+    kind: type[World], config: StudyConfig, cell: tuple[int, BaseSpec], run: Path
+) -> Base:
+    """The base of a (seed, spec) pair in a run's folder, pretrained now if it is not there.
+
+    Raises ValueError where the folder holds a base of another shape."""
+    seed, spec = cell
+    config = change(config, spec.settings)
+    world = build_world(kind, config.task, seed)
+    tokenizer = Tokenizer.from_words(world.words())
+    weights = torch.Generator().manual_seed(derived(seed, "weights"))
+    model = Transformer(config.model, len(tokenizer), weights)
+    folder = base_folder(run, seed, spec.name)
+    base = Base(spec, seed, config, folder, world, model, tokenizer)
+    path = folder / "model.pt"
+    if not path.exists():
+        _pretrain(base)
+        save_torch(path, model.state_dict())
+        _checkpoint(base).unlink(missing_ok=True)
+    try:
+        model.load_state_dict(load_torch(path))
+    except RuntimeError:
+        raise ValueError(
+            f"{path} is no base of this configuration: delete it, the same command makes it again"
+        ) from None
+    model.eval()
+    return base
+
+
+def _checkpoint(base: Base) -> Path:
+    return base.folder / "checkpoint.pt"
+
+
+def _pretrain(base: Base) -> None:
+    """Train the model's weights on the world's texts; the curve goes beside them."""
+    config = base.config.pretrain
+    corpus = Corpus.build(base.world.base_texts(), base.world.shares(), base.tokenizer)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        return corpus.batch(config, derived(base.seed, "reading"), step)
+
+    started = time.monotonic()
+    curve = fit(
+        base.model,
+        [list(base.model.parameters())],
+        batch,
+        config,
+        label=f"{base.label}: base",
+        checkpoint=_checkpoint(base),
+    )
+    seconds = time.monotonic() - started
+    share = padding(batch, config.steps, base.tokenizer.pad)
+    write_json(base.folder / "curve.json", {"curve": curve, "seconds": seconds, "padding": share})

@@ -1,0 +1,148 @@
+"""The training loop: one for pretraining a base and for training one or many adapters at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import Trainable
+from recycle.run import progress
+from recycle.run.disk import load_torch, save_torch
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Diverged(ValueError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """AdamW with linear warm-up and cosine decay to zero. A step reads ``rows`` rows of ``length``
+    tokens (for each adapter, where several are trained at once): several texts packed in each, or
+    one."""
+
+    steps: int
+    rows: int = 44
+    length: int = 64
+    packed: bool = True
+    lr: float = 3e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    beta2: float = 0.98
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr}: must be a positive number")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup = {self.warmup}: a share of the steps, between 0 and 1")
+
+    @property
+    def tokens(self) -> int:
+        """What one step reads, for each group of parameters."""
+        return self.rows * self.length
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor at a step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def fit(
+    model: Trainable,
+    groups: Sequence[Sequence[nn.Parameter]],
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    config: TrainConfig,
+    *,
+    label: str,
+    checkpoint: Path | None = None,
+) -> list[dict]:
+    """Train each group of parameters on its own rows; return the curve, [{step, loss: one per
+    group}].
+
+    ``batch(step)`` gives tokens and where they are learned, (groups * rows, length + 1) each, the
+    rows of one group together. The summed loss gives each group the gradient it would have alone,
+    and each is clipped alone, so K adapters trained at once follow the same path as one by one.
+    With a ``checkpoint`` path the state is kept there once a minute, and a killed run goes on from
+    it to the same result.
+    """
+    optimizer = torch.optim.AdamW(
+        [{"params": list(group)} for group in groups],
+        lr=config.lr,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    curve: list[dict] = []
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        state = load_torch(checkpoint)
+        first, curve = state["step"], state["curve"]
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for parameter, saved in zip(
+                (p for g in groups for p in g), state["parameters"], strict=True
+            ):
+                parameter.copy_(saved)
+    saved_at = time.monotonic()
+    every = max(1, config.steps // 100)
+    model.train()
+    line = progress.current()
+    line.drop(first * len(groups) * config.tokens)
+    for step in range(first, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * config.rate(step)
+        losses = completion_loss(model, *batch(step), len(groups))
+        losses.sum().backward()
+        for parameters in groups:
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        line.advance(len(groups) * config.tokens)
+
+        if step % every == 0 or step == config.steps - 1:
+            values = losses.tolist()
+            if not all(map(math.isfinite, values)):
+                raise Diverged(
+                    f"{label}: the loss is {values} at step {step}: "
+                    f"lower lr = {config.lr}, or clip closer"
+                )
+            curve.append({"step": step, "loss": values})
+            line.say(label, f", loss {sum(values) / len(values):.3f}")
+        if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            state = {
+                "step": step + 1,
+                "curve": curve,
+                "optimizer": optimizer.state_dict(),
+                "parameters": [p.detach() for g in groups for p in g],
+            }
+            save_torch(checkpoint, state)
+            saved_at = time.monotonic()
+    model.eval()
+    return curve
+
+
+def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
+    """Mean cross-entropy of the learned tokens given all before them, in nats, for each group of
+    rows: (groups,)."""
+    learned = learned[:, 1:]
+    logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
+    losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
+    counts = learned.reshape(groups, -1).sum(1)
+    # The learned tokens stand in order of their rows, so the first counts[0] are the first group's,
+    # and so on.
+    group = torch.repeat_interleave(
+        torch.arange(groups, device=tokens.device), counts, output_size=len(losses)
+    )
+    return torch.zeros(groups, device=tokens.device).index_add(0, group, losses) / counts

@@ -1,0 +1,180 @@
+"""The designs of the studies: they name what exists, their names are those of the recorded results,
+and a method that is added changes no verdict."""
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recycle.decide.metrics import Metrics
+from recycle.plan import STANDARD_RECIPE, Cell, Expert, Key, Library, Recipe
+from recycle.reuse.methods import BY_NAME, EVERY, METHODS, PLAIN_SUM
+from recycle.show.figures import curve_title
+from recycle.show.record import recorded_metrics
+from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
+from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
+from recycle.train.settings import change
+
+RESULTS = Path(__file__).parent.parent / "recycle" / "results"
+# Of today's slugs of experts and paths of cells, as checksums: they may grow, and never change.
+SLUGS, CELLS = 3637494966, 4112125418
+SMALL = {
+    "two-hop": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
+    "history": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
+    "word-math": {"task.problems": 40, "task.expert_problems": 10, "task.questions": 4},
+}
+
+
+@pytest.fixture(scope="module", params=DESIGNS)
+def design(request):
+    return DESIGNS[request.param]
+
+
+def recorded(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_every_librarys_experts_can_be_trained(design):
+    world = design.world(change(design.default, SMALL[design.name]).task, 0)
+    for library in design.libraries:
+        for expert in library.experts:
+            assert world.expert_texts(expert.reads, expert.group)
+            assert expert.base == library.base
+            change(change(design.default, library.base.settings), expert.recipe.settings)
+        assert library.part in design.parts and library.group in (*world.groups, "base")
+        assert not library.context or world.in_context(library.group)
+
+
+def test_no_two_libraries_or_experts_share_a_place(design):
+    cells = [Cell(0, library, m).path for library in design.libraries for m in library.methods]
+    assert len(set(cells)) == len(cells)
+    experts = {expert for library in design.libraries for expert in library.experts}
+    assert len({(expert.base.name, expert.slug) for expert in experts}) == len(experts)
+
+
+def test_every_preset_is_a_study(design):
+    for name in design.presets:
+        study = Study(design, design.preset(name))
+        assert study.cells and study.config.name == design.name
+
+
+def test_claims_name_methods_and_libraries_that_exist():
+    for rules, design in ((two_hop_claims, "two-hop"), (word_math_claims, "word-math")):
+        methods, libraries = set(BY_NAME), {library.name for library in DESIGNS[design].libraries}
+        families = ("MAIN", "MERGED_OR_ROUTED", "WITH_ORACLE", "BLIND", "BETWEEN", "PAPERS")
+        for name in families:
+            assert set(getattr(rules, name, ())) <= methods, name
+        for name in ("MATCHED", "MISMATCHED", "SINGLES"):
+            assert set(getattr(rules, name, ())) <= libraries, name
+    names = {library.name for library in LIBRARIES}
+    constants = (two_hop_claims.PAIR, two_hop_claims.TRIPLE, two_hop_claims.NO_CHAINS)
+    assert {*constants, two_hop_claims.DISJOINT, *two_hop_claims.OTHER_ENTITIES.values()} <= names
+    bases = {library.base.name for library in LIBRARIES}
+    assert set(two_hop_claims.DOSES.values()) <= bases
+
+
+@pytest.mark.parametrize(
+    "record, preset", [("two-hop-full", "full"), ("two-hop-regimes", "growth")]
+)
+def test_the_recorded_rows_have_todays_names(record, preset):
+    """A study of today would find the cells of the recorded runs where they were made."""
+    kept = recorded(record)
+    rows = recorded_metrics(kept).rows
+    config = TWO_HOP.preset(preset)
+    if record == "two-hop-regimes":
+        config = replace(config, parts=("regimes",))
+    assert [row.key for row in rows[::4]] == [cell.key for cell in Study(TWO_HOP, config).cells]
+
+
+def test_the_recorded_word_problems_have_todays_names():
+    design = DESIGNS["word-math"]
+    rows = recorded_metrics(recorded("word-math-laptop")).rows
+    cells = Study(design, design.preset("laptop")).cells
+    assert [row.key for row in rows[::3]] == [cell.key for cell in cells]
+
+
+def test_slugs_stay_as_they_were():
+    """Files and seeds of runs that stand on disks are told by these."""
+    library = Library("3-combination, other entities", "F", (), (PLAIN_SUM,))
+    path = "seed-3/standard/cells/F.3-combination,other_entities.plain_sum.json"
+    assert Cell(3, library, PLAIN_SUM).path == path
+    assert Cell(3, library, PLAIN_SUM).key == Key(3, "standard", "F", library.name, "plain_sum")
+    assert Expert("hop1", "F").slug == "hop1-F"
+    assert Expert("joint", "H", Recipe("full")).slug == "joint-H-full"
+    slugs = " ".join(sorted({e.slug for library in LIBRARIES for e in library.experts}))
+    cells = " ".join(sorted(Cell(0, x, m).path for x in LIBRARIES for m in x.methods))
+    assert (zlib.crc32(slugs.encode()), zlib.crc32(cells.encode())) == (SLUGS, CELLS)
+
+
+def test_a_title_is_no_identity():
+    one = next(library for library in LIBRARIES if library.name == "2-combination")
+    renamed = replace(one, title="both hops")
+    assert str(renamed) == "both hops" and str(one) == "2-combination"
+    assert Cell(0, renamed, PLAIN_SUM).path == Cell(0, one, PLAIN_SUM).path
+
+
+@pytest.mark.parametrize("record", ["two-hop-full", "word-math-laptop"])
+def test_a_new_method_decides_nothing(record):
+    """A merge that answers everything is measured beside the others, in every library: no verdict,
+    no correction and no control changes."""
+    kept = recorded(record)
+    design, metrics = DESIGNS[kept["task"]], recorded_metrics(kept)
+    study = Study(design, design.default)
+    before = study.judge(metrics)
+    merge = replace(PLAIN_SUM, name="miracle")
+    planted = [
+        replace(
+            row,
+            key=row.key._replace(method=merge.name),
+            outcomes={name: row.n * (name == "right") for name in row.outcomes},
+        )
+        for row in metrics.rows
+        if row.key.method == PLAIN_SUM.name
+    ]
+    assert planted and merge not in METHODS
+    assert study.judge(Metrics([*metrics.rows, *planted])) == before
+
+
+def test_the_recorded_verdicts_are_those_of_todays_rules():
+    for record in ("two-hop-full", "word-math-laptop"):
+        kept = recorded(record)
+        design = DESIGNS[kept["task"]]
+        study = Study(design, design.default)
+        controls, claims = study.judge(recorded_metrics(kept))
+        assert [c.id for c in controls] == [c["id"] for c in kept["controls"]]
+        assert [c.value for c in controls] == pytest.approx([c["value"] for c in kept["controls"]])
+        said = [(c.id, str(c.verdict), c.evidence) for c in claims]
+        assert said == [(c["id"], c["verdict"], c["evidence"]) for c in kept["claims"]]
+
+
+def test_what_grows_is_told_by_values():
+    """Every axis has at least three values, the standard base's among them."""
+    axes: dict[str, set[int]] = {}
+    for library in LIBRARIES:
+        for axis, value in library.axes.items():
+            axes.setdefault(axis, set()).add(value)
+    config = TWO_HOP.default
+    assert axes["rank"] == {2, 4, 8, config.adapter.rank, 32}
+    assert axes["facts"] == {25, config.task.triples, 100}
+    assert axes["width"] == {64, 96, config.model.width}
+    assert axes["layers"] == {1, config.model.layers, 4} and axes["experts"] == {2, 4, 8, 16}
+
+
+def test_the_grid_of_regimes_passes_through_the_standard_recipe():
+    same = [r.name for r in REGIMES if change(TWO_HOP.default, r.settings) == TWO_HOP.default]
+    assert same == ["rank_16-preservation_50-lr_30e-4"]
+
+
+def test_training_curves_of_different_recipes_have_different_legends():
+    recipes = {e.recipe for library in LIBRARIES for e in library.experts}
+    titles = [curve_title(Expert("hop1", "F", recipe)) for recipe in recipes]
+    assert len(set(titles)) == len(recipes) > 10
+    assert curve_title(Expert("hop1", "F", STANDARD_RECIPE)) == "hop1"
+
+
+def test_every_method_is_asked_of_the_libraries_that_a_study_is_about():
+    for library in TWO_HOP.libraries:
+        if library.inside:
+            assert library.methods == EVERY
