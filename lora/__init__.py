@@ -1,6 +1,6 @@
 """Low-rank adapters on the linear layers of any module."""
 
-from lora.adapter import Adapter, base_hash
+from lora.adapter import Adapter, base_hash, combine, common_base, product_core
 from lora.attach import (
     adapter_parameters,
     attach,
@@ -27,6 +27,8 @@ __all__ = [
     "adapter_parameters",
     "attach",
     "base_hash",
+    "combine",
+    "common_base",
     "detach",
     "extract",
     "folded",
@@ -34,6 +36,7 @@ __all__ = [
     "load_adapter",
     "lora_layers",
     "matching",
+    "product_core",
     "save_adapter",
     "train_only",
     "using",
