@@ -178,6 +178,14 @@ def test_detach_gives_back_the_same_model():
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
+def test_a_base_is_named_by_its_weights_buffers_of_no_axis_included():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))  # it counts its batches: shape ()
+    digest = base_hash(net)
+    assert base_hash(copy.deepcopy(net)) == digest
+    net[1].num_batches_tracked += 1
+    assert base_hash(net) != digest
+
+
 def test_fold_is_undone_bit_for_bit_after_many_cycles():
     net = model().float()
     weight = net[0].weight.detach().clone()
@@ -217,11 +225,9 @@ def test_removing_one_adapter_leaves_the_others():
         layer.remove("a")
     with using(net, Mix({"b": 1.0})):
         net(torch.zeros(1, 12, dtype=torch.double))
-    with (
-        pytest.raises(KeyError, match="no adapter 'a' is attached, there are b"),
-        using(net, Mix({"a": 1.0})),
-    ):
-        pass
+    for act in (using(net, Mix({"a": 1.0})), using(net, Rows("ab")), folded(net, {"a": 1.0})):
+        with pytest.raises(KeyError, match="no adapter 'a' is attached, there are b"), act:
+            pass
 
 
 def test_extract_returns_what_was_attached():
