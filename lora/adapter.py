@@ -223,6 +223,6 @@ def base_hash(model: nn.Module) -> str:
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
-            content = tensor.detach().cpu().reshape(-1).view(torch.uint8)
-            digest.update(content.numpy().tobytes())
+            content = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(content.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
