@@ -1,19 +1,14 @@
-"""Measure the layer beside its peers:  python -m bench --quick     about a minute and a half on two cores
+"""Measure the layer beside its peers:  python -m bench --quick     a minute and a half on two cores
 
-    python -m bench [--device cpu|cuda] [--json FILE] [--plot FILE.png]     everything, with growth: minutes
-    python -m bench growth [--json FILE]                                    the sweeps over r, M, width, N and K alone
-    python -m bench table [--json FILE]                                     the README's tables from a results file
+    python -m bench [--device cuda] [--json FILE] [--plot FILE.png]   all, with growth: minutes
+    python -m bench growth [--json FILE]                    the sweeps over r, M, width, N, K alone
+    python -m bench table > bench/results/README.md         the tables of all recorded results
+    python -m bench table --json FILE                       the tables of one results file
 
-Nothing is timed before its y, dx, dA, dB and dgates were compared with float64. Rows are ratios to
-the frozen layer's forward plus backward, the physical limit, in the same process and round; "floor"
-is what the products alone would cost. The last line of the output is one JSON object.
-
-Where each path stops paying (bench/results/cpu-growth.json: one thread of a Zen 3, M=2048, width 256, r=8, N=8, K=8, +-10 %):
-    r       ours 1.3 (r=8) to 2.2 (r=128); beyond r = k/8 full fine-tuning, 1.5, costs less a step
-    M       training below about 256 tokens is all call overhead, and there the plain formula is faster (2.0 against 2.9 at M=1)
-    width   2.2 at 64, 1.06 at 1024: the adapter's share falls as r / k
-    N       1.5 (N=2) to 4.2 (N=32), in step with the floor; the stacked flow of PEFT goes from 2.1 to 32
-    K       1.4 whatever K is; one after the other, 1.7 (K=2) to 2.6 (K=32)
+Nothing is timed before y, dx, dA, dB and dgates of every arm were compared with float64. Rows are
+ratios to the frozen layer's forward plus backward, the physical limit, in the same process and
+round; "floor" is what the products alone would cost. The last line of the output is one JSON
+object. bench/README.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -26,20 +21,25 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
 from bench import growth, report, steps
 from bench.layers import gated, has_peft, one_adapter, together
-from bench.protocol import WrongResult, measure
+from bench.protocol import Case, Row, WrongResult, dtype_name, measure
 from models import TransformerConfig
-from recycle.run.matmul import CHOICES, choose_matmul
+from recycle.run.disk import write_json
 from recycle.run.environment import describe_environment
+from recycle.run.matmul import CHOICES, choose_matmul
 
-Job = tuple[str, Callable[[], list[dict]]]
+Job = tuple[str, Callable[[], list[Row]]]
+MakeCase = Callable[[], Case]
 
 # Width: (must, aim), ratios to frozen at M=2048, r=8 on the CPU in fp32.
 ONE = {256: (1.18, 1.12), 512: (1.11, 1.07), 1024: (1.09, 1.04)}
@@ -49,110 +49,97 @@ MODEL = TransformerConfig()
 TOKENS, RANK, ADAPTERS = 2048, 8, 8
 ROWS, LENGTH, EXPERTS, DECODED = 44, 64, 12, 32
 SECONDS = {"quick": 2.0, "all": 8.0, "growth": 1.5}  # for each case
+SMALL = (  # (M, width, dtype) of further cases of one adapter
+    (2048, 128, torch.float32),
+    (512, 128, torch.float32),
+    (512, 256, torch.float32),
+    (512, 1024, torch.float32),
+    (512, 256, torch.bfloat16),
+)
+CUDA_STANDARD, CUDA_MUST = (8192, 4096, 4096, 16), 1.20  # (M, k, n, r) and its ratio to frozen
 
 
 def cpu_jobs(quick: bool) -> list[Job]:
-    fp32, jobs = torch.float32, []
+    fp32 = torch.float32
     seconds = SECONDS["quick" if quick else "all"]
-    for make, table, extra in (
-        (one_adapter, ONE, ()),
-        (gated, GATED, (ADAPTERS,)),
-        (together, TOGETHER, (ADAPTERS,)),
-    ):
-        for k, (must, aim) in table.items():
-
-            def job(make=make, k=k, extra=extra, must=must, aim=aim) -> list[dict]:
-                return measure(
-                    make(TOKENS, k, k, RANK, *extra, fp32, "cpu", must=must, aim=aim),
-                    "cpu",
-                    seconds,
-                )
-
-            jobs.append((f"{make.__name__} {k}", job))
-    if not quick:
-        compiled = shutil.which(os.environ.get("CXX", "g++")) is not None
-        for M, k, dtype in (
-            (2048, 128, fp32),
-            (512, 128, fp32),
-            (512, 256, fp32),
-            (512, 1024, fp32),
-            (512, 256, torch.bfloat16),
-        ):
-
-            def small(M=M, k=k, dtype=dtype) -> list[dict]:
-                rows = measure(
-                    one_adapter(M, k, k, 8, dtype, "cpu", compiled=compiled), "cpu", seconds
-                )
-                return [{**row, "group": f"M={M}, {row['dtype']}"} for row in rows]
-
-            jobs.append((f"M={M} {k}", small))
+    cases: dict[str, MakeCase] = {}
+    for width, (must, aim) in ONE.items():
+        one = partial(one_adapter, TOKENS, width, width, RANK, fp32, "cpu")
+        cases[f"one {width}"] = partial(one, must=must, aim=aim)
+    for make, bounds in ((gated, GATED), (together, TOGETHER)):
+        for width, (must, aim) in bounds.items():
+            several = partial(make, TOKENS, width, width, RANK, ADAPTERS, fp32, "cpu")
+            cases[f"{make.__name__} {width}"] = partial(several, must=must, aim=aim)
+    if quick:
+        return layer_jobs(cases, "cpu", seconds) + step_jobs("cpu", seconds)
+    compiled = shutil.which(os.environ.get("CXX", "g++")) is not None
+    for M, width, dtype in SMALL:
+        group = f"M={M}, {dtype_name(dtype)}"
+        case = partial(one_adapter, M, width, width, RANK, dtype, "cpu", compiled=compiled)
+        cases[f"{group} {width}"] = partial(renamed, case, group)
     return (
-        jobs
+        layer_jobs(cases, "cpu", seconds)
         + step_jobs("cpu", seconds)
-        + ([] if quick else growth_jobs("cpu", fp32, SECONDS["growth"]))
+        + growth_jobs("cpu", fp32, SECONDS["growth"])
     )
 
 
 def cuda_jobs(quick: bool) -> list[Job]:
-    bf16, jobs = torch.bfloat16, []
-    shapes = [(8192, 4096, 4096, 16)]
+    bf16, seconds = torch.bfloat16, 3.0
+    shapes = [CUDA_STANDARD]
     if not quick:
         shapes += [
             (M, k, n, r)
             for M in (2048, 8192)
             for k, n in ((1024, 1024), (4096, 4096), (4096, 11008))
             for r in (8, 16, 64)
-            if (M, k, n, r) != shapes[0]
+            if (M, k, n, r) != CUDA_STANDARD
         ]
+    cases: dict[str, MakeCase] = {}
     for M, k, n, r in shapes:
-        must = 1.20 if (M, k, n, r) == shapes[0] else None
-
-        def job(M=M, k=k, n=n, r=r, must=must) -> list[dict]:
-            rows = measure(
-                one_adapter(M, k, n, r, bf16, "cuda", compiled=True, must=must), "cuda", 3.0
-            )
-            return [{**row, "group": f"one adapter, M={M}, r={r}"} for row in rows]
-
-        jobs.append((f"M={M} {k} to {n} r={r}", job))
+        must = CUDA_MUST if (M, k, n, r) == CUDA_STANDARD else None
+        case = partial(one_adapter, M, k, n, r, bf16, "cuda", compiled=True, must=must)
+        group = f"one adapter, M={M}, r={r}"
+        cases[f"M={M} {k} to {n} r={r}"] = partial(renamed, case, group)
     for make in (gated, together):
-        jobs.append(
-            (
-                make.__name__,
-                lambda make=make: measure(make(8192, 4096, 4096, 16, 8, bf16, "cuda"), "cuda", 3.0),
-            )
-        )
-    return (
-        jobs
-        + step_jobs("cuda", 3.0)
-        + ([] if quick else growth_jobs("cuda", bf16, SECONDS["growth"]))
-    )
+        cases[make.__name__] = partial(make, *CUDA_STANDARD, ADAPTERS, bf16, "cuda")
+    jobs = layer_jobs(cases, "cuda", seconds) + step_jobs("cuda", seconds)
+    return jobs if quick else jobs + growth_jobs("cuda", bf16, SECONDS["growth"])
+
+
+def renamed(make: MakeCase, group: str) -> Case:
+    return replace(make(), group=group)
+
+
+def layer_jobs(cases: Mapping[str, MakeCase], device: str, seconds: float) -> list[Job]:
+    """A case is made when its turn comes: the tensors of all cases together would fill memory."""
+
+    def rows(make: MakeCase) -> list[Row]:
+        return measure(make(), device, seconds)
+
+    return [(name, partial(rows, make)) for name, make in cases.items()]
 
 
 def step_jobs(device: str, seconds: float) -> list[Job]:
+    many = partial(steps.train_many, MODEL, EXPERTS, 8, LENGTH)
     return [
-        ("training step", lambda: steps.train_one(MODEL, ROWS, LENGTH, device, 2 * seconds)),
-        (
-            "adapters at once",
-            lambda: steps.train_many(MODEL, EXPERTS, 8, LENGTH, device, 2 * seconds),
-        ),
-        ("decoding", lambda: steps.decode(MODEL, 3, 64, DECODED, device, seconds)),
-        ("decoding one row", lambda: steps.decode(MODEL, 3, 1, DECODED, device, seconds)),
+        ("training step", partial(steps.train_one, MODEL, ROWS, LENGTH, device, 2 * seconds)),
+        ("adapters at once", partial(many, device, 2 * seconds)),
+        ("decoding", partial(steps.decode, MODEL, 3, 64, DECODED, device, seconds)),
+        ("decoding one row", partial(steps.decode, MODEL, 3, 1, DECODED, device, seconds)),
     ]
 
 
 def growth_jobs(device: str, dtype: torch.dtype, seconds: float) -> list[Job]:
     return [
-        (
-            f"growth {axis}={value}",
-            lambda axis=axis, value=value: growth.sweep(axis, value, dtype, device, seconds),
-        )
+        (f"growth {axis}={value}", partial(growth.sweep, axis, value, dtype, device, seconds))
         for axis, values in growth.SWEEPS.items()
         for value in values
     ]
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see python -m bench --help")
 
 
@@ -166,17 +153,14 @@ def parser() -> Parser:
         "command",
         nargs="?",
         choices=["growth", "table"],
-        help="the sweeps alone, or tables from results",
+        help="the sweeps alone, or tables from recorded results",
     )
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument(
         "--quick", action="store_true", help="the cases that have targets, and whole steps"
     )
     p.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="write the results there (with table: read them there)",
+        "--json", type=Path, metavar="FILE", help="write the results there; table reads them there"
     )
     p.add_argument(
         "--matmul",
@@ -192,18 +176,16 @@ def parser() -> Parser:
 
 
 def check_writable(path: Path) -> None:
-    """Before anything is timed: minutes of work are not lost to a wrong folder."""
-    if (
-        path.is_dir()
-        or not path.parent.is_dir()
-        or not os.access(path if path.exists() else path.parent, os.W_OK)
-    ):
+    """Raises ValueError before anything is timed, so that a wrong folder costs no minutes of
+    work."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(
             f"{path} cannot be written: name a file in a folder that exists and is yours"
         )
 
 
-def run(options: argparse.Namespace, command: str) -> dict:
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Measure, print the rows as they come, write what was asked for, return the results."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "--device cuda: this PyTorch finds no CUDA device; leave it out to measure the CPU"
@@ -221,7 +203,7 @@ def run(options: argparse.Namespace, command: str) -> dict:
         jobs = growth_jobs(options.device, dtype, SECONDS["growth"])
     else:
         jobs = (cpu_jobs if options.device == "cpu" else cuda_jobs)(options.quick)
-    rows: list[dict] = []
+    rows: list[Row] = []
     bar = tqdm(jobs, file=sys.stderr, leave=False, dynamic_ncols=True)
     for name, job in bar:
         bar.set_postfix_str(name)
@@ -242,7 +224,7 @@ def run(options: argparse.Namespace, command: str) -> dict:
         "rows": rows,
     }
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(options.json, results)
     if options.plot:
         report.draw(rows, options.plot)
     return results
@@ -253,7 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         if options.command == "table":
-            print(report.markdown(report.read_results(options.json or report.RESULTS)), end="")
+            if options.json:
+                print(report.markdown(report.read_results(options.json)), end="")
+            else:
+                print(report.page(report.RESULTS), end="")
             return 0
         print(json.dumps(run(options, "python -m bench " + shlex.join(arguments))))
     except KeyboardInterrupt:

@@ -1,12 +1,14 @@
-"""How cost grows with rank, adapters, tokens and width: one sweep for each, all else as in the
-standard case."""
+"""How cost grows with rank, tokens, width and adapters: one sweep for each axis, and all other
+sizes as in the standard case."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from bench.layers import gated, one_adapter, together
-from bench.protocol import measure
+from bench.protocol import Row, measure
 
 STANDARD = {"M": 2048, "width": 256, "r": 8, "N": 8, "K": 8}
 SWEEPS = {
@@ -18,7 +20,7 @@ SWEEPS = {
 }
 
 
-def sweep(axis: str, value: int, dtype: torch.dtype, device: str, budget: float) -> list[dict]:
+def sweep(axis: str, value: int, dtype: torch.dtype, device: str, budget: float) -> list[Row]:
     """The rows of one point of one sweep."""
     sizes = {**STANDARD, axis: value}
     M, width, r = sizes["M"], sizes["width"], sizes["r"]
@@ -28,7 +30,4 @@ def sweep(axis: str, value: int, dtype: torch.dtype, device: str, budget: float)
         case = together(M, width, width, r, value, dtype, device)
     else:
         case = one_adapter(M, width, width, r, dtype, device)
-    rows = measure(case, device, budget)
-    return [
-        {**row, "group": f"growth with {axis}", "case": str(value), "must": None} for row in rows
-    ]
+    return measure(replace(case, group=f"growth with {axis}", name=str(value)), device, budget)

@@ -1,15 +1,15 @@
-"""The cases of one layer: one adapter, N gated per token, K trained together; ours beside its
-peers.
+"""The cases of one layer: one adapter, N adapters gated per token, K adapters trained together.
 
-Every arm gets the same numbers: x (M, k), W (n, k) frozen, B not zero, dy random. Formulas in
-lora.reference.
+Every arm of a case gets the same numbers: x (M, k), a frozen W (n, k), B not zero, dy random. The
+formulas stand in lora.reference. Axes: M tokens, k = d_in, n = d_out, r one adapter's rank.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,28 +26,32 @@ def has_peft() -> bool:
 
 
 class Draw:
-    """Seeded numbers on the device: float32 on the CPU first, so every device gets the same."""
+    """Seeded normal numbers on a device, drawn on the CPU so that every device gets the same."""
 
     def __init__(self, dtype: torch.dtype, device: str, seed: int = 0):
         self.generator = torch.Generator().manual_seed(seed)
-        self.like = {"dtype": dtype, "device": device}
+        self.dtype, self.device = dtype, device
 
     def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(shape, generator=self.generator)).to(**self.like)
+        numbers = scale * torch.randn(shape, generator=self.generator)
+        return numbers.to(device=self.device, dtype=self.dtype)
 
 
 def leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_()
 
 
-def arm(
-    forward: Callable[..., Tensor],
-    dy: Tensor,
-    checked: bool = True,
-    **leaves: Tensor | list[Tensor],
-) -> Arm:
-    """An arm of a forward function of its leaves, in their order; those given as a list are passed
-    as a list."""
+def leaves_of(tensor: Tensor, parts: int, dim: int = 0) -> list[Tensor]:
+    """Equal parts of a tensor, each a leaf of its own."""
+    return [leaf(part) for part in tensor.chunk(parts, dim)]
+
+
+Leaves = Mapping[str, Tensor | list[Tensor]]
+
+
+def arm(forward: Callable[..., Tensor], dy: Tensor, leaves: Leaves, checked: bool = True) -> Arm:
+    """An arm of a forward function that takes its leaves by name. A list of leaves is passed as a
+    list."""
     listed = {name: t if isinstance(t, list) else [t] for name, t in leaves.items()}
 
     def step() -> Tensor:
@@ -59,7 +63,7 @@ def arm(
 
 
 def exact(forward: Callable[..., Tensor], dy: Tensor, **leaves: Tensor) -> dict[str, Tensor]:
-    """y and gradients in float64, by automatic differentiation of the reference."""
+    """y and the gradients in float64, by automatic differentiation of the reference."""
     doubles = {name: t.detach().double().requires_grad_() for name, t in leaves.items()}
     y = forward(**doubles)
     gradients = torch.autograd.grad(y, list(doubles.values()), dy.double())
@@ -67,10 +71,16 @@ def exact(forward: Callable[..., Tensor], dy: Tensor, **leaves: Tensor) -> dict[
 
 
 def frozen_arms(x: Tensor, W: Tensor, dy: Tensor) -> dict[str, Arm]:
-    frozen = {name: arm(lambda x: F.linear(x, W), dy, False, x=leaf(x)) for name in (FROZEN, AGAIN)}
+    def frozen(x: Tensor) -> Tensor:
+        return F.linear(x, W)
+
+    def full(x: Tensor, W: Tensor) -> Tensor:
+        return F.linear(x, W)
+
     return {
-        **frozen,
-        "full fine-tuning": arm(lambda x, W: F.linear(x, W), dy, False, x=leaf(x), W=leaf(W)),
+        FROZEN: arm(frozen, dy, {"x": leaf(x)}, checked=False),
+        AGAIN: arm(frozen, dy, {"x": leaf(x)}, checked=False),
+        "full fine-tuning": arm(full, dy, {"x": leaf(x), "W": leaf(W)}, checked=False),
     }
 
 
@@ -90,6 +100,7 @@ def one_adapter(
     must: float | None = None,
     aim: float | None = None,
 ) -> Case:
+    """y = x W^T + s (x A^T) B^T."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B = draw(r, k, scale=k**-0.5), draw(n, r)
@@ -98,37 +109,39 @@ def one_adapter(
         return kernel.lora_linear(x, W, None, A, B, SCALE)
 
     plain = partial(naive, W=W)
-    forwards = {"naive": plain, "ours": ours}
+    forwards: dict[str, Callable[..., Tensor]] = {"naive": plain, "ours": ours}
     if compiled:
         forwards["naive, compiled"] = torch.compile(plain)
         forwards["ours, compiled"] = torch.compile(ours, fullgraph=True)
     arms = frozen_arms(x, W, dy)
-    arms |= {name: arm(f, dy, x=leaf(x), A=leaf(A), B=leaf(B)) for name, f in forwards.items()}
+    for name, forward in forwards.items():
+        arms[name] = arm(forward, dy, {"x": leaf(x), "A": leaf(A), "B": leaf(B)})
     if has_peft():
         arms["PEFT"] = peft_arm(x, W, A, B, dy)
-    truth = exact(
-        lambda x, A, B: reference.lora_linear(x, W.double(), None, A, B, SCALE), dy, x=x, A=A, B=B
-    )
+    formula = partial(reference.lora_linear, W=W.double(), bias=None, c=SCALE)
+    truth = exact(formula, dy, x=x, A=A, B=B)
     truth["A"], truth["B"] = truth["A"][None], truth["B"][None]
     shape = {"M": M, "k": k, "n": n, "r": r}
-    name = f"{k}" if k == n else f"{k} to {n}"
-    return Case("one adapter", name, arms, truth, dtype, flop_floor(k, n, r), shape, must, aim, [W])
+    widths = f"{k}" if k == n else f"{k} to {n}"
+    floor = flop_floor(k, n, r)
+    return Case("one adapter", widths, arms, truth, dtype, floor, shape, must, aim, [W])
 
 
 def peft_arm(x: Tensor, W: Tensor, A: Tensor, B: Tensor, dy: Tensor) -> Arm:
     from peft import LoraConfig, get_peft_model
 
     (n, k), r = W.shape, len(A)
-    holder = nn.Module()
-    holder.linear = nn.Linear(k, n, bias=False, device=W.device, dtype=W.dtype)
-    holder.linear.weight.data.copy_(W)
+    linear = nn.Linear(k, n, bias=False, device=W.device, dtype=W.dtype)
+    linear.weight.data.copy_(W)
+    holder: Any = nn.ModuleDict({"linear": linear})
     config = LoraConfig(
         r=r, lora_alpha=SCALE * r, target_modules=["linear"], init_lora_weights=False
     )
     get_peft_model(holder, config, autocast_adapter_dtype=False)
-    down, up = (getattr(holder.linear, f"lora_{s}")["default"].weight for s in "AB")
+    layer = holder["linear"]
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     down.data.copy_(A), up.data.copy_(B)
-    return arm(lambda x, A, B: holder.linear(x), dy, x=leaf(x), A=down, B=up)
+    return arm(lambda x, A, B: layer(x), dy, {"x": leaf(x), "A": down, "B": up})
 
 
 def gated(
@@ -142,13 +155,14 @@ def gated(
     must: float | None = None,
     aim: float | None = None,
 ) -> Case:
-    """Gates (M, N) from any router, differentiated too."""
+    """y = x W^T + sum_i g_i s (x A_i^T) B_i^T. The gates g (M, N) may come from any router and are
+    differentiated too."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B, gates = draw(N * r, k, scale=k**-0.5), draw(n, N * r), draw(M, N).softmax(-1)
 
     def arrow_flow(x: Tensor, A: list[Tensor], B: list[Tensor], gates: Tensor) -> Tensor:
-        """PEFT 0.21's arrow layer: all adapters' outputs (tokens, N, n), then their weighted
+        """The arrow layer of PEFT 0.21: all adapters' outputs (tokens, N, n), then their weighted
         sum."""
         z = torch.einsum("tk,Nrk->tNr", x, torch.stack(A))
         y = torch.einsum("tNr,Nnr->tNn", z, torch.stack(B)) * SCALE
@@ -164,21 +178,21 @@ def gated(
         return kernel.lora_linear(x, W, None, A, B, gates * SCALE)
 
     def apart(forward: Callable[..., Tensor]) -> Arm:
-        each = {"A": list(map(leaf, A.split(r))), "B": list(map(leaf, B.split(r, 1)))}
-        return arm(forward, dy, x=leaf(x), gates=leaf(gates), **each)
+        each_A, each_B = leaves_of(A, N), leaves_of(B, N, dim=1)
+        return arm(forward, dy, {"x": leaf(x), "gates": leaf(gates), "A": each_A, "B": each_B})
+
+    def formula(x: Tensor, A: Tensor, B: Tensor, gates: Tensor) -> Tensor:
+        return reference.lora_linear(x, W.double(), None, A, B, gates * SCALE)
 
     arms = {**frozen_arms(x, W, dy), "Arrow's flow": apart(arrow_flow), "loop": apart(loop)}
-    arms["ours"] = arm(ours, dy, x=leaf(x), A=leaf(A), B=leaf(B), gates=leaf(gates))
-    formula = lambda x, A, B, gates: reference.lora_linear(x, W.double(), None, A, B, gates * SCALE)  # noqa: E731
+    whole = {"x": leaf(x), "A": leaf(A), "B": leaf(B), "gates": leaf(gates)}
+    arms["ours"] = arm(ours, dy, whole)
     truth = exact(formula, dy, x=x, A=A, B=B, gates=gates)
-    truth["A"], truth["B"] = (
-        truth["A"].view(N, r, k),
-        truth["B"].view(n, N, r).transpose(0, 1).contiguous(),
-    )
+    truth["A"] = truth["A"].view(N, r, k)
+    truth["B"] = truth["B"].view(n, N, r).transpose(0, 1).contiguous()
     shape = {"M": M, "k": k, "n": n, "r": r, "N": N}
-    return Case(
-        f"gated, N={N}", f"{k}", arms, truth, dtype, flop_floor(k, n, N * r), shape, must, aim, [W]
-    )
+    floor = flop_floor(k, n, N * r)
+    return Case(f"gated, N={N}", f"{k}", arms, truth, dtype, floor, shape, must, aim, [W])
 
 
 def together(
@@ -192,12 +206,12 @@ def together(
     must: float | None = None,
     aim: float | None = None,
 ) -> Case:
-    """K adapters of M / K rows each."""
+    """K adapters, each with M / K rows of its own: y_j = x_j W^T + s (x_j A_j^T) B_j^T."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B = draw(K, r, k, scale=k**-0.5), draw(K, n, r)
-    parts = [leaf(part) for part in x.chunk(K)]
-    each_A, each_B = [list(map(leaf, t)) for t in (A, B)]
+    parts = leaves_of(x, K)
+    each_A, each_B = (list(map(leaf, factor)) for factor in (A, B))
 
     def one_after_the_other() -> Tensor:
         ys = []
@@ -208,36 +222,21 @@ def together(
 
     def loop(x: Tensor, A: list[Tensor], B: list[Tensor]) -> Tensor:
         """One frozen product, and each adapter on its own rows."""
-        extra = [
-            SCALE * F.linear(F.linear(p, a), b) for p, a, b in zip(x.chunk(K), A, B, strict=True)
-        ]
-        return F.linear(x, W) + torch.cat(extra)
+        per_adapter = zip(x.chunk(K), A, B, strict=True)
+        updates = [SCALE * F.linear(F.linear(x_j, A_j), B_j) for x_j, A_j, B_j in per_adapter]
+        return F.linear(x, W) + torch.cat(updates)
 
     def ours(x: Tensor, A: list[Tensor], B: list[Tensor]) -> Tensor:
-        """The stacking that a layer of separate parameters does is part of the time."""
+        """A layer of separate parameters has to stack them, so that is part of the time."""
         return kernel.lora_linear_rows(x, W, None, torch.stack(A), torch.stack(B), SCALE)
 
     arms = frozen_arms(x, W, dy)
     arms["one after the other"] = Arm(one_after_the_other, {"x": parts, "A": each_A, "B": each_B})
     for name, forward in (("loop", loop), ("ours", ours)):
-        arms[name] = arm(forward, dy, x=leaf(x), A=list(map(leaf, A)), B=list(map(leaf, B)))
-    truth = exact(
-        lambda x, A, B: reference.lora_linear_rows(x, W.double(), None, A, B, SCALE),
-        dy,
-        x=x,
-        A=A,
-        B=B,
-    )
+        leaves: Leaves = {"x": leaf(x), "A": list(map(leaf, A)), "B": list(map(leaf, B))}
+        arms[name] = arm(forward, dy, leaves)
+    formula = partial(reference.lora_linear_rows, W=W.double(), bias=None, scales=SCALE)
+    truth = exact(formula, dy, x=x, A=A, B=B)
     shape = {"M": M, "k": k, "n": n, "r": r, "K": K}
-    return Case(
-        f"{K} trained together",
-        f"{k}",
-        arms,
-        truth,
-        dtype,
-        flop_floor(k, n, r),
-        shape,
-        must,
-        aim,
-        [W],
-    )
+    floor = flop_floor(k, n, r)
+    return Case(f"{K} trained together", f"{k}", arms, truth, dtype, floor, shape, must, aim, [W])

@@ -1,17 +1,18 @@
 """How an arm is checked and timed: right before fast, all arms interleaved, ratios within a round.
 
-A round runs every arm once, in an order that rotates, and an arm's ratio is the median over the
-rounds of its time over the frozen layer's in the same round: whatever slows the machine for a while
-slows both. The frozen layer runs twice under two names; how far the second is from 1 is the noise
-floor.
+A round runs every arm once, in an order that rotates. An arm's ratio is the median over the rounds
+of its time over the frozen layer's time in the same round, because whatever slows the machine for a
+while slows both. The frozen layer runs twice under two names; the distance of the second from 1 is
+the noise floor.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +20,21 @@ from torch import Tensor
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 5e-3}  # relative Frobenius norm against float64
 FROZEN, AGAIN = "frozen", "frozen again"
 
+Row = dict[str, Any]  # one arm of one case: plain JSON
+
 
 class WrongResult(RuntimeError):
-    """An arm computes something else than the formula: its time says nothing."""
+    """An arm computes something else than the formula, so its time says nothing."""
 
 
 @dataclass
 class Arm:
     """One way of computing a case.
 
-    ``step()`` runs forward and backward and returns y. ``leaves`` are what it differentiates, by
-    the reference's names; several tensors under one name are one for each adapter or part. None of
-    a case's values are checked where ``checked`` is False: the arm computes another function, as
-    the frozen layer does.
+    ``step()`` runs forward and backward and returns y. ``leaves`` are the tensors that it
+    differentiates, by the reference's names; several tensors under one name belong to the adapters
+    or parts in turn. An arm with ``checked`` False computes another function, as the frozen layer
+    does, so none of its values is compared.
     """
 
     step: Callable[[], Tensor]
@@ -41,27 +44,28 @@ class Arm:
 
 @dataclass
 class Case:
-    """What is computed, by which arms, and what is expected of ours."""
+    """One computation, its arms, and what is expected of them.
+
+    ``expected`` holds y and the gradients in float64; gradients of adapters have the shape (N,
+    rows, columns). ``must`` bounds the ratio of our arm, ``aim`` is the ratio that we would like.
+    ``given`` are frozen weights, which all arms keep for backward and which are not counted.
+    """
 
     group: str
     name: str
     arms: dict[str, Arm]
-    expected: dict[
-        str, Tensor
-    ]  # y and gradients in float64, gradients of adapters as (N, rows, columns)
+    expected: dict[str, Tensor]
     dtype: torch.dtype
     floor: float
     shape: dict[str, int]
     must: float | None = None
     aim: float | None = None
-    given: list[Tensor] = field(
-        default_factory=list
-    )  # frozen weights: kept for backward by all arms, and not counted
+    given: list[Tensor] = field(default_factory=list)
 
 
 def flop_floor(k: int, n: int, rank: int) -> float:
-    """(4 M k n + 6 M R (k + n)) / (4 M k n): two products of the frozen layer, six narrow ones of
-    the adapter."""
+    """(4 M k n + 6 M R (k + n)) / (4 M k n): the frozen layer has two products, the adapter six
+    narrow ones."""
     return 1 + 1.5 * rank * (k + n) / (k * n)
 
 
@@ -77,12 +81,11 @@ def clear(arm: Arm) -> None:
 
 
 def joined(name: str, gradients: Sequence[Tensor], adapters: int) -> Tensor:
-    """A gradient in the reference's shape, whichever way an arm keeps its parameters: A (N, r, k),
-    B (N, n, r)."""
+    """A gradient in the reference's shape, A (N, r, k) or B (N, n, r), whichever way an arm keeps
+    its parameters."""
     if len(gradients) > 1:
-        return (
-            torch.cat(list(gradients)) if name in ("x", "gates") else torch.stack(list(gradients))
-        )
+        put_together = torch.cat if name in ("x", "gates") else torch.stack
+        return put_together(list(gradients))
     (one,) = gradients
     if name == "A" and one.dim() == 2:
         return one.view(adapters, -1, one.shape[-1])
@@ -92,8 +95,10 @@ def joined(name: str, gradients: Sequence[Tensor], adapters: int) -> Tensor:
 
 
 def check(case: Case) -> dict[str, float]:
-    """The worst relative error of each checked arm; raises WrongResult where one is above its
-    precision's bound."""
+    """The worst relative error of each checked arm.
+
+    Raises WrongResult where an error is above the bound of the case's precision.
+    """
     worst: dict[str, float] = {}
     for name, arm in case.arms.items():
         if not arm.checked:
@@ -102,15 +107,16 @@ def check(case: Case) -> dict[str, float]:
         values = {"y": arm.step().detach()}
         for leaf, tensors in arm.leaves.items():
             if leaf in case.expected:
-                values[leaf] = joined(leaf, [t.grad for t in tensors], case.expected[leaf].shape[0])
+                gradients = [t.grad for t in tensors if t.grad is not None]
+                values[leaf] = joined(leaf, gradients, case.expected[leaf].shape[0])
         for what, value in values.items():
             expected = case.expected[what].to(value.device)
             error = ((value.double() - expected.view(value.shape)).norm() / expected.norm()).item()
             if not error <= BOUNDS[case.dtype]:
                 label = what if what == "y" else f"d{what}"
                 raise WrongResult(
-                    f"{case.group}, {case.name}: {label} of the arm {name!r} is off by {error:.1e} (relative), "
-                    f"allowed {BOUNDS[case.dtype]:.0e}: nothing was timed"
+                    f"{case.group}, {case.name}: {label} of the arm {name!r} is off by "
+                    f"{error:.1e} (relative), allowed {BOUNDS[case.dtype]:.0e}: nothing was timed"
                 )
             worst[name] = max(worst.get(name, 0.0), error)
         clear(arm)
@@ -118,8 +124,8 @@ def check(case: Case) -> dict[str, float]:
 
 
 def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
-    """Bytes kept between forward and backward beside the input and the parameters, each storage
-    once."""
+    """Bytes kept between forward and backward beside the input and the parameters. Each storage
+    counts once."""
     leaves = [t for name, tensors in arm.leaves.items() if name != "gates" for t in tensors]
     own = {t.untyped_storage().data_ptr() for t in (*leaves, *given)}
     kept: dict[int, tuple[int, Tensor]] = {}
@@ -127,10 +133,8 @@ def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (
-                storage.nbytes(),
-                tensor,
-            )  # held, so that no address comes twice
+            # The tensor is held, so that no address comes twice.
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -140,8 +144,11 @@ def saved_bytes(arm: Arm, given: Sequence[Tensor] = ()) -> int:
 
 
 class Clock:
-    """Seconds of one call. On CUDA: events around it, behind a write of twice the L2 cache, so
-    inputs come from memory and the launches of a short step are in the queue before it starts."""
+    """Measures the seconds of one call.
+
+    On CUDA there are events around the call, after a write of more than the L2 cache: inputs then
+    come from memory, and the launches of a short step are in the queue before it starts.
+    """
 
     def __init__(self, device: str):
         self.cuda = device == "cuda"
@@ -150,9 +157,9 @@ class Clock:
 
     def __call__(self, run: Callable[[], object]) -> float:
         if not self.cuda:
-            start = time.perf_counter()
+            started = time.perf_counter()
             run()
-            return time.perf_counter() - start
+            return time.perf_counter() - started
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.scratch.zero_()
         start.record()
@@ -164,8 +171,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds, and the ratio to the reference arm within a round: its median and half of its
-    interquartile range."""
+    """The median of an arm's seconds, the median of its ratio to the reference arm of the same
+    round, and half of that ratio's interquartile range."""
 
     seconds: float
     ratio: float
@@ -173,14 +180,13 @@ class Timing:
 
 
 def race(
-    steps: dict[str, Callable[[], object]],
+    steps: Mapping[str, Callable[[], object]],
     clear_all: Callable[[], None],
     reference: str,
     clock: Clock,
     budget: float,
 ) -> dict[str, Timing]:
-    """Run every step once a round for about ``budget`` seconds, at least 5 rounds and at most
-    100."""
+    """Run every step once a round, for about ``budget`` seconds: at least 5 rounds, at most 100."""
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds, turn = 5, -1
@@ -204,8 +210,11 @@ def race(
     return timings
 
 
-def measure(case: Case, device: str, budget: float) -> list[dict]:
-    """Check, then time: one row for each arm."""
+def measure(case: Case, device: str, budget: float) -> list[Row]:
+    """Check all arms, then time them. Returns a row for each arm.
+
+    Raises WrongResult where an arm is wrong; nothing is timed then.
+    """
     errors = check(case)
     saved = {name: saved_bytes(arm, case.given) for name, arm in case.arms.items()}
 
@@ -213,26 +222,27 @@ def measure(case: Case, device: str, budget: float) -> list[dict]:
         for arm in case.arms.values():
             clear(arm)
 
-    timings = race(
-        {n: a.step for n, a in case.arms.items()}, clear_all, FROZEN, Clock(device), budget
-    )
-    rows = []
-    for name, timing in timings.items():
-        rows.append(
-            {
-                "group": case.group,
-                "case": case.name,
-                **case.shape,
-                "dtype": str(case.dtype)[6:],
-                "arm": name,
-                "ms": round(timing.seconds * 1e3, 3),
-                "ratio": round(timing.ratio, 3),
-                "spread": round(timing.spread, 3),
-                "floor": round(case.floor, 3),
-                "saved MiB": round(saved[name] / 2**20, 3),
-                "error": errors.get(name),
-                "must": case.must if name == "ours" else None,
-                "aim": case.aim if name == "ours" else None,
-            }
-        )
-    return rows
+    steps = {name: arm.step for name, arm in case.arms.items()}
+    timings = race(steps, clear_all, FROZEN, Clock(device), budget)
+    return [
+        {
+            "group": case.group,
+            "case": case.name,
+            **case.shape,
+            "dtype": dtype_name(case.dtype),
+            "arm": name,
+            "ms": round(timing.seconds * 1e3, 3),
+            "ratio": round(timing.ratio, 3),
+            "spread": round(timing.spread, 3),
+            "floor": round(case.floor, 3),
+            "saved MiB": round(saved[name] / 2**20, 3),
+            "error": errors.get(name),
+            "must": case.must if name == "ours" else None,
+            "aim": case.aim if name == "ours" else None,
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,113 +1,125 @@
-"""Targets, tables and the picture: everything that is said about measured rows, from the rows
-alone."""
+"""Targets, tables and the picture. Whatever they say about measured rows is computed from the
+rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.protocol import AGAIN, FROZEN, recovered
+from bench.protocol import AGAIN, FROZEN, Row, recovered
+from recycle.run.disk import read_json
 
-RESULTS = Path(__file__).parent / "results" / "cpu.json"
+RESULTS = Path(__file__).parent / "results"
 SAVED_FACTOR = 25  # Arrow's flow keeps at least so many times the bytes that ours does
+WHOLE_STEP_BOUNDS = (("full fine-tuning", 0.80), ("PEFT", 0.75), ("stock", 0.5))
+PEERS = {  # beginning of a group: the arms that stand beside ours in its table
+    "one adapter": ("naive", "PEFT"),
+    "gated": ("Arrow's flow", "loop"),
+    "8 trained": ("one after the other",),
+    "M=": ("naive", "PEFT", "naive, compiled", "ours, compiled"),
+}
+GROWTH_PEERS = ("naive", "Arrow's flow", "one after the other")
 
 
-def value_of(rows: Sequence[dict], group: str, case: str, arm: str, key: str) -> float | None:
-    """The value of the first row that fits; a group may be given by how it begins."""
+def find(rows: Sequence[Row], group: str, case: str, arm: str) -> Row | None:
+    """The row of one arm of one case, None where the arm was not run."""
     for row in rows:
-        if row["group"].startswith(group) and row["case"] == case and row["arm"] == arm:
-            return row[key]
+        if (row["group"], row["case"], row["arm"]) == (group, case, arm):
+            return row
     return None
 
 
-def cases(rows: Sequence[dict], group: str) -> list[str]:
-    return list(dict.fromkeys(row["case"] for row in rows if row["group"].startswith(group)))
+def value_of(rows: Sequence[Row], group: str, case: str, arm: str, key: str) -> float | None:
+    row = find(rows, group, case, arm)
+    return None if row is None else row[key]
 
 
-def targets(rows: Sequence[dict]) -> list[dict]:
-    """Every target that the rows say something about: its value, the bound and whether it is
+def cases(rows: Sequence[Row], beginning: str) -> list[tuple[str, str]]:
+    """(group, case), each once and in order, of the groups with this beginning."""
+    pairs = [(row["group"], row["case"]) for row in rows if row["group"].startswith(beginning)]
+    return list(dict.fromkeys(pairs))
+
+
+def quotient(numerator: float | None, denominator: float | None) -> float | None:
+    """None where one of the arms was not run."""
+    return None if numerator is None or denominator is None else numerator / denominator
+
+
+def targets(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every target that the rows say something about: its value, its bound, and whether it is
     met."""
-    found = []
+    judged: list[dict[str, Any]] = []
 
-    def add(name: str, value: float | None, must: float, at_least: bool = False) -> None:
+    def judge(name: str, value: float | None, must: float, at_least: bool = False) -> None:
         if value is not None:
             met = value >= must if at_least else value <= must
-            found.append({"target": name, "value": round(value, 3), "must": must, "met": met})
-
-    def over(group: str, case: str, peer: str) -> float | None:
-        ratio = value_of(rows, group, case, peer, "over ours")
-        return None if ratio is None else 1 / ratio
+            judged.append({"target": name, "value": round(value, 3), "must": must, "met": met})
 
     for row in rows:
         if row.get("must") is not None:
-            add(f"{row['group']}, {row['case']}: ours over frozen", row["ratio"], row["must"])
-    for case in cases(rows, "one adapter"):
-        full = value_of(rows, "one adapter", case, "full fine-tuning", "ratio")
-        ours = value_of(rows, "one adapter", case, "ours", "ratio")
-        add(f"one adapter, {case}: ours over full fine-tuning", ours / full, 1.0)
-    for case in cases(rows, "gated"):
-        arrow, ours = (
-            value_of(rows, "gated", case, arm, "saved MiB") for arm in ("Arrow's flow", "ours")
-        )
-        add(
-            f"gated, {case}: bytes saved, Arrow's flow over ours",
-            arrow / ours,
-            SAVED_FACTOR,
-            at_least=True,
-        )
-    for case in cases(rows, "training step"):
-        for peer, must in (("full fine-tuning", 0.80), ("PEFT", 0.75), ("stock", 0.5)):
-            add(f"training step: ours over {peer}", over("training step", case, peer), must)
-    return found
+            judge(f"{row['group']}, {row['case']}: ours over frozen", row["ratio"], row["must"])
+    for group, case in cases(rows, "one adapter"):
+        ours = value_of(rows, group, case, "ours", "ratio")
+        full = value_of(rows, group, case, "full fine-tuning", "ratio")
+        judge(f"{group}, {case}: ours over full fine-tuning", quotient(ours, full), 1.0)
+    for group, case in cases(rows, "gated"):
+        ours = value_of(rows, group, case, "ours", "saved MiB")
+        arrow = value_of(rows, group, case, "Arrow's flow", "saved MiB")
+        name = f"gated, {case}: bytes saved, Arrow's flow over ours"
+        judge(name, quotient(arrow, ours), SAVED_FACTOR, at_least=True)
+    for group, case in cases(rows, "training step"):
+        for peer, must in WHOLE_STEP_BOUNDS:
+            ratio = value_of(rows, group, case, peer, "over ours")
+            judge(f"training step: ours over {peer}", quotient(1.0, ratio), must)
+    return judged
 
 
-def overheads(rows: Sequence[dict]) -> dict[str, float]:
-    """Overhead recovered, for each case of one adapter."""
-    found = {}
-    for case in cases(rows, "one adapter"):
-        naive, ours = (
-            value_of(rows, "one adapter", case, arm, "ratio") for arm in ("naive", "ours")
-        )
-        found[case] = round(
-            recovered(naive, ours, value_of(rows, "one adapter", case, "ours", "floor")), 3
-        )
-    return found
+def overheads(rows: Sequence[Row]) -> dict[str, float]:
+    """{case of one adapter: the share of naive LoRA's avoidable overhead that ours avoids}."""
+    shares = {}
+    for group, case in cases(rows, "one adapter"):
+        naive, ours = (find(rows, group, case, arm) for arm in ("naive", "ours"))
+        if naive and ours:
+            share = recovered(naive["ratio"], ours["ratio"], ours["floor"])
+            shares[f"{group}, {case}".removeprefix("one adapter, ")] = round(share, 3)
+    return shares
 
 
-def noise(rows: Sequence[dict]) -> float:
+def noise(rows: Sequence[Row]) -> float:
     """The largest distance from 1 of an arm that was run twice."""
-    again = [abs(row["ratio"] - 1) for row in rows if row["arm"] == AGAIN]
-    again += [abs(row["over ours"] - 1) for row in rows if row["arm"] == "ours again"]
-    return round(max(again, default=0.0), 3)
+    distances = [abs(row["ratio"] - 1) for row in rows if row["arm"] == AGAIN]
+    distances += [abs(row["over ours"] - 1) for row in rows if row["arm"] == "ours again"]
+    return round(max(distances, default=0.0), 3)
 
 
-def line(row: dict) -> str:
-    if "ratio" in row:
-        target = (
-            ""
-            if row["must"] is None
-            else f"  must {row['must']:.2f}{'' if row['ratio'] <= row['must'] else '  MISSED'}"
-        )
+# ---- on the terminal
+
+
+def line(row: Row) -> str:
+    if "ratio" not in row:
         return (
-            f"  {row['arm']:20} {row['ms']:9.2f} ms {row['ratio']:7.3f} +-{row['spread']:.3f}  floor {row['floor']:.3f}"
-            f"  saved {row['saved MiB']:7.2f} MiB{target}"
+            f"  {row['arm']:26} {row['ms']:9.1f} ms {row['over ours']:7.2f} of ours "
+            f"+-{row['spread']:.2f} {row['tokens/s']:9} tokens/s"
         )
+    target = ""
+    if row["must"] is not None:
+        missed = "" if row["ratio"] <= row["must"] else "  MISSED"
+        target = f"  must {row['must']:.2f}{missed}"
     return (
-        f"  {row['arm']:26} {row['ms']:9.1f} ms {row['over ours']:7.2f} of ours +-{row['spread']:.2f}"
-        f" {row['tokens/s']:9} tokens/s"
+        f"  {row['arm']:20} {row['ms']:9.2f} ms {row['ratio']:7.3f} +-{row['spread']:.3f}"
+        f"  floor {row['floor']:.3f}  saved {row['saved MiB']:7.2f} MiB{target}"
     )
 
 
-def title(rows: Sequence[dict]) -> str:
+def title(rows: Sequence[Row]) -> str:
     row = rows[0]
-    sizes = ", ".join(
-        f"{axis}={row[axis]}" for axis in ("M", "k", "n", "r", "N", "K") if axis in row
-    )
+    axes = [axis for axis in ("M", "k", "n", "r", "N", "K") if axis in row]
+    sizes = ", ".join(f"{axis}={row[axis]}" for axis in axes)
     return f"\n{row['group']}, {row['case']}" + (f" ({sizes}, {row['dtype']})" if sizes else "")
 
 
-def summary(rows: Sequence[dict]) -> str:
+def summary(rows: Sequence[Row]) -> str:
     lines = [
         "",
         f"noise floor {noise(rows):.3f} (how far an arm that was run twice is from itself)",
@@ -124,112 +136,156 @@ def summary(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def cell(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+# ---- in tables
+
+PAGE_HEAD = """# What the layer costs: recorded results
+
+This page is made by `python -m bench table > bench/results/README.md` from the JSON files beside
+it. ../README.md says what is measured and how to read the tables.
+"""
 
 
-def markdown(results: dict) -> str:
-    """The README's tables: ratios to the frozen layer, then whole steps."""
-    rows = results["rows"]
-    machine = results["environment"]
-    lines = [
-        f"Measured by `{machine['command']}` on {machine['device']}, {machine['threads']} threads, "
-        f"torch {machine['torch']}; noise floor {results['noise']:.3f}. Forward plus backward over the frozen layer's:",
-        "",
-        "| case | width | FLOP floor | full fine-tuning | peer | ours | target |",
-        "|---|---|---|---|---|---|---|",
+def page(folder: Path) -> str:
+    """bench/results/README.md: the tables of every results file in the folder."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(
+            f"{folder}: no results to read; make them with python -m bench --json FILE"
+        )
+    sections = []
+    for file in files:
+        results = read_json(file)
+        sections.append(f"## {file.name}\n\n{markdown(results)}{verdicts(results['rows'])}")
+    return PAGE_HEAD + "\n" + "\n".join(sections)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables of one results file: ratios to the frozen layer, whole steps, growth."""
+    rows, machine = results["rows"], results["environment"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    head = (
+        f"`{machine['command']}` measured this on {machine['device']}, {threads}, "
+        f"torch {machine['torch']}; the noise floor is {results['noise']:.3f}."
+    )
+    tables = [_layer_table(rows), _step_table(rows), _growth_table(rows)]
+    return "\n\n".join([head, *("\n".join(table) for table in tables if table)]) + "\n"
+
+
+def verdicts(rows: Sequence[Row]) -> str:
+    """One sentence on how many targets are met and which are missed."""
+    judged = targets(rows)
+    if not judged:
+        return ""
+    met = sum(target["met"] for target in judged)
+    missed = [f"{t['target']} {t['value']:.2f} (must {t['must']})" for t in judged if not t["met"]]
+    listing = f" Missed: {'; '.join(missed)}." if missed else ""
+    return f"\n{met} of {len(judged)} targets are met.{listing}\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, or nothing where there are no rows."""
+    if not rows:
+        return []
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _layer_table(rows: Sequence[Row]) -> list[str]:
+    cells = []
+    for beginning, peers in PEERS.items():
+        for group, case in cases(rows, beginning):
+            ours = find(rows, group, case, "ours")
+            assert ours is not None, f"{group}, {case} was measured without our arm"
+            full = value_of(rows, group, case, "full fine-tuning", "ratio")
+            ratios = {peer: value_of(rows, group, case, peer, "ratio") for peer in peers}
+            beside = [f"{peer} {ratio:.2f}" for peer, ratio in ratios.items() if ratio is not None]
+            cells.append(
+                (
+                    group,
+                    case,
+                    _cell(ours["floor"]),
+                    _cell(full),
+                    "; ".join(beside),
+                    f"**{ours['ratio']:.2f}**",
+                    _cell(ours["must"]),
+                )
+            )
+    head = ("case", "width", "FLOP floor", "full fine-tuning", "peer", "ours", "target")
+    return _table(head, cells)
+
+
+def _step_table(rows: Sequence[Row]) -> list[str]:
+    cells = [
+        (
+            f"{row['group']}, {row['case']}",
+            row["arm"],
+            f"{row['ms']:.1f}",
+            f"{row['over ours']:.2f}",
+            str(row["tokens/s"]),
+        )
+        for row in rows
+        if "over ours" in row and row["arm"] != "ours again"
     ]
-    if not cases(rows, "one adapter"):
-        lines = lines[:0]
-    peers = {
-        "one adapter": ("naive", "PEFT"),
-        "gated": ("Arrow's flow", "loop"),
-        "8 trained": ("one after the other",),
-    }
-    for group, names in peers.items():
-        for case in cases(rows, group):
-            get = {
-                arm: value_of(rows, group, case, arm, "ratio")
-                for arm in (*names, "full fine-tuning", "ours")
-            }
-            shown = ", ".join(f"{name} {get[name]:.2f}" for name in names if get[name] is not None)
-            floor, must = (value_of(rows, group, case, "ours", key) for key in ("floor", "must"))
-            full_name = next(row["group"] for row in rows if row["group"].startswith(group))
-            lines.append(
-                f"| {full_name} | {case} | {cell(floor)} | {cell(get['full fine-tuning'])} | {shown} | "
-                f"**{cell(get['ours'])}** | {cell(must)} |"
-            )
-    whole = [row for row in rows if "over ours" in row and row["arm"] != "ours again"]
-    if whole:
-        lines += ["", "| whole step | arm | ms | times ours | tokens/s |", "|---|---|---|---|---|"]
-        for r in whole:
-            lines.append(
-                f"| {r['group']}, {r['case']} | {r['arm']} | {r['ms']:.1f} | {r['over ours']:.2f} | {r['tokens/s']} |"
-            )
-    grown = list(dict.fromkeys(row["group"] for row in rows if row["group"].startswith("growth")))
-    if grown:
-        lines += ["", "| growth | value | FLOP floor | peer | ours |", "|---|---|---|---|---|"]
-    for group in grown:
-        for case in cases(rows, group):
-            peer = next(
-                a
-                for a in ("naive", "Arrow's flow", "one after the other")
-                if value_of(rows, group, case, a, "ratio") is not None
-            )
-            floor, ours = (value_of(rows, group, case, "ours", key) for key in ("floor", "ratio"))
-            lines.append(
-                f"| {group.removeprefix('growth with ')} | {case} | {cell(floor)} | "
-                f"{peer} {cell(value_of(rows, group, case, peer, 'ratio'))} | {cell(ours)} |"
-            )
-    return "\n".join(lines) + "\n"
+    return _table(("whole step", "arm", "ms", "times ours", "tokens/s"), cells)
 
 
-def read_results(path: Path) -> dict:
+def _growth_table(rows: Sequence[Row]) -> list[str]:
+    cells = []
+    for ours in rows:
+        group, case = ours["group"], ours["case"]
+        if not group.startswith("growth with ") or ours["arm"] != "ours":
+            continue
+        ratios = {peer: value_of(rows, group, case, peer, "ratio") for peer in GROWTH_PEERS}
+        beside = [f"{peer} {ratio:.2f}" for peer, ratio in ratios.items() if ratio is not None]
+        axis = group.removeprefix("growth with ")
+        cells.append((axis, case, _cell(ours["floor"]), beside[0], _cell(ours["ratio"])))
+    return _table(("growth", "value", "FLOP floor", "peer", "ours"), cells)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Raises ValueError where there is no such file, or none that can be read."""
     if not path.is_file():
         raise ValueError(
             f"{path}: no results to read; make them with python -m bench --json {path}"
         )
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
-def draw(rows: Sequence[dict], path: Path) -> None:
-    """Ratio to frozen for every arm and case of one adapter, the gates and the K adapters, with the
-    FLOP floor."""
-    import matplotlib
+# ---- as a picture
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    groups = [
-        g
-        for g in dict.fromkeys(row["group"] for row in rows if "ratio" in row)
-        if not g.startswith("growth")
-    ]
-    figure, axes = plt.subplots(
-        1, len(groups), figsize=(5 * len(groups), 4), squeeze=False, layout="constrained"
-    )
-    for axis, group in zip(axes[0], groups, strict=True):
-        inside = [row for row in rows if row["group"] == group]
-        places = {case: i for i, case in enumerate(dict.fromkeys(row["case"] for row in inside))}
-        arms = [a for a in dict.fromkeys(row["arm"] for row in inside) if a not in (FROZEN, AGAIN)]
-        for i, name in enumerate(arms):
-            mine = [row for row in inside if row["arm"] == name]
-            x = [places[row["case"]] + 0.8 * (i + 0.5) / len(arms) - 0.4 for row in mine]
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the ratio to frozen for every arm and case, one axis for each group; black lines are
+    FLOP floors."""
+    from matplotlib.figure import Figure
+
+    layer_rows = [row for row in rows if "ratio" in row and not row["group"].startswith("growth")]
+    groups = list(dict.fromkeys(row["group"] for row in layer_rows))
+    figure = Figure(figsize=(5 * len(groups), 4), layout="constrained")
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, group in zip(axes, groups, strict=True):
+        group_rows = [row for row in layer_rows if row["group"] == group]
+        positions = {case: i for i, (_, case) in enumerate(cases(group_rows, group))}
+        arms = [a for a in dict.fromkeys(r["arm"] for r in group_rows) if a not in (FROZEN, AGAIN)]
+        for i, arm in enumerate(arms):
+            bars = [row for row in group_rows if row["arm"] == arm]
+            offset = 0.8 * (i + 0.5) / len(arms) - 0.4
             axis.bar(
-                x,
-                [r["ratio"] for r in mine],
+                [positions[row["case"]] + offset for row in bars],
+                [row["ratio"] for row in bars],
                 0.75 / len(arms),
-                yerr=[r["spread"] for r in mine],
-                label=name,
+                yerr=[row["spread"] for row in bars],
+                label=arm,
             )
-        for row in inside:
-            i = places[row["case"]]
-            axis.hlines(row["floor"], i - 0.45, i + 0.45, color="black", linewidth=1)
+        for row in group_rows:
+            position = positions[row["case"]]
+            axis.hlines(row["floor"], position - 0.45, position + 0.45, color="black", linewidth=1)
         axis.axhline(1, color="gray", linewidth=0.8)
-        axis.set(
-            title=group, xlabel="width", ylabel="time over frozen", xticks=list(places.values())
-        )
-        axis.set_xticklabels(places)
+        axis.set(title=group, xlabel="width", ylabel="time over frozen")
+        axis.set_xticks(list(positions.values()), list(positions))
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -1,15 +1,17 @@
-"""Whole steps of the toy model of the study: training one adapter, training K at once, decoding
+"""Whole steps of the study's toy model: training one adapter, training K adapters at once, decoding
 through gates.
 
-Every arm starts from the same base and the same adapters and takes the trainer's own step (loss of
-the learned tokens, clipping, fused AdamW), so the arms differ in their linear layers, and the stock
-one in its attention.
+Every arm starts from the same base and the same adapters and takes the trainer's own step: loss of
+the learned tokens, clipping, fused AdamW. The arms differ in their linear layers alone, but for the
+stock arm, which has stock attention too.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +19,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from bench.layers import has_peft
-from bench.protocol import Clock, WrongResult, race
-from lora import Adapter, Gated, Mix, Rows, attach, lora_layers, train_only, using
+from bench.protocol import Clock, Row, Timing, WrongResult, race
+from lora import Adapter, Gated, Mix, Mode, Rows, attach, lora_layers, train_only, using
 from models import Transformer, TransformerConfig, greedy
-from models.transformer import Attention, Cache, rotate
 from models.layout import LINEARS
+from models.transformer import Attention, Cache, rotate
 from recycle.reuse.route import arrow
 from recycle.train.fit import completion_loss
 
@@ -30,19 +32,16 @@ RANK, ALPHA = 16, 32.0
 
 
 class StockAttention(Attention):
-    """The same attention through F.scaled_dot_product_attention, as a model off the shelf has
-    it."""
+    """Causal attention through F.scaled_dot_product_attention, as models off the shelf have it."""
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
     ) -> Tensor:
         heads = "b l (h d) -> b h l d"
-        q, k, v = (
-            rearrange(p(x), heads, h=self.heads) for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        y = F.scaled_dot_product_attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True
-        )
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (rearrange(project(x), heads, h=self.heads) for project in projections)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(rearrange(y, "b h l d -> b l (h d)"))
 
 
@@ -59,15 +58,15 @@ class NaiveLoRA(nn.Module):
 
 
 class ArrowFlow(nn.Module):
-    """PEFT 0.21's arrow layer: adapters restacked in every call, all their outputs, then the
-    weighted sum."""
+    """The arrow layer of PEFT 0.21: every call stacks the adapters again, computes all their
+    outputs and sums them with weights."""
 
     def __init__(
         self,
         linear: nn.Linear,
         factors: Sequence[tuple[Tensor, Tensor]],
         scale: float,
-        router: Callable,
+        router: Callable[[Tensor], Tensor],
     ):
         super().__init__()
         self.base, self.scale, self.router = linear, scale, router
@@ -78,9 +77,8 @@ class ArrowFlow(nn.Module):
         tokens = x.reshape(-1, x.shape[-1])
         z = torch.einsum("tk,Nrk->tNr", tokens, torch.stack(list(self.A)))
         y = torch.einsum("tNr,Nnr->tNn", z, torch.stack(list(self.B))) * self.scale
-        return self.base(x) + torch.einsum("tN,tNn->tn", self.router(tokens), y).view(
-            *x.shape[:-1], -1
-        )
+        update = torch.einsum("tN,tNn->tn", self.router(tokens), y)
+        return self.base(x) + update.view(*x.shape[:-1], -1)
 
 
 def base_model(config: TransformerConfig, device: str) -> Transformer:
@@ -88,18 +86,16 @@ def base_model(config: TransformerConfig, device: str) -> Transformer:
 
 
 def random_adapter(model: Transformer, seed: int) -> Adapter:
-    """B is not zero: a fresh adapter's products would cost the same, but its values would hide
-    mistakes."""
+    """An adapter of all linear layers whose B is not zero: with a fresh adapter, wrong products
+    would give right values."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
             n, k = module.weight.shape
-            A, B = (
-                torch.randn(RANK, k, generator=generator),
-                torch.randn(n, RANK, generator=generator),
-            )
-            factors[path] = A / k**0.5, 0.02 * B
+            A = torch.randn(RANK, k, generator=generator) / k**0.5
+            B = 0.02 * torch.randn(n, RANK, generator=generator)
+            factors[path] = (A, B)
     return Adapter(factors, ALPHA)
 
 
@@ -114,11 +110,8 @@ def replace_linears(model: Transformer, make: Callable[[str, nn.Linear], nn.Modu
 
 def naive_model(base: Transformer, adapter: Adapter, stock: bool) -> Transformer:
     def wrap(path: str, linear: nn.Linear) -> NaiveLoRA:
-        return NaiveLoRA(
-            linear,
-            *(t.to(linear.weight.device) for t in adapter.factors[path]),
-            adapter.scale(path),
-        )
+        A, B = (factor.to(linear.weight.device) for factor in adapter.factors[path])
+        return NaiveLoRA(linear, A, B, adapter.scale(path))
 
     model = replace_linears(copy.deepcopy(base), wrap)
     for module in model.modules():
@@ -134,7 +127,7 @@ def peft_model(base: Transformer, adapter: Adapter) -> Transformer:
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(LINEARS), lora_dropout=0.0)
     get_peft_model(model, config)  # in place: the model keeps its class and its forward
     for path, (A, B) in adapter.factors.items():
-        layer = model.get_submodule(path)
+        layer: Any = model.get_submodule(path)
         layer.lora_A["default"].weight.data.copy_(A)
         layer.lora_B["default"].weight.data.copy_(B)
     return model
@@ -147,14 +140,24 @@ def attached(base: Transformer, adapters: dict[str, Adapter]) -> Transformer:
     return model
 
 
+def set_mode(model: nn.Module, mode: Mode) -> None:
+    """The adapters act in this mode from now on: a step is timed without entering `using`."""
+    for layer in lora_layers(model).values():
+        layer.mode = mode
+
+
+def random_tokens(rows: int, length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2, VOCABULARY, (rows, length), generator=generator)
+
+
 def training_step(
-    model: Transformer, groups: Sequence[Sequence[nn.Parameter]], tokens: Tensor
+    model: Any, groups: Sequence[Sequence[nn.Parameter]], tokens: Tensor
 ) -> Callable[[], Tensor]:
-    """One step of recycle.train.fit; all tokens but the first are learned. Returns the losses
-    before it."""
-    optimizer = torch.optim.AdamW(
-        [{"params": list(group)} for group in groups], lr=1e-4, fused=True
-    )
+    """A function that takes one step of recycle's trainer and returns the losses before the step.
+    All tokens but the first are learned."""
+    parameters = [{"params": list(group)} for group in groups]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     learned = torch.ones_like(tokens, dtype=torch.bool)
 
     def step() -> Tensor:
@@ -177,21 +180,31 @@ def agree(group: str, arm: str, got: Tensor, expected: Tensor, bound: float = 1e
     error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
     if not error <= bound:
         raise WrongResult(
-            f"{group}: the arm {arm!r} is off by {error:.1e}, allowed {bound:.0e}: nothing was timed"
+            f"{group}: the arm {arm!r} is off by {error:.1e}, allowed {bound:.0e}: "
+            "nothing was timed"
         )
 
 
-def result(group: str, timings: dict, unit: Callable[[float], float], name: str) -> list[dict]:
-    """Ratios in these rows are to ours: above 1 is slower than ours."""
+def losses_after(taken: int, steps: Mapping[str, Callable[[], Tensor]]) -> dict[str, Tensor]:
+    """The losses of all arms after so many steps. They also say whether the gradients were the
+    same."""
+    for _ in range(taken):
+        for step in steps.values():
+            step()
+    return {name: step() for name, step in steps.items()}
+
+
+def result(group: str, case: str, timings: Mapping[str, Timing], tokens: int) -> list[Row]:
+    """A row for each arm. Ratios are to ours: above 1 is slower than ours."""
     return [
         {
             "group": group,
-            "case": name,
+            "case": case,
             "arm": arm,
             "ms": round(t.seconds * 1e3, 2),
             "over ours": round(t.ratio, 3),
             "spread": round(t.spread, 3),
-            "tokens/s": round(unit(t.seconds)),
+            "tokens/s": round(tokens / t.seconds),
         }
         for arm, t in timings.items()
     ]
@@ -199,81 +212,73 @@ def result(group: str, timings: dict, unit: Callable[[float], float], name: str)
 
 def train_one(
     config: TransformerConfig, rows: int, length: int, device: str, budget: float
-) -> list[dict]:
-    """Full fine-tuning trains the same model without adapters; stock is naive LoRA with stock
-    attention."""
+) -> list[Row]:
+    """A training step of one adapter. Full fine-tuning trains the same model without adapters;
+    stock is naive LoRA with stock attention."""
     base = base_model(config, device)
     adapter = random_adapter(base, 1)
-    tokens = torch.randint(
-        2, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    tokens = random_tokens(rows, length + 1).to(device)
     ours = attached(base, {"a": adapter})
-    models = {"full fine-tuning": copy.deepcopy(base), "stock": naive_model(base, adapter, True)}
-    models["naive"] = naive_model(base, adapter, False)
+    set_mode(ours, Mix({"a": 1.0}))
+    models: dict[str, Any] = {
+        "full fine-tuning": copy.deepcopy(base),
+        "stock": naive_model(base, adapter, stock=True),
+        "naive": naive_model(base, adapter, stock=False),
+    }
     if has_peft():
         models["PEFT"] = peft_model(base, adapter)
     models |= {"ours": ours, "ours again": copy.deepcopy(ours)}
     if device == "cuda":
         models["ours, compiled"] = torch.compile(copy.deepcopy(ours), fullgraph=True)
-    for model in (ours, models["ours again"], models.get("ours, compiled")):
-        for layer in lora_layers(model).values() if model is not None else ():
-            layer.mode = Mix({"a": 1.0})
     steps = {name: training_step(model, [trained(model)], tokens) for name, model in models.items()}
-    losses = {name: step() for name, step in steps.items()}
-    for _ in range(2):  # after two steps the losses also say whether the gradients were the same
-        losses = {name: step() for name, step in steps.items()}
+    losses = losses_after(2, steps)
     for name in set(losses) - {"full fine-tuning", "ours"}:
         agree("training step", name, losses[name], losses["ours"])
     timings = race(steps, lambda: None, "ours", Clock(device), budget)
-    return result("training step", timings, lambda s: rows * length / s, f"{rows} x {length}")
+    return result("training step", f"{rows} x {length}", timings, rows * length)
 
 
 def train_many(
     config: TransformerConfig, K: int, rows: int, length: int, device: str, budget: float
-) -> list[dict]:
-    """K adapters, ``rows`` rows each: in one pass over the shared base, or one model after the
-    other."""
+) -> list[Row]:
+    """A training step of K adapters with ``rows`` rows each: in one pass over the shared base, or
+    one model after the other."""
     base = base_model(config, device)
     adapters = {f"a{i}": random_adapter(base, i) for i in range(K)}
-    tokens = torch.randint(
-        2, VOCABULARY, (K * rows, length + 1), generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    tokens = random_tokens(K * rows, length + 1).to(device)
     model = attached(base, adapters)
-    for layer in lora_layers(model).values():
-        layer.mode = Rows(tuple(adapters))
-    at_once = training_step(model, train_only(model, adapters), tokens)
+    set_mode(model, Rows(tuple(adapters)))
 
-    def sequence(models: Sequence[Transformer]) -> Callable[[], Tensor]:
+    def sequence(models: Iterable[Transformer]) -> Callable[[], Tensor]:
         parts = zip(models, tokens.chunk(K), strict=True)
-        steps = [training_step(m, [trained(m)], part) for m, part in parts]
+        steps = [training_step(model, [trained(model)], part) for model, part in parts]
         return lambda: torch.cat([step() for step in steps])
 
-    stock = [naive_model(base, adapter, True) for adapter in adapters.values()]
-    alone = [attached(base, {"a": adapter}) for adapter in adapters.values()]
-    for single in alone:
-        for layer in lora_layers(single).values():
-            layer.mode = Mix({"a": 1.0})
+    def alone(adapter: Adapter) -> Transformer:
+        single = attached(base, {"a": adapter})
+        set_mode(single, Mix({"a": 1.0}))
+        return single
+
     steps = {
-        "stock, one after the other": sequence(stock),
-        "ours, one after the other": sequence(alone),
+        "stock, one after the other": sequence(
+            naive_model(base, adapter, stock=True) for adapter in adapters.values()
+        ),
+        "ours, one after the other": sequence(map(alone, adapters.values())),
+        "ours": training_step(model, train_only(model, adapters), tokens),
     }
-    steps["ours"] = at_once
     if has_peft():
-        steps["PEFT, one after the other"] = sequence(
-            [peft_model(base, adapter) for adapter in adapters.values()]
-        )
-    for _ in range(2):
-        losses = {name: step() for name, step in steps.items()}
+        models = (peft_model(base, adapter) for adapter in adapters.values())
+        steps["PEFT, one after the other"] = sequence(models)
+    losses = losses_after(1, steps)
     for name, loss in losses.items():
         agree("adapters at once", name, loss, losses["ours"])
     timings = race(steps, lambda: None, "ours", Clock(device), budget)
-    name = f"{K} x {rows} x {length}"
-    return result("adapters at once", timings, lambda s: K * rows * length / s, name)
+    return result("adapters at once", f"{K} x {rows} x {length}", timings, K * rows * length)
 
 
 def decode(
     config: TransformerConfig, N: int, rows: int, limit: int, device: str, budget: float
-) -> list[dict]:
+) -> list[Row]:
     """Greedy decoding of ``limit`` tokens for ``rows`` prompts through Arrow's gates over N
     adapters."""
     base = base_model(config, device).eval().requires_grad_(False)
@@ -281,19 +286,20 @@ def decode(
     routers = arrow(list(adapters.values()))
 
     def flow(path: str, linear: nn.Linear) -> ArrowFlow:
-        factors = [tuple(t.to(device) for t in a.factors[path]) for a in adapters.values()]
+        pairs = [adapter.factors[path] for adapter in adapters.values()]
+        factors = [(A.to(device), B.to(device)) for A, B in pairs]
         return ArrowFlow(linear, factors, adapters["a0"].scale(path), routers[path])
 
     peer = replace_linears(copy.deepcopy(base), flow).requires_grad_(False)
     ours = copy.deepcopy(base)
     attach(ours, adapters)
-    prompts = torch.randint(2, VOCABULARY, (rows, 8), generator=torch.Generator().manual_seed(0))
+    prompts = random_tokens(rows, 8)
     with using(ours, Gated(tuple(adapters), routers)), torch.no_grad():
         agree("decoding", "Arrow's flow", peer(prompts.to(device)), ours(prompts.to(device)))
         models = {"base alone": base, "Arrow's flow": peer, "ours": ours}
-        asked = prompts.tolist()
         steps = {
-            name: lambda m=m: greedy(m, asked, limit, end=-1, pad=0) for name, m in models.items()
+            name: partial(greedy, model, prompts.tolist(), limit, end=-1, pad=0)
+            for name, model in models.items()
         }
         timings = race(steps, lambda: None, "ours", Clock(device), budget)
-    return result("decoding", timings, lambda s: rows * limit / s, f"N={N}, {rows} rows")
+    return result("decoding", f"N={N}, {rows} rows", timings, rows * limit)

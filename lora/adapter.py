@@ -28,8 +28,9 @@ class Adapter:
     that the adapter was made for. ``origin`` is the adapter's record: task, seed and role, or the
     formula and weights of a combination.
 
-    ``a + b``, ``a - b``, ``-a``, ``w * a``, ``a / w`` and ``sum(adapters)`` combine updates exactly;
-    see `combine`. Raises ValueError where there is no layer or where two factors do not fit.
+    ``a + b``, ``a - b``, ``-a``, ``w * a``, ``a / w`` and ``sum(adapters)`` combine the updates
+    exactly, as `combine` says. Raises ValueError where there is no layer or where two factors do
+    not fit.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -196,14 +197,15 @@ def common_base(adapters: Sequence[Adapter]) -> str | None:
 
 
 def product_core(A: Tensor, B: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """All that is to know of s B A, for A (r, d_in) and B (d_out, r), without forming it.
+    """s B A = Q_B C Q_A^T for A (r, d_in) and B (d_out, r): a small core C between two matrices
+    with orthonormal columns.
 
-    A^T = Q_A R_A and B = Q_B R_B, so s B A = Q_B (s R_B R_A^T) Q_A^T, and the core s R_B R_A^T is at
-    most r x r. It has the update's norm and singular values; orthonormal columns carry its vectors
-    back. In float64: where two singular values are close, their vectors are as sharp as the
-    arithmetic.
+    With A^T = Q_A R_A and B = Q_B R_B the core is C = s R_B R_A^T, at most r x r. C has the norm
+    and the singular values of s B A, and Q_B and Q_A carry the singular vectors of C to those of
+    s B A. The arithmetic is in float64, because singular vectors are ill-conditioned where two
+    singular values are close.
 
-    Returns Q_B (d_out, min(r, d_out)), the core, and Q_A (d_in, min(r, d_in)).
+    Returns Q_B (d_out, min(r, d_out)), C, and Q_A (d_in, min(r, d_in)).
     """
     Q_A, R_A = torch.linalg.qr(A.double().mT)
     Q_B, R_B = torch.linalg.qr(B.double())
@@ -211,14 +213,16 @@ def product_core(A: Tensor, B: Tensor, scale: float = 1.0) -> tuple[Tensor, Tens
 
 
 def base_hash(model: nn.Module) -> str:
-    """A name for a model's weights: 16 hex digits over the names, types, shapes and bytes of all
-    but its adapters."""
+    """A name for a model's weights: 16 hex digits over names, types, shapes and bytes.
+
+    Attached adapters are left out, so the hash stays the same while they come and go.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if ".lora_A_" in f".{name}" or ".lora_B_" in f".{name}":
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
-            content = tensor.detach().cpu().contiguous().view(torch.uint8)
-            digest.update(content.numpy().tobytes())
+            content = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(content.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

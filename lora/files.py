@@ -1,12 +1,13 @@
 """Adapters on disk in the PEFT directory layout, so that other tools read ours and we read theirs.
 
-    adapter_config.json          r, lora_alpha, use_rslora, target_modules, rank_pattern, alpha_pattern, ...
-    adapter_model.safetensors    base_model.model.<path>.lora_A.weight (r, d_in), ....lora_B.weight (d_out, r)
-    origin.json                  ours: base hash and record; absent from other tools' folders
+    adapter_config.json         r, lora_alpha, use_rslora, target_modules, rank_pattern, ...
+    adapter_model.safetensors   base_model.model.<path>.lora_A.weight (r, d_in)
+                                base_model.model.<path>.lora_B.weight (d_out, r)
+    origin.json                 base hash and record; other tools' folders have none
 
-Weights are written as safetensors where that library is installed (the interop extra), else as
-``adapter_model.bin``. What changes the numbers and is not supported here (DoRA, biases, ...) is
-refused by name, never ignored.
+Weights are written as safetensors where that library is installed (the interop extra), and as
+``adapter_model.bin`` elsewhere. A setting that changes the numbers and is not supported here (DoRA,
+biases, ...) is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _NEUTRAL: dict[str, Any] = {
     "alora_invocation_tokens": None,
     "arrow_config": None,
 }
+_WRITTEN = ("use_dora", "lora_bias", "bias", "fan_in_fan_out", "modules_to_save")
 
 
 class AdapterFileError(ValueError):
@@ -52,48 +54,40 @@ class AdapterFileError(ValueError):
 
 
 def save_adapter(adapter: Adapter, folder: Path | str) -> None:
-    """Write the adapter as a new folder; it appears whole or not at all, and an existing one is
-    replaced."""
+    """Write the adapter as a new folder. The folder appears whole or not at all, and replaces one
+    that exists."""
     folder = Path(folder)
-    first = adapter.paths[0]
+    ranks = {path: adapter.rank(path) for path in adapter.paths}
+    rank = ranks[adapter.paths[0]]
     config = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": None,
         "inference_mode": True,
-        "r": adapter.rank(first),
+        "r": rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "use_rslora": adapter.rslora,
         "target_modules": list(adapter.paths),
         "init_lora_weights": True,
-        "rank_pattern": {
-            p: adapter.rank(p) for p in adapter.paths if adapter.rank(p) != adapter.rank(first)
-        },
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
         "alpha_pattern": dict(adapter.alphas),
-        **{
-            key: _NEUTRAL[key]
-            for key in ("use_dora", "lora_bias", "bias", "fan_in_fan_out", "modules_to_save")
-        },
+        **{key: _NEUTRAL[key] for key in _WRITTEN},
     }
     tensors = {}
     for path, (A, B) in adapter.factors.items():
-        tensors[f"{_PREFIX}{path}{_A}"], tensors[f"{_PREFIX}{path}{_B}"] = (
-            A.contiguous(),
-            B.contiguous(),
-        )
+        tensors[f"{_PREFIX}{path}{_A}"] = A.contiguous()
+        tensors[f"{_PREFIX}{path}{_B}"] = B.contiguous()
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    origin = {"base": adapter.base, "origin": adapter.origin}
     (temporary / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (temporary / "origin.json").write_text(
-        json.dumps({"base": adapter.base, "origin": adapter.origin}, indent=1) + "\n"
-    )
+    (temporary / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
     if safetensors is not None:
-        safetensors.save_file(
-            tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"}
-        )
+        weights = temporary / "adapter_model.safetensors"
+        safetensors.save_file(tensors, weights, metadata={"format": "pt"})
     else:
         torch.save(tensors, temporary / "adapter_model.bin")
     if folder.exists():
@@ -102,9 +96,37 @@ def save_adapter(adapter: Adapter, folder: Path | str) -> None:
 
 
 def load_adapter(folder: Path | str) -> Adapter:
-    """Read an adapter; raises AdapterFileError with one line that says what is wrong and what to
-    do."""
+    """Read an adapter that was written here or by PEFT.
+
+    Raises AdapterFileError with one line that says what is wrong and what to do.
+    """
     folder = Path(folder)
+    config = _read_config(folder)
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float):
+        raise AdapterFileError(f"{folder}: lora_alpha is {alpha!r}, it must be a number")
+    factors = _factors(folder, config.get("target_modules"))
+    rank_pattern = config.get("rank_pattern") or {}
+    for path, (A, B) in factors.items():
+        rank = _of_pattern(rank_pattern, path, config.get("r"))
+        if A.dim() != 2 or B.dim() != 2 or A.shape[0] != rank or B.shape[1] != rank:
+            raise AdapterFileError(
+                f"{folder}: {path} has A {tuple(A.shape)} and B {tuple(B.shape)}, "
+                f"adapter_config.json says rank {rank}: the two files are not of one adapter"
+            )
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise AdapterFileError(
+                f"{folder}: {path} holds NaN or infinity: its training diverged, train it again"
+            )
+    alpha_pattern = config.get("alpha_pattern") or {}
+    every_alpha = {path: _of_pattern(alpha_pattern, path, alpha) for path in factors}
+    alphas = {path: value for path, value in every_alpha.items() if value != alpha}
+    rslora = bool(config.get("use_rslora"))
+    record = _read_json(folder / "origin.json") or {}
+    return Adapter(factors, alpha, rslora, alphas, record.get("base"), record.get("origin", {}))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     config = _read_json(folder / "adapter_config.json")
     if config is None:
         raise AdapterFileError(f"{folder} holds no adapter: there is no adapter_config.json in it")
@@ -117,62 +139,38 @@ def load_adapter(folder: Path | str) -> Adapter:
             raise AdapterFileError(
                 f"{folder}: {key} = {config[key]!r} is not supported, only {neutral!r}"
             )
-    tensors = _read_tensors(folder)
+    return config
 
-    factors, left = {}, set(tensors)
-    # safetensors lists them in an order that changes from process to process: take the order of the
-    # layers as saved.
-    listed = config.get("target_modules")
-    order = (
-        {f"{_PREFIX}{path}{_A}": i for i, path in enumerate(listed)}
-        if isinstance(listed, list)
-        else {}
-    )
-    for key in sorted(tensors, key=lambda key: (order.get(key, len(order)), key)):
+
+def _factors(folder: Path, target_modules: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """{path: (A, B)} from the weight file, in the order in which the layers were saved.
+
+    The file itself has no order: safetensors lists tensors in one that changes from process to
+    process.
+    """
+    tensors = _read_tensors(folder)
+    listed = target_modules if isinstance(target_modules, list) else []
+    positions = {f"{_PREFIX}{path}{_A}": i for i, path in enumerate(listed)}
+    factors, unread = {}, set(tensors)
+    for key in sorted(tensors, key=lambda key: (positions.get(key, len(positions)), key)):
         if key.startswith(_PREFIX) and key.endswith(_A):
             path = key[len(_PREFIX) : -len(_A)]
-            if (other := f"{_PREFIX}{path}{_B}") not in tensors:
+            partner = f"{_PREFIX}{path}{_B}"
+            if partner not in tensors:
                 raise AdapterFileError(
-                    f"{folder}: {path} has a lora_A and no lora_B: the file is not whole, make it again"
+                    f"{folder}: {path} has a lora_A and no lora_B: "
+                    "the file is not whole, make it again"
                 )
-            factors[path] = (tensors[key], tensors[other])
-            left -= {key, other}
-    if left:
+            factors[path] = (tensors[key], tensors[partner])
+            unread -= {key, partner}
+    if unread:
         raise AdapterFileError(
-            f"{folder}: the tensor {sorted(left)[0]!r} is no part of a LoRA of linear layers "
-            f"({len(left)} such): only {_PREFIX}<path>{_A} and {_B} are supported"
+            f"{folder}: the tensor {min(unread)!r} is no part of a LoRA of linear layers "
+            f"({len(unread)} such): only {_PREFIX}<path>{_A} and {_B} are supported"
         )
     if not factors:
         raise AdapterFileError(f"{folder}: the weight file holds no tensors")
-    rank_pattern, alpha_pattern = (
-        config.get("rank_pattern") or {},
-        config.get("alpha_pattern") or {},
-    )
-    for path, (A, B) in factors.items():
-        rank = _of_pattern(rank_pattern, path, config.get("r"))
-        if A.dim() != 2 or B.dim() != 2 or A.shape[0] != rank or B.shape[1] != rank:
-            raise AdapterFileError(
-                f"{folder}: {path} has A {tuple(A.shape)} and B {tuple(B.shape)}, adapter_config.json says "
-                f"rank {rank}: the two files are not of one adapter"
-            )
-        if not (A.isfinite().all() and B.isfinite().all()):
-            raise AdapterFileError(
-                f"{folder}: {path} holds NaN or infinity: its training diverged, train it again"
-            )
-    if not isinstance(alpha := config.get("lora_alpha"), int | float):
-        raise AdapterFileError(f"{folder}: lora_alpha is {alpha!r}, it must be a number")
-    alphas = {
-        path: a for path in factors if (a := _of_pattern(alpha_pattern, path, alpha)) != alpha
-    }
-    origin = _read_json(folder / "origin.json") or {}
-    return Adapter(
-        factors,
-        alpha,
-        bool(config.get("use_rslora")),
-        alphas,
-        origin.get("base"),
-        origin.get("origin", {}),
-    )
+    return factors
 
 
 def _of_pattern(pattern: dict[str, Any], path: str, default: Any) -> Any:
@@ -221,7 +219,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         tensors = torch.load(plain, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise AdapterFileError(
-            f"{plain} cannot be read ({type(error).__name__}): the file is damaged, or holds more than tensors"
+            f"{plain} cannot be read ({type(error).__name__}): "
+            "the file is damaged, or holds more than tensors"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise AdapterFileError(f"{plain} holds no dictionary of tensors: it is no adapter")

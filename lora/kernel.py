@@ -1,5 +1,5 @@
-"""The products behind every mode of a LoRALinear: what lora.reference says, with less memory
-traffic.
+"""The products that every mode of a LoRALinear computes: the formulas of lora.reference, with less
+memory traffic.
 
 Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters, K adapters trained
 side by side.
@@ -58,8 +58,8 @@ def lora_linear_factors(
     """y = x W^T + bias + (sum_i g_i s_i B_i)(sum_j g_j A_j) x, gates (tokens, N), A (N r, k), B (n,
     N r), scales (N,) or one.
 
-    For inference, where one N r-wide product in and one out are all there is to gain: the plain
-    formula.
+    This mode serves inference, where a faster path would have nothing to gain beyond one product
+    of width N r in and one out: the plain formula is used.
     """
     return reference.lora_linear_factors(*_one_dtype(x, W, bias, A, B, gates, scales))
 
@@ -105,8 +105,8 @@ def _merging_pays(
 
 
 def _one_dtype(x: Tensor, *others):
-    """All in the dtype of x, or autocast's: masters A and B in fp32 are rounded for a bf16 product,
-    x never widened."""
+    """All tensors in the dtype of x, or in autocast's: master weights A and B in fp32 are rounded
+    for a bf16 product, and x is never widened."""
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -114,16 +114,16 @@ def _one_dtype(x: Tensor, *others):
 
 
 def _large_fp32_on_cpu(x: Tensor) -> bool:
-    """Where the detours below were measured to pay."""
+    """Whether x is of the kind for which the detours below were measured to pay."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-2] >= 64
 
 
 def _weigh(h: Tensor, c: Tensor) -> Tensor:
-    """Each of C equal runs of the columns of h (..., R) times its own c (..., C), broadcast over
-    the axes before.
+    """Multiply each of C equal runs of the columns of h (..., R) by its own c (..., C), broadcast
+    over the axes before.
 
-    For many tokens as an einsum: with 8 runs of 8 columns it takes half the time of the broadcast
-    product.
+    Many tokens go through an einsum, which takes half the time of the broadcast product for 8 runs
+    of 8 columns.
     """
     runs = h.unflatten(-1, (c.shape[-1], -1))
     if c.dim() == 2 and _large_fp32_on_cpu(h):
@@ -144,8 +144,8 @@ def _narrow(x: Tensor, v: Tensor) -> Tensor:
 
 
 def _sum_over_tokens(u: Tensor, v: Tensor) -> Tensor:
-    """u^T v for u (.., M, R) and v (.., M, n): few rows, each a sum over many tokens; in four parts
-    where there are many.
+    """u^T v for u (.., M, R) and v (.., M, n): few rows, each a sum over the tokens. Where there
+    are many tokens, the sum goes in four parts.
 
     MKL is slow at long sums. Two threads of a Zen 3, M=2048, R=64: 0.65 ms and in parts 0.58
     (n=256), 1.78 and 1.22 (512), 3.67 and 2.65 (1024; the FLOPs ask for 1.98).
@@ -156,13 +156,13 @@ def _sum_over_tokens(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _add_product(y: Tensor, u: Tensor, v: Tensor, alpha: float = 1.0) -> Tensor:
-    """y += alpha u v in place, for one pair of matrices or a batch: no second (M, n) tensor is
-    written or read."""
+    """y += alpha u v in place, for one pair of matrices or a batch of pairs, so that no second
+    (M, n) tensor is written or read."""
     return y.addmm_(u, v, alpha=alpha) if y.dim() == 2 else y.baddbmm_(u, v, alpha=alpha)
 
 
 def _forward(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float):
-    """y and h = x A^T. The frozen product is one for all parts of x."""
+    """y and h = x A^T. One frozen product serves all parts of x."""
     h = _narrow(x, A.mT)
     y = F.linear(x, W, bias)
     if isinstance(c, Tensor):
@@ -181,10 +181,10 @@ class _Adapted(torch.autograd.Function):
     """Keeps x and h = x A^T beside the parameters and c, and each only where a gradient that is
     asked for needs it.
 
-        g = dy B        dx = dy W + (c g) A        dA = (c g)^T x        dB = ((c h)^T dy)^T        dc = h * g
+        g = dy B    dx = dy W + (c g) A    dA = (c g)^T x    dB = ((c h)^T dy)^T    dc = h * g
 
-    dB is the transpose of a product: as dy^T h it would read the wide dy across its rows. A number
-    c scales what is small, (R, k) and (R, n), not (M, R).
+    dB is the transpose of a product, because dy^T h would read the wide dy across its rows. Where c
+    is a number, it scales the small products (R, k) and (R, n), not (M, R).
     """
 
     @staticmethod
@@ -222,12 +222,12 @@ class _Adapted(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The same for one number c, through W + c B A: keeps x alone, h is computed where it is
-    needed.
+    """`_Adapted` for one number c, computed through W + c B A. It keeps x alone; the backward pass
+    computes h and g where they are needed.
 
     For one adapter h and g are (parts, r, M / parts): MKL runs one narrow product on one thread,
-    and a batch of them on all. Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43 ms, in eight
-    parts 0.24. K adapters are a batch already.
+    and a batch of narrow products on all. Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43
+    ms, in eight parts 0.24. K adapters are a batch already.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
 """The adapters' formulas as one would write them on paper, for any shapes, in plain differentiable
 operations.
 
-lora.kernel computes the same faster; these are what it is tested against, and what to use for a
-second derivative. Axes: k = d_in, n = d_out, r one adapter's rank, R the summed rank of N adapters,
-K adapters trained side by side.
+lora.kernel computes the same values faster and is tested against these formulas. Use them for a
+second derivative, which lora.kernel does not have. Axes: k = d_in, n = d_out, r one adapter's rank,
+R the summed rank of N adapters, K adapters trained side by side.
 """
 
 from __future__ import annotations
@@ -36,12 +36,8 @@ def lora_linear_rows(
     scales (K,) or one."""
     parts = rearrange(x, "(K b) ... k -> K b ... k", K=len(A))
     scales = torch.as_tensor(scales, dtype=x.dtype, device=x.device).expand(len(A))
-    return torch.cat(
-        [
-            lora_linear(*p)
-            for p in zip(parts, [W] * len(A), [bias] * len(A), A, B, scales, strict=True)
-        ]
-    )
+    per_adapter = zip(parts, A, B, scales, strict=True)
+    return torch.cat([lora_linear(x_j, W, bias, A_j, B_j, c) for x_j, A_j, B_j, c in per_adapter])
 
 
 def lora_linear_factors(

@@ -17,8 +17,9 @@ def greedy(
     """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or
     ``limit`` tokens.
 
-    Prompts may differ in length: shorter ones are padded on the left and the padding is masked.
-    Rows that have ended leave the batch, so a few long answers don't cost the whole batch.
+    Prompts may differ in length: shorter prompts are padded on the left and the padding is masked.
+    Rows that have ended leave the batch, so a few long answers do not cost the whole batch. Raises
+    ValueError for an empty prompt and for a limit below 1.
     """
     if not prompts:
         return []

@@ -1,4 +1,4 @@
-"""What the path of a layer means: the only place that reads one.
+"""What the path of a layer means. No other file takes a path apart.
 
 A path is ``layers.1.self_attn.q_proj``, with any prefix before ``layers`` (``model.layers.1...``).
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-LINEARS = (*ATTENTION, *MLP)  # every linear layer of a block: what an adapter addresses by default
-WRITERS = ("o_proj", "down_proj")  # what they give is added to the residual stream
+LINEARS = (*ATTENTION, *MLP)  # every linear layer of a block; adapters address these by default
+WRITERS = ("o_proj", "down_proj")  # their outputs are added to the residual stream
 _PART_TITLES = {"self_attn": "attention", "mlp": "MLP"}
 
 
@@ -19,7 +19,8 @@ _PART_TITLES = {"self_attn": "attention", "mlp": "MLP"}
 class Place:
     """Where a linear layer stands: the block's number, the part of the block, the layer's name.
 
-    ``name`` is empty where a whole part is meant, and ``part`` too where a whole block is."""
+    A whole part has an empty ``name``, and a whole block has an empty ``part`` too.
+    """
 
     block: int
     part: str = ""
@@ -51,7 +52,7 @@ class Place:
 
 
 def place(path: str) -> Place:
-    """Raises ValueError for a path without a block's number."""
+    """The place that a path names. Raises ValueError for a path without a block's number."""
     parts = path.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if number is None:
@@ -62,8 +63,8 @@ def place(path: str) -> Place:
 
 
 def by_part(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Paths by the attention or MLP that they belong to, in order: {``layers.0.self_attn``: [..]}."""
-    found: dict[str, list[str]] = {}
+    """Paths grouped by attention or MLP, in the order given: {``layers.0.self_attn``: [..]}."""
+    groups: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(place(path).part_of_block.path, []).append(path)
-    return found
+        groups.setdefault(place(path).part_of_block.path, []).append(path)
+    return groups

@@ -1,7 +1,7 @@
-"""What anyone may ask of a model and of a tokenizer.
+"""What the rest of the repository may ask of a model and of a tokenizer.
 
-`Transformer` and `Tokenizer` are the ones written here. Whoever brings others gives them these
-methods, and training, decoding and the questions work with them unchanged.
+`Transformer` and `Tokenizer` answer all of it. Another model or tokenizer that has these methods
+works with training, decoding and the questions unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Trainable(Protocol):
-    """What training asks: states of every token, and logits of those states."""
+    """Training asks a model for the states of every token, and for the logits of those states."""
 
     def hidden_states(self, tokens: Tensor, /) -> Tensor:
         """Token ids (b, l) -> normalised states after the last layer (b, l, width)."""
@@ -30,11 +30,11 @@ class KeyValueCache(Protocol):
     """Keys and values of the tokens that were read, for decoding."""
 
     def keep(self, rows: Tensor, /) -> None:
-        """Only these rows of the batch go on, in this order."""
+        """Forget all rows of the batch but these indices; the rest stands in their order."""
 
 
 class LanguageModel(Protocol):
-    """What decoding and looking inside ask."""
+    """Decoding and the measurements inside a model ask it for these."""
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -42,7 +42,7 @@ class LanguageModel(Protocol):
 
     @property
     def norm(self) -> nn.Module:
-        """What stands between the last block and the logits."""
+        """The normalisation between the last block and the logits."""
 
     def new_cache(self, rows: int, length: int, /) -> Any:
         """A `KeyValueCache` of that many rows, with room for that many tokens each."""
@@ -61,23 +61,23 @@ class LanguageModel(Protocol):
 
 
 class Vocabulary(Protocol):
-    """What a tokenizer does: text <-> ids, and two special tokens."""
+    """A tokenizer maps text to ids and back, and has two special tokens."""
 
     @property
     def pad(self) -> int:
-        """Fills rows up, and is never learned."""
+        """The id that fills rows up. It is never learned."""
 
     @property
     def boundary(self) -> int:
-        """Stands before every text, and so ends the one before it."""
+        """The id that stands before every text, and so ends the text before it."""
 
     def __len__(self) -> int: ...
 
     def encode(self, text: str, /) -> list[int]:
-        """Raises ValueError for what the vocabulary cannot say."""
+        """Raises ValueError for text that the vocabulary cannot express."""
 
     def decode(self, ids: Sequence[int], /) -> str:
         """The text before the first boundary, padding left out."""
 
     def token(self, index: int, /) -> str:
-        """One id as people read it."""
+        """One id, written as people read it."""

@@ -1,5 +1,5 @@
-"""A closed-vocabulary word tokenizer: every word of the world is one token, and nothing else
-exists."""
+"""A tokenizer of a closed vocabulary: every word of the world is one token, and no other token
+exists but padding and the boundary between texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPECIAL = (PAD, BOUNDARY)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Words separated by blanks <-> ids. ``<s>`` stands before every text, and so ends the one
+    """Words separated by blanks <-> ids. ``<s>`` stands before every text, and so ends the text
     before it.
 
     >>> tokenizer = Tokenizer.from_texts(["ada lives in rome"])
@@ -57,6 +57,7 @@ class Tokenizer:
         return self.words[index]
 
     def encode(self, text: str) -> list[int]:
+        """Raises ValueError for a word that the vocabulary does not have."""
         try:
             return [self.ids[word] for word in text.split()]
         except KeyError as error:

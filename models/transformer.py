@@ -1,13 +1,13 @@
 """A decoder-only transformer in one file: RMSNorm, rotary positions, grouped-query attention,
 SwiGLU.
 
-Parameters have the names that the Llama and Qwen2 families use inside ``model.``
-(``layers.0.self_attn.q_proj``, models/layout.py). Axes: b batch, l query positions, s key positions,
+Parameters have the names that the Llama and Qwen2 families use inside ``model.``, such as
+``layers.0.self_attn.q_proj`` (models/layout.py). Axes: b batch, l query positions, s key positions,
 h heads, d head width.
 
-Attention is written out on the CPU: at the lengths of a toy study the stock fused kernel is about
-20 times slower there than two batched products around a softmax (see bench/). On CUDA the stock
-kernel is used.
+On the CPU, attention is written out: at the lengths of a toy study the stock fused kernel is about
+20 times slower than two batched products around a softmax (see bench/). On CUDA the stock kernel is
+used.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from models.layout import WRITERS
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a transformer. ``hidden`` is the SwiGLU width; ``context`` the longest sequence;
-    ``init`` the deviation of the weights at the start (to look things up in its context a small
-    model needs about 1 / sqrt(width): LOG.md)."""
+    """Shape of a transformer.
+
+    ``hidden`` is the SwiGLU width and ``context`` the longest sequence. ``init`` is the standard
+    deviation of the first weights; a small model needs about 1 / sqrt(width) to look things up in
+    its context (LOG.md). Raises ValueError for a shape that does not work out.
+    """
 
     width: int = 128
     layers: int = 2
@@ -61,8 +64,7 @@ class TransformerConfig:
 
 
 class Cache:
-    """Keys and values of the positions read so far, for every layer: (b, kv_heads, capacity, d)
-    each."""
+    """Keys and values of the positions read so far: (layers, b, kv_heads, capacity, d) each."""
 
     def __init__(self, config: TransformerConfig, rows: int, capacity: int, like: Tensor):
         shape = (config.layers, rows, config.kv_heads, capacity, config.head_width)
@@ -70,15 +72,15 @@ class Cache:
         self.length = 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this step's keys and values (b, h, l, d) behind the stored ones and return all of
-        them."""
+        """Write this step's keys and values (b, h, l, d) after the stored ones and return all that
+        are stored then."""
         stop = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : stop] = keys
         self.values[layer, :, :, self.length : stop] = values
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these (indices), as sequences end."""
+        """Forget all rows but these indices, as sequences end."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
@@ -95,8 +97,8 @@ class RMSNorm(nn.Module):
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin (context, d) of position * base^(-2i/d), halves side by side (Su et al. 2021,
-    arXiv 2104.09864)."""
+    """cos and sin (context, d) of the angles position * base^(-2i/d), the two halves of each pair
+    side by side (Su et al. 2021, arXiv 2104.09864)."""
     half = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
     angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_base**-half)
     angles = torch.cat([angles, angles], dim=-1)
@@ -104,15 +106,15 @@ def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+d/2}) of x (b, h, l, d) by its position's angle; cos, sin (l,
-    d)."""
+    """Turn each pair (x_i, x_{i+d/2}) of x (b, h, l, d) by the angle of its position, for cos and
+    sin of shape (l, d)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v for q (b, h, l, d), k and v (b, h, s, d), bias (l, s) or
-    (b, 1, l, s)."""
+    """softmax(q k^T / sqrt(d) + bias) v for q (b, h, l, d), k and v (b, h, s, d), and bias (l, s)
+    or (b, 1, l, s)."""
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     b, h, length, d = q.shape
@@ -179,9 +181,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids (b, l) -> logits (b, l, vocabulary). Input and output embeddings are tied.
 
-    Weights are drawn from ``generator``: normal with deviation ``init``, and init / sqrt(2 layers)
-    where a matrix writes into the residual stream (o_proj, down_proj), so that the stream's
-    variance does not grow with depth.
+    Weights are drawn from ``generator``: they are normal with standard deviation ``init``. Matrices
+    that write into the residual stream (o_proj, down_proj) get init / sqrt(2 layers), so that the
+    stream's variance does not grow with depth.
     """
 
     cos: Tensor
@@ -207,10 +209,11 @@ class Transformer(nn.Module):
     def forward(
         self, tokens: Tensor, cache: Cache | None = None, real: Tensor | None = None
     ) -> Tensor:
-        """``real`` (b, s) is False at padding keys, counted from the cache's start: pad on the
-        left.
+        """Token ids (b, l) -> logits (b, l, vocabulary).
 
-        Rotary scores depend on distances alone, so left padding shifts nothing.
+        ``real`` (b, s) is False at padding keys; its columns are counted from the cache's start.
+        Pad on the left: rotary scores depend on distances alone, so left padding shifts nothing.
+        Raises ValueError for more tokens than ``context``.
         """
         return self.unembed(self.hidden_states(tokens, cache, real))
 
@@ -233,15 +236,17 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def new_cache(self, rows: int, length: int) -> Cache:
+        """An empty cache of that many rows, with room for that many tokens each."""
         return Cache(self.config, rows, length, self.embed_tokens.weight)
 
     def unembed(self, states: Tensor) -> Tensor:
+        """States (..., width) -> logits (..., vocabulary)."""
         return F.linear(states, self.embed_tokens.weight)
 
 
 def attention_bias(start: int, stop: int, real: Tensor | None, like: Tensor) -> Tensor:
-    """0 where position start + i may look at position j, else the dtype's lowest number; (l, s), or
-    (b, 1, l, s)."""
+    """0 where position start + i may look at position j, and the dtype's lowest number elsewhere:
+    (l, s), or (b, 1, l, s) where ``real`` (b, s) is given."""
     causal = torch.ones(stop - start, stop, dtype=torch.bool, device=like.device).tril(start)
     seen = causal if real is None else causal & real[:, None, None, :stop]
     # A finite floor, not -inf: a row of padding sees nothing, and its softmax must not be NaN.

@@ -17,11 +17,8 @@ def micro(monkeypatch):
         monkeypatch.setattr(cli, name, {16: (0.001, 0.001), 24: (1e6, 1e6)})
     monkeypatch.setattr(cli, "TOKENS", 64)
     monkeypatch.setattr(cli, "SECONDS", dict.fromkeys(cli.SECONDS, 0.0))
-    monkeypatch.setattr(
-        cli,
-        "MODEL",
-        TransformerConfig(width=32, layers=1, heads=2, kv_heads=2, hidden=48, context=16),
-    )
+    model = TransformerConfig(width=32, layers=1, heads=2, kv_heads=2, hidden=48, context=16)
+    monkeypatch.setattr(cli, "MODEL", model)
     for name, value in (("ROWS", 2), ("LENGTH", 8), ("EXPERTS", 2), ("DECODED", 3)):
         monkeypatch.setattr(cli, name, value)
     monkeypatch.setattr(growth, "STANDARD", {"M": 32, "width": 16, "r": 2, "N": 2, "K": 2})
@@ -31,10 +28,8 @@ def micro(monkeypatch):
 def test_quick_prints_rows_and_ends_in_one_json_object(micro, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     path, picture = tmp_path / "out.json", tmp_path / "out.png"
-    assert (
-        cli.main(["--quick", "--matmul", "default", "--json", str(path), "--plot", str(picture)])
-        == 0
-    )
+    argv = ["--quick", "--matmul", "default", "--json", str(path), "--plot", str(picture)]
+    assert cli.main(argv) == 0
     out = capsys.readouterr().out
     results = json.loads(out.splitlines()[-1])
     assert results == json.loads(path.read_text())
@@ -62,6 +57,7 @@ def test_quick_prints_rows_and_ends_in_one_json_object(micro, capsys, tmp_path):
     assert table == report.markdown(results)
     ours = report.value_of(results["rows"], "one adapter", "16", "ours", "ratio")
     assert f"| **{ours:.2f}** | 0.00 |" in table and "| decoding, N=3, 1 rows | ours |" in table
+    assert "one adapter, 16: ours over frozen" in report.verdicts(results["rows"])
 
 
 def test_growth_sweeps_every_axis(micro, capsys, tmp_path):
@@ -135,15 +131,37 @@ def test_a_wrong_kernel_ends_the_run_in_one_line(micro, capsys, monkeypatch):
         case.expected["A"] = 1.1 * case.expected["A"]
         return case
 
-    planted.__name__ = "one_adapter"
     monkeypatch.setattr(cli, "one_adapter", planted)
     assert cli.main(["--quick", "--matmul", "default"]) == 2
     out, err = capsys.readouterr()
     assert "dA of the arm 'naive' is off" in err and " ms " not in out
 
 
-def test_published_results_say_how_they_were_made():
-    results = report.read_results(report.RESULTS)
-    assert results["environment"]["command"].startswith("python -m bench")
-    assert results["rows"] and report.targets(results["rows"]) == results["targets"]
+def test_every_case_has_a_name_of_its_own_and_a_job():
+    for device, jobs in (("cpu", cli.cpu_jobs), ("cuda", cli.cuda_jobs)):
+        quick, everything = ([name for name, _ in jobs(short)] for short in (True, False))
+        assert len(set(everything)) == len(everything), device
+        assert set(quick) < set(everything) and "training step" in quick
+
+
+@pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_published_results_follow_from_their_rows(path):
+    results = report.read_results(path)
+    assert path.name in results["environment"]["command"] and results["rows"]
+    assert report.targets(results["rows"]) == results["targets"]
     assert report.noise(results["rows"]) == results["noise"]
+    assert report.overheads(results["rows"]) == results["recovered"]
+
+
+def test_the_page_is_made_from_the_results_and_names_its_command(capsys):
+    page = (report.RESULTS / "README.md").read_text()
+    assert cli.main(["table"]) == 0
+    assert page == capsys.readouterr().out, "python -m bench table > bench/results/README.md"
+    assert "`python -m bench table > bench/results/README.md`" in page.split("\n## ")[0]
+    assert all(f"## {path.name}\n" in page for path in report.RESULTS.glob("*.json"))
+
+
+def test_a_folder_without_results_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert cli.main(["table"]) == 2
+    assert "no results to read" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Adapters add, subtract and scale as their updates do; their singular values come from the core."""
+"""Adapters add, subtract and scale as their updates do; singular values come from the core."""
 
 import re
 

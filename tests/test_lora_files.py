@@ -14,9 +14,8 @@ def make(**kwargs):
     torch.manual_seed(0)
     paths = ("layers.1.self_attn.q_proj", "layers.0.mlp.weight_proj", "layers.0.lora.bias")
     factors = {path: (torch.randn(2 + i, 6), torch.randn(4, 2 + i)) for i, path in enumerate(paths)}
-    return Adapter(
-        factors, 3.0, alphas={paths[1]: 7.0}, base="abc", origin={"role": "hop1"}, **kwargs
-    )
+    alphas = {paths[1]: 7.0}
+    return Adapter(factors, 3.0, alphas=alphas, base="abc", origin={"role": "hop1"}, **kwargs)
 
 
 @pytest.fixture(params=["installed", "absent"])
@@ -33,16 +32,10 @@ def test_round_trip(tmp_path, safetensors, rslora):
     save_adapter(one, tmp_path / "a")
     save_adapter(one, tmp_path / "a")  # again, over itself
     back = load_adapter(tmp_path / "a")
-    assert (
-        back.paths == one.paths
-    )  # in their order too: what draws numbers layer by layer must not notice the disk
-    assert (back.alpha, back.rslora, back.alphas, back.base, back.origin) == (
-        one.alpha,
-        one.rslora,
-        one.alphas,
-        one.base,
-        one.origin,
-    )
+    # In their order too: code that draws numbers layer by layer must not notice the disk.
+    assert back.paths == one.paths
+    for name in ("alpha", "rslora", "alphas", "base", "origin"):
+        assert getattr(back, name) == getattr(one, name)
     for path in one.paths:
         assert torch.equal(back.delta(path), one.delta(path))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
@@ -89,21 +82,18 @@ def test_foreign_folders_and_tensors_are_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(AdapterFileError, match="is no JSON"):
         load_adapter(tmp_path)
-    (tmp_path / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1})
-    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(AdapterFileError, match="neither"):
         load_adapter(tmp_path)
     key = "base_model.model.q.lora_A.weight"
+    diverged = {key: torch.full((2, 3), torch.nan), key.replace("_A", "_B"): torch.zeros(3, 2)}
     for tensors, message in (
         ({key: torch.zeros(2, 3)}, "has a lora_A and no lora_B"),
         ({"q.weight": torch.zeros(2, 3)}, "the tensor 'q.weight' is no part of a LoRA"),
         ({}, "holds no tensors"),
         ([1, 2], "holds no dictionary of tensors"),
-        (
-            {key: torch.full((2, 3), torch.nan), key.replace("_A", "_B"): torch.zeros(3, 2)},
-            "NaN or infinity",
-        ),
+        (diverged, "NaN or infinity"),
     ):
         torch.save(tensors, tmp_path / "adapter_model.bin")
         with pytest.raises(AdapterFileError, match=message):
@@ -134,7 +124,5 @@ def test_patterns_of_other_tools_are_read(tmp_path):
         alpha_pattern={r"layers\.\d+\.mlp.*": 9.0},
     )
     back = load_adapter(tmp_path / "a")
-    assert (
-        back.scale("layers.0.mlp.weight_proj") == 3.0
-        and back.scale("layers.1.self_attn.q_proj") == 1.5
-    )
+    assert back.scale("layers.0.mlp.weight_proj") == 3.0
+    assert back.scale("layers.1.self_attn.q_proj") == 1.5

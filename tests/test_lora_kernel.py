@@ -42,9 +42,8 @@ def case(kind, batch=(6,), k=7, n=5, N=2, r=3, bias=True, seed=0):
         c = 1.7 if kind == "rows" else draw(N)
     else:
         x, A, B = draw(*batch, k), draw(N * r, k) / k**0.5, draw(n, N * r)
-        c = dict(
-            zip(C_KINDS, (-1.7, draw(N * r), draw(tokens, N), draw(tokens, N * r)), strict=True)
-        )[kind]
+        values = (-1.7, draw(N * r), draw(tokens, N), draw(tokens, N * r))
+        c = dict(zip(C_KINDS, values, strict=True))[kind]
     return [x, draw(n, k) / k**0.5, draw(n) if bias else None, A, B, c]
 
 
@@ -55,16 +54,13 @@ def product(module, kind):
 def gradients(module, kind, arguments, dy, dtype):
     """y and every gradient, computed in a dtype; c is kept in float32 at least, as routers give
     it."""
+    dtypes = [dtype] * 5 + [torch.promote_types(dtype, torch.float32)]
     arguments = [
-        a.to(dtype if i < 5 else torch.promote_types(dtype, torch.float32)).requires_grad_()
-        if isinstance(a, torch.Tensor)
-        else a
-        for i, a in enumerate(arguments)
+        a.to(own).requires_grad_() if torch.is_tensor(a) else a
+        for a, own in zip(arguments, dtypes, strict=True)
     ]
     y = product(module, kind)(*arguments)
-    return y, *torch.autograd.grad(
-        y, [a for a in arguments if isinstance(a, torch.Tensor)], dy.to(dtype)
-    )
+    return y, *torch.autograd.grad(y, list(filter(torch.is_tensor, arguments)), dy.to(dtype))
 
 
 def off(got, expected):
@@ -92,18 +88,12 @@ def test_fast_is_the_reference(kind, dtype, batch, k, n, N, r, bias, seed):
     arguments = [a.to(dtype).double() if isinstance(a, torch.Tensor) else a for a in arguments]
     dy = numbers(seed + 1)(*arguments[0].shape[:-1], n).to(dtype).double()
     expected = gradients(reference, kind, arguments, dy, torch.float64)
-    # Where terms cancel in a short sum, the error relative to the sum has no bound: measure against
-    # its terms.
-    terms = gradients(
-        reference,
-        kind,
-        [a.abs() if torch.is_tensor(a) else abs(a or 0) or a for a in arguments],
-        dy.abs(),
-        torch.float64,
-    )
-    for got, want, size in zip(
-        gradients(kernel, kind, arguments, dy, dtype), expected, terms, strict=True
-    ):
+    # Where terms cancel in a short sum, the error relative to the sum has no bound: measure it
+    # against the terms.
+    sizes = [None if a is None else abs(a) for a in arguments]
+    terms = gradients(reference, kind, sizes, dy.abs(), torch.float64)
+    fast = gradients(kernel, kind, arguments, dy, dtype)
+    for got, want, size in zip(fast, expected, terms, strict=True):
         assert got.shape == want.shape
         # A single number is rounded up to four times on its way (h, c h, the product, the sum),
         # with nothing to average over.
@@ -128,9 +118,8 @@ def test_sums_over_many_tokens_may_go_in_parts(kind, tokens):
     arguments = case(kind, (tokens,), 96, 80, 4, 2)
     dy = numbers(1)(tokens, 80)
     expected = gradients(reference, kind, arguments, dy, torch.float64)
-    for got, want in zip(
-        gradients(kernel, kind, arguments, dy, torch.float32), expected, strict=True
-    ):
+    fast = gradients(kernel, kind, arguments, dy, torch.float32)
+    for got, want in zip(fast, expected, strict=True):
         assert off(got, want) <= BOUNDS[torch.float32]
 
 
@@ -290,9 +279,8 @@ def test_no_rows_give_no_rows_and_zero_gradients(kind):
     y = product(kernel, kind)(*arguments)
     assert y.shape == (0, 3, 5)
     y.sum().backward()
-    assert all(
-        (a.grad == 0).all() and a.grad.shape == a.shape for a in arguments if torch.is_tensor(a)
-    )
+    for argument in filter(torch.is_tensor, arguments):
+        assert argument.grad.shape == argument.shape and not argument.grad.any()
 
 
 @pytest.fixture
@@ -349,12 +337,10 @@ def test_autocast_rounds_like_the_plain_formula(kind):
     tensors = [a for a in arguments if torch.is_tensor(a)]
     expected = torch.autograd.grad(exact.sum(), tensors)
     for got, want in zip(torch.autograd.grad(y.sum(), tensors), expected, strict=True):
-        assert (
-            got.dtype == torch.float32 and off(got, want.double()) <= 0.02
-        )  # sums of 64 rounded terms
-    with torch.autocast(
-        "cpu", dtype=torch.bfloat16
-    ):  # float64 is left alone, as everywhere in autocast
+        assert got.dtype == torch.float32
+        assert off(got, want.double()) <= 0.02  # sums of 64 rounded terms
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        # float64 is left alone, as everywhere in autocast
         assert product(kernel, kind)(*case(kind)).dtype == torch.float64
 
 
@@ -383,18 +369,14 @@ def small_model(ranks=(4, 4, 4), seed=0):
     model = Transformer(SMALL, 20, torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed)
     shapes = {p: m.weight.shape for p, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+    def factors(rank, n, k):
+        A = torch.randn(rank, k, generator=generator) / k**0.5
+        return A, 0.1 * torch.randn(n, rank, generator=generator)
+
     adapters = {
-        f"a{i}": Adapter(
-            {
-                p: (
-                    torch.randn(r, k, generator=generator) / k**0.5,
-                    0.1 * torch.randn(n, r, generator=generator),
-                )
-                for p, (n, k) in shapes.items()
-            },
-            8.0,
-        )
-        for i, r in enumerate(ranks)
+        f"a{i}": Adapter({path: factors(rank, *shape) for path, shape in shapes.items()}, 8.0)
+        for i, rank in enumerate(ranks)
     }
     attach(model, adapters)
     return model, list(adapters)
@@ -410,9 +392,8 @@ def gated(model, names, order="outputs"):
             return self.linear(x).softmax(-1)
 
     torch.manual_seed(0)
-    return Gated(
-        names, {path: Router(layer.d_in) for path, layer in lora_layers(model).items()}, order
-    )
+    routers = {path: Router(layer.d_in) for path, layer in lora_layers(model).items()}
+    return Gated(names, routers, order)
 
 
 def test_k_adapters_at_once_are_one_by_one():
@@ -443,8 +424,8 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_a_training_step_is_one_graph(name):
-    """torch.compile captures the adapted transformer without a break (fullgraph), and the step is
-    the same."""
+    """torch.compile captures the adapted transformer without a break, or raises (fullgraph), and
+    the step is the same."""
     model, names = small_model((2, 3, 4) if "three" in name else (4, 4, 4))
     tokens = torch.randint(0, 20, (6, 12), generator=torch.Generator().manual_seed(0))
     parameters = [p for group in train_only(model, names) for p in group]
@@ -455,11 +436,6 @@ def test_a_training_step_is_one_graph(name):
             return torch.autograd.grad(run(tokens).square().mean(), parameters, allow_unused=True)
 
         expected = gradients(model)
-        if name == "rows":
-            explained = torch._dynamo.explain(model)(tokens)
-            assert explained.graph_break_count == 0 and explained.graph_count == 1, (
-                explained.break_reasons
-            )
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         for got, want in zip(gradients(compiled), expected, strict=True):
             assert (got is None) == (want is None)
@@ -482,23 +458,22 @@ def test_compiled_on_cuda_is_one_graph_and_equal(name):
     with using(model, mode):
         compiled = torch.compile(model, fullgraph=True)
         losses = [run(tokens).square().mean() for run in (model, compiled)]
-        expected, got = (
-            torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses
-        )
+        grads = [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses]
+        expected, got = grads
     for g, want in zip(got, expected, strict=True):
         assert (g is None) == (want is None)
         assert g is None or off(g.cpu(), want.cpu().double()) <= 1e-4
 
 
-def test_stacked_factors_are_kept_until_one_changes_and_serve_gradients_later():
+def test_stacked_factors_stay_until_one_changes_and_serve_gradients_later():
     model, names = small_model()
     layer = next(iter(lora_layers(model).values()))
     layer.mode = Mix(dict.fromkeys(names, 1.0))
     x = torch.randn(3, layer.d_in)
     with torch.inference_mode():
-        first, kept = layer(x), layer._kept[1]
+        first, stacked = layer(x), layer._stacked[1]
         layer(x)
-    assert layer._kept[1] is kept
+    assert layer._stacked[1] is stacked
     layer(x.requires_grad_()).sum().backward()  # made in inference mode, used under grad
     with torch.no_grad():
         layer.factors(names[0])[0].mul_(2)

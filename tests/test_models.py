@@ -1,6 +1,9 @@
 """The transformer against its definitions: causality, cache, padding, grouped heads, rotary
 distances."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +17,7 @@ SMALL = TransformerConfig(width=32, layers=2, heads=4, kv_heads=2, hidden=48, co
 def small(config=SMALL, seed=0):
     model = Transformer(config, 20, torch.Generator().manual_seed(seed)).double().eval()
     with torch.no_grad():
-        for (
-            parameter
-        ) in model.parameters():  # weights of order one: errors of a wrong mask would show
+        for parameter in model.parameters():  # weights of order one, so that a wrong mask shows
             parameter.mul_(8 if parameter.dim() == 2 else 1)
     return model
 
@@ -58,15 +59,12 @@ def test_left_padding_changes_no_real_position():
 
 def test_rotary_scores_depend_on_distance_alone():
     cos, sin = (t.double() for t in rotary_tables(SMALL))
-    q, k = torch.randn(1, 1, 1, 8, dtype=torch.double), torch.randn(1, 1, 1, 8, dtype=torch.double)
-    scores = [
-        (
-            rotate(q, cos[i : i + 1], sin[i : i + 1])
-            * rotate(k, cos[i - 3 : i - 2], sin[i - 3 : i - 2])
-        ).sum()
-        for i in (3, 20)
-    ]
-    torch.testing.assert_close(*scores)
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.double)
+
+    def score(i, j):
+        return (rotate(q, cos[[i]], sin[[i]]) * rotate(k, cos[[j]], sin[[j]])).sum()
+
+    torch.testing.assert_close(score(3, 0), score(20, 17))
 
 
 def test_grouped_heads_share_keys():
@@ -136,3 +134,13 @@ def test_tokenizer_round_trip_and_unknown_words():
         Tokenizer(("<pad>", "<s>", "a", "a"))
     with pytest.raises(ValueError, match="a vocabulary begins with"):
         Tokenizer(("a", "b"))
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    readme = Path(__file__).parent.parent / "models" / "README.md"
+    (code,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["logits"].shape == (1, 4, 8)
+    printed = capsys.readouterr().out.split()
+    assert len(printed) <= 3 and set(printed) <= set(names["tokenizer"].words)

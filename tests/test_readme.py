@@ -20,7 +20,6 @@ TABLES = {
         "recycle/results/word-math-laptop.json",
     ],
     "theory": [sys.executable, "-m", "theory", "table"],
-    "bench": [sys.executable, "-m", "bench", "table"],
 }
 
 

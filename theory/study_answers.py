@@ -16,8 +16,8 @@ from torch import Tensor
 from models import Tokenizer, Transformer
 from models.transformer import Cache
 from tasks import TwoHop
-from tasks.two_hop_words import Triple
 from tasks.two_hop import NEW
+from tasks.two_hop_words import Triple
 
 
 @dataclass(frozen=True)
