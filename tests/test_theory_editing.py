@@ -6,9 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory.capacity import circle, margin
 from theory.claim import generator, normal
-from theory.editing import accuracy, all_edits, exact_rank, one_edit, random_relation, truncated
+from theory.claims.capacity import circle, margin
+from theory.claims.editing import (
+    accuracy,
+    all_edits,
+    exact_rank,
+    one_edit,
+    random_relation,
+    truncated,
+)
 from theory.one_layer import (
     Relation,
     chain_world,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import attention_adapters, linear_adapters, relu_adapters
 from theory.claim import generator, normal
-from theory.trained_adapters import masked_adapters, trained_linear
+from theory.claims import attention_adapters, linear_adapters, relu_adapters
+from theory.claims.trained_adapters import masked_adapters, trained_linear
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from theory import __main__ as cli
-from theory import editing, pictures, report
+from theory import pictures, report
 from theory.catalogue import ALL
+from theory.claims import editing
 
 
 def run(capsys, *argv):

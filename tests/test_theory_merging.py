@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import landscape, merging
 from theory.claim import generator, normal, orthonormal
+from theory.claims import landscape, merging
 from theory.one_layer import Adapter
 
 quick = settings(max_examples=25, deadline=None)

@@ -14,10 +14,11 @@ from recycle.__main__ import open_config
 from recycle.experts import make_base
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
-from theory import leakage, study, study_report
-from theory.study_answers import Choice, Names, judged, name_logprobs
-from theory.study_overlaps import PAIRS, clean, keys, overlaps
-from theory.study_reasons import CITY, PERSON, namesake_cities, people_mass
+from theory.against_study import compare, show
+from theory.against_study.answers import Choice, Names, judged, name_logprobs
+from theory.against_study.overlaps import PAIRS, clean, keys, overlaps
+from theory.against_study.reasons import CITY, PERSON, namesake_cities, people_mass
+from theory.claims import leakage
 
 # One set, one layer and adapters on one matrix: the study's decoding is what takes the time.
 TINY = [
@@ -179,13 +180,13 @@ def test_clean_angles_are_the_theorys():
     assert clean(*PAIRS["two-hop prompt on its first hop"]) == pytest.approx(
         0.6728 / 1.5**0.5, abs=1e-4
     )
-    assert study.first_hop_leak() == pytest.approx((0.6728 - 0.3898) / (1 - 0.6090), abs=1e-3)
+    assert compare.first_hop_leak() == pytest.approx((0.6728 - 0.3898) / (1 - 0.6090), abs=1e-3)
 
 
 def test_study_says_what_the_run_counted(run, recorded):
     content = json.loads(recorded.read_text())
     assert content["sets"] == ["F"] and content["seeds"] == [0]
-    counts = study.read_counts(run)
+    counts = compare.read_counts(run)
     rows = {row["name"].strip(): row for row in content["predictions"]}
     for name, outcome in (
         ("direct question: right answers", "right"),
@@ -205,22 +206,22 @@ def test_study_says_what_the_run_counted(run, recorded):
 
 def test_a_prediction_is_judged_by_the_mean_over_sets():
     lines = {
-        "F": [study.Prediction("it", 1.0, 0.8)],
-        "H": [study.Prediction("it", 0.9, 1.0), study.Prediction("it", 0.9, 1.0)],
+        "F": [compare.Prediction("it", 1.0, 0.8)],
+        "H": [compare.Prediction("it", 0.9, 1.0), compare.Prediction("it", 0.9, 1.0)],
     }
-    row = study.prediction_json(["F", "H"], lines, "it")
+    row = compare.prediction_json(["F", "H"], lines, "it")
     assert (
         row["sets"] == {"F": 0.8, "H": 1.0}
         and row["observed"] == 0.9
         and row["verdict"] == "as predicted"
     )
-    lines["F"] = [study.Prediction("it", 1.0, 0.5)]
-    assert study.prediction_json(["F", "H"], lines, "it")["verdict"] == "differs"
+    lines["F"] = [compare.Prediction("it", 1.0, 0.5)]
+    assert compare.prediction_json(["F", "H"], lines, "it")["verdict"] == "differs"
 
 
 def test_types_are_probabilities_and_ranks(recorded):
     content = json.loads(recorded.read_text())
-    assert len(content["types"]) == len(study.MODELS) and len(content["overlaps"]) == len(PAIRS)
+    assert len(content["types"]) == len(compare.MODELS) and len(content["overlaps"]) == len(PAIRS)
     for row in content["types"]:
         assert 0 < row["cities mass"] + row["people mass"] <= 1
         assert 1 <= row["bridge rank"] <= 6 and 0 <= row["bridge on top"] <= 1
@@ -252,7 +253,7 @@ def test_the_run_is_left_as_it_was(run):
 
 
 def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(study_report, "STUDY", recorded)
+    monkeypatch.setattr(show, "STUDY", recorded)
     assert cli.main(["table"]) == 0
     claims, _, found = capsys.readouterr().out.partition(
         "\n\nThe theory against the study's transformer"
@@ -261,14 +262,14 @@ def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_
     table = [line for line in found.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(json.loads(recorded.read_text())["predictions"])
     assert all(line.count("|") == table[0].count("|") for line in table)
-    monkeypatch.setattr(study_report, "STUDY", tmp_path / "none.json")
+    monkeypatch.setattr(show, "STUDY", tmp_path / "none.json")
     assert cli.main(["table"]) == 0
     assert "study's transformer" not in capsys.readouterr().out
 
 
 def test_picture_is_drawn(recorded, tmp_path):
     pytest.importorskip("matplotlib")
-    path = study_report.draw(json.loads(recorded.read_text()), tmp_path / "new" / "study.png")
+    path = show.draw(json.loads(recorded.read_text()), tmp_path / "new" / "study.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

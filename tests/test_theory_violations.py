@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from theory import (
+from theory import report
+from theory.catalogue import ALL
+from theory.claim import Settings, verify
+from theory.claims import (
     attention_adapters,
     capacity,
     counter_conditions,
@@ -16,13 +19,10 @@ from theory import (
     linear_adapters,
     merging,
     relu_adapters,
-    report,
     trained_adapters,
     trained_experts,
     two_hop,
 )
-from theory.catalogue import ALL
-from theory.claim import Settings, verify
 
 ONE_SEED = Settings(seeds=1)
 

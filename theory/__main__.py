@@ -20,7 +20,8 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from recycle.disk import read_json, write_json
-from theory import pictures, report, study, study_report
+from theory import pictures, report
+from theory.against_study import compare, show
 from theory.catalogue import ALL, pick
 from theory.claim import Claim, Result, Settings, TheoryError, verify
 
@@ -91,7 +92,7 @@ def run(claims: Sequence[Claim], args: argparse.Namespace, command: str) -> int:
     return 1 if violated else 0
 
 
-def show(claim: Claim, args: argparse.Namespace) -> int:
+def show_claim(claim: Claim, args: argparse.Namespace) -> int:
     print(report.description(claim))
     if args.plot:
         print(f"\npicture     {pictures.draw(claim.id, args.plot)}")
@@ -104,21 +105,21 @@ def study_run(run: Path, args: argparse.Namespace, command: str) -> int:
     if args.json:
         report.check_writable(args.json)
     if args.plot:
-        study_report.check_plot(args.plot)
-    content = {"command": command, **study.compare(run)}
-    print(study_report.text(content))
+        show.check_plot(args.plot)
+    content = {"command": command, **compare.compare(run)}
+    print(show.text(content))
     if args.json:
         write_json(args.json, content)
     if args.plot:
-        print(f"\npicture: {study_report.draw(content, args.plot)}")
+        print(f"\npicture: {show.draw(content, args.plot)}")
     return 0
 
 
 def tables(args: argparse.Namespace) -> int:
     """The README's: of the claims, and of the study where one is recorded."""
     print(report.markdown(report.read_results(args.json or report.RESULTS)), end="")
-    if not args.json and study_report.STUDY.exists():
-        print("\n" + study_report.markdown(read_json(study_report.STUDY)), end="")
+    if not args.json and show.STUDY.exists():
+        print("\n" + show.markdown(read_json(show.STUDY)), end="")
     return 0
 
 
@@ -148,7 +149,7 @@ def dispatch(args: argparse.Namespace, command: str) -> int:
         return run(claims, args, command)
     if len(claims) > 1:
         raise TheoryError(f"show {' '.join(ids)}: one id at a time")
-    return show(claims[0], args)
+    return show_claim(claims[0], args)
 
 
 def recorded(argv: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from theory.claim import TheoryError, generator
-from theory.leakage import PAIRS, measured_overlaps, overlap
-from theory.linear_adapters import adapted, constructed, predicted_error, problem, product
-from theory.two_hop import two_hop_tables
+from theory.claims.leakage import PAIRS, measured_overlaps, overlap
+from theory.claims.linear_adapters import adapted, constructed, predicted_error, problem, product
+from theory.claims.two_hop import two_hop_tables
 
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2b6cb0", "#c05621", "#2f855a", "#a0aec0"
 

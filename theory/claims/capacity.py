@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal
-from theory.editing import accuracy
+from theory.claims.editing import accuracy
 from theory.one_layer import Adapter, derangement, least_squares
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.trained_adapters import descend
+from theory.claims.trained_adapters import descend
 
 SIDE, DECAY = 8, 0.1  # X is (8, 8); weight decay lambda
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal
-from theory.linear_adapters import problem as linear_problem
-from theory.linear_adapters import product
-from theory.relu_adapters import Network, adapt
-from theory.relu_adapters import problem as relu_problem
+from theory.claims.linear_adapters import problem as linear_problem
+from theory.claims.linear_adapters import product
+from theory.claims.relu_adapters import Network, adapt
+from theory.claims.relu_adapters import problem as relu_problem
 
 
 def masked_adapters(

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from theory.against_study.reasons import CITY, PERSON
 from theory.claim import TheoryError
 from theory.pictures import BLUE, GREEN, GREY, INK, ORANGE, canvas, save
 from theory.report import RESULTS
-from theory.study_reasons import CITY, PERSON
 
 STUDY = RESULTS.with_name("study.json")
 COLUMNS = {  # of the table of types: key -> (heading, format)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from models import Tokenizer, Transformer
 from tasks.two_hop import SPOUSES, Triple
-from theory.leakage import PAIRS as THEORY_PAIRS
-from theory.leakage import arc_cosine
+from theory.claims.leakage import PAIRS as THEORY_PAIRS
+from theory.claims.leakage import arc_cosine
 
 OWN_SECOND = "two-hop prompt on its own second hop"
 # leakage.PAIRS without the trivial one, and r1(x), the prompt's own bridge, beside any other y.

@@ -14,7 +14,7 @@ import torch
 from models import Tokenizer, Transformer
 from tasks import TwoHop
 from tasks.two_hop import SPOUSES, Triple
-from theory.study_answers import Names, name_logprobs
+from theory.against_study.answers import Names, name_logprobs
 
 PERSON = SPOUSES.prompts["hop1"]
 CITY = PERSON.replace(" ?", " live ?")

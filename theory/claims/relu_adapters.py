@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.leakage import arc_cosine
-from theory.linear_adapters import adapted, constructed, predicted_error, product
+from theory.claims.leakage import arc_cosine
+from theory.claims.linear_adapters import adapted, constructed, predicted_error, product
 
 
 @dataclass(frozen=True)

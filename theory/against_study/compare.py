@@ -22,11 +22,11 @@ from recycle.config import StudyConfig
 from recycle.experts import make_base
 from tasks import TwoHop
 from tasks.two_hop_libraries import NEW
-from theory import leakage
+from theory.against_study.answers import Answers, Names, answers
+from theory.against_study.overlaps import PAIRS, clean, overlaps
+from theory.against_study.reasons import CITY, PERSON, namesake_share, people_mass
 from theory.claim import TheoryError
-from theory.study_answers import Answers, Names, answers
-from theory.study_overlaps import PAIRS, clean, overlaps
-from theory.study_reasons import CITY, PERSON, namesake_share, people_mass
+from theory.claims import leakage
 
 MODELS: dict[str, dict[str, float]] = {
     "base": {},

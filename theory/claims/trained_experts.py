@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from lora import Rows, attach, extract, init_adapter, train_only, using
 from recycle.train import TrainConfig, fit
 from theory.claim import Claim, Observation, Settings, generator
-from theory.editing import accuracy
-from theory.leakage import kernel
+from theory.claims.editing import accuracy
+from theory.claims.leakage import kernel
+from theory.claims.two_hop import answer_types, by_type, composed
 from theory.one_layer import OneLayer, Relation, chain_world, random_features, two_hop_prompts
-from theory.two_hop import answer_types, by_type, composed
 
 N, FEATURES, RANK = 16, 1024, 8
 BASE_STEPS, STEPS = 60, 100

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.editing import truncated
+from theory.claims.editing import truncated
 from theory.one_layer import Adapter
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.linear_adapters import adapted, constructed
+from theory.claims.linear_adapters import adapted, constructed
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator
-from theory.editing import accuracy, all_edits, changes
-from theory.leakage import kernel
+from theory.claims.editing import accuracy, all_edits, changes
+from theory.claims.leakage import kernel
 from theory.one_layer import (
     Adapter,
     OneLayer,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator
-from theory.leakage import arc_cosine
+from theory.claims.leakage import arc_cosine
 from theory.one_layer import (
     Adapter,
     OneLayer,

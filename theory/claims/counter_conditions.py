@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal
-from theory.editing import accuracy, all_edits, changes
+from theory.claims.editing import accuracy, all_edits, changes
+from theory.claims.two_hop import MERGES, composed, experts, merged_logits, predicted_logits
 from theory.one_layer import (
     Adapter,
     OneLayer,
@@ -30,7 +31,6 @@ from theory.one_layer import (
     random_features,
     two_hop_prompts,
 )
-from theory.two_hop import MERGES, composed, experts, merged_logits, predicted_logits
 
 
 def stale(relations: Sequence[Relation]) -> Tensor:
