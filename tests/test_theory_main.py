@@ -38,7 +38,7 @@ def test_violated_claim_exits_1_and_names_the_seed(capsys, monkeypatch, tmp_path
 
 BAD = {
     "unknown claim": (["run", "nope"], "unknown claim 'nope'; known claims: leak-kernel"),
-    "unknown command": (["frob"], "unknown command 'frob'; known: list, show, run, study, table"),
+    "unknown command": (["frob"], "invalid choice: 'frob'"),
     "no seeds": (["--seeds", "0"], "--seeds 0"),
     "seeds not a number": (["--seeds", "many"], "'many'"),
     "no such option": (["--frob"], "--frob"),
@@ -46,15 +46,27 @@ BAD = {
         ["run", "edit-rank", "--json", "/no/such/folder/x.json"],
         "/no/such/folder/x.json",
     ),
-    "show without id": (["show"], "needs an id"),
-    "show two ids": (["show", "edit-rank", "merge-rank"], "one id at a time"),
-    "list with id": (["list", "edit-rank"], "takes no id"),
+    "show without id": (["show"], "required: ID; see python -m theory show --help"),
+    "show two ids": (["show", "edit-rank", "merge-rank"], "unrecognized arguments: merge-rank"),
+    "list with id": (["list", "edit-rank"], "unrecognized arguments: edit-rank"),
     "claim without picture": (
         ["show", "edit-rank", "--plot", "x.png"],
-        "no picture; claims with one: linear-error",
+        "no picture; claims with one: leak-kernel, two-hop-logits, linear-error",
     ),
+    "plot that is no PNG": (["show", "leak-kernel", "--plot", "x.pdf"], "ends in .png"),
     "no results": (["table", "--json", "/no/such/file.json"], "no results to read"),
 }
+
+
+def test_flags_stand_before_or_after_the_command(capsys):
+    """Every flag of `run` may also stand before it, and the later one counts."""
+    for argv in (
+        ["--seeds", "2", "--quiet", "run", "edit-rank"],
+        ["--seeds", "9", "run", "edit-rank", "--seeds", "2", "--quiet"],
+    ):
+        code, out, err = run(capsys, *argv)
+        assert code == 0 and err == ""
+        assert "  bijection, N=8                                                       2 " in out
 
 
 @pytest.mark.parametrize("argv, words", BAD.values(), ids=BAD)
@@ -89,7 +101,7 @@ def test_same_command_writes_the_same_file(capsys, tmp_path):
         )
     texts = [path.read_text().replace(path.name, "FILE") for path in files]
     assert texts[0] == texts[1]
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.json"}
 
 
 def test_table_is_made_from_the_json(capsys, tmp_path):
@@ -104,18 +116,27 @@ def test_table_is_made_from_the_json(capsys, tmp_path):
     assert all(row.replace("\\|", "").count("|") == 7 for row in rows[2:])
 
 
+def test_the_page_of_results_is_what_the_command_prints(capsys):
+    code, out, _ = run(capsys, "table")
+    assert code == 0
+    assert (report.RESULTS / "README.md").read_text(encoding="utf-8") == out
+
+
 def test_stored_results_are_of_these_claims_and_hold():
-    content = report.read_results(report.RESULTS)
+    content = report.read_results(report.CLAIMS)
     assert [claim["id"] for claim in content["claims"]] == [claim.id for claim in ALL]
     assert [claim["title"] for claim in content["claims"]] == [claim.title for claim in ALL]
     assert all(claim["verdict"] == "holds" for claim in content["claims"])
     assert content["command"] == "python -m theory --json theory/results/theory.json"
 
 
-@pytest.mark.parametrize("name", pictures.PICTURES)
-def test_pictures_are_drawn(name, tmp_path):
+DRAWN = [claim for claim in ALL if claim.picture]
+
+
+@pytest.mark.parametrize("claim", DRAWN, ids=lambda claim: claim.id)
+def test_pictures_are_drawn(claim, tmp_path):
     pytest.importorskip("matplotlib")
-    path = pictures.draw(name, tmp_path / "new" / f"{name}.png")
+    path = pictures.draw(claim.picture, tmp_path / "new" / "picture.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -283,8 +283,8 @@ def failing(capsys, *arguments):
 def test_bad_folders_are_one_line(capsys, run, tmp_path):
     assert "is no run folder" in failing(capsys, "study", tmp_path / "none")
     assert "is no run folder" in failing(capsys, "study", tmp_path)
-    assert "needs a run folder" in failing(capsys, "study")
-    assert "one run folder at a time" in failing(capsys, "study", run, run)
+    assert "required: RUN" in failing(capsys, "study")
+    assert "unrecognized arguments" in failing(capsys, "study", run, run)
     assert "ends in .png" in failing(capsys, "study", run, "--plot", tmp_path / "x.pdf")
     assert "cannot be written" in failing(
         capsys, "study", run, "--json", tmp_path / "none" / "x.json"
