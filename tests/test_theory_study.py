@@ -15,7 +15,7 @@ from recycle.experts import make_base
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
 from theory.against_study import compare, show
-from theory.against_study.answers import Choice, Names, judged, name_logprobs
+from theory.against_study.answers import Choice, Names, Trained, judged, name_logprobs, tokens
 from theory.against_study.overlaps import PAIRS, clean, keys, overlaps
 from theory.against_study.reasons import CITY, PERSON, namesake_cities, people_mass
 from theory.claims import leakage
@@ -107,13 +107,10 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
 def test_name_logprobs_are_the_models_own(world):
     """As from whole texts without a cache, and no more than certainty in all."""
     task, tokenizer, model, names = world
-    texts = [
-        [tokenizer.boundary, *tokenizer.encode(t.question("direct").prompt)]
-        for t in task.sets["H"][:2]
-    ]
-    found = name_logprobs(model, torch.tensor(texts), names.words)
+    texts = tokens(tokenizer, [t.question("direct").prompt for t in task.sets["H"][:2]])
+    found = name_logprobs(model, texts, names.words)
     assert found.exp().sum(1).max() <= 1 + 1e-9
-    for q, text in enumerate(texts):
+    for q, text in enumerate(texts.tolist()):
         for n in (0, 17, len(names.words) - 1):
             word = names.words[n].tolist()
             with torch.no_grad():
@@ -166,9 +163,8 @@ def test_namesakes_are_read_people_who_share_a_word(world):
 def test_one_word_is_all_that_differs_between_the_questions(world):
     task, tokenizer, model, names = world
     assert CITY.split() == [*PERSON.split()[:-3], "live", *PERSON.split()[-3:]]
-    masses = [
-        people_mass(model, tokenizer, names, task.sets["F"], pattern) for pattern in (PERSON, CITY)
-    ]
+    trained = Trained(model, tokenizer, names)
+    masses = [people_mass(trained, task.sets["F"], pattern) for pattern in (PERSON, CITY)]
     assert all(0 < mass < 1 for mass in masses) and masses[0] != masses[1]
 
 
@@ -209,14 +205,14 @@ def test_a_prediction_is_judged_by_the_mean_over_sets():
         "F": [compare.Prediction("it", 1.0, 0.8)],
         "H": [compare.Prediction("it", 0.9, 1.0), compare.Prediction("it", 0.9, 1.0)],
     }
-    row = compare.prediction_json(["F", "H"], lines, "it")
+    row = compare.prediction_json("it", lines)
     assert (
         row["sets"] == {"F": 0.8, "H": 1.0}
         and row["observed"] == 0.9
         and row["verdict"] == "as predicted"
     )
     lines["F"] = [compare.Prediction("it", 1.0, 0.5)]
-    assert compare.prediction_json(["F", "H"], lines, "it")["verdict"] == "differs"
+    assert compare.prediction_json("it", lines)["verdict"] == "differs"
 
 
 def test_types_are_probabilities_and_ranks(recorded):

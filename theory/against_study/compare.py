@@ -3,26 +3,26 @@
 The one-layer theory says what a sum of the two hops' experts answers to a direct two-hop question:
 the bridge, and among the second hop's answers nothing but chance. A study's transformer has more
 layers, attention, a gated MLP, names of two words, and a base that has read direct questions with
-cities for answers. Each prediction is set against it as it stands, once over all answers and once
-among the answers of one type, with the overlaps of the MLP's features beside J(theta).
+cities for answers. Each prediction is compared as it stands, once over all answers and once among
+the answers of one type; the overlaps of the MLP's features stand beside J(theta).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lora import Mix, attach, detach, load_adapter, using
-from models import Tokenizer, Transformer
 from recycle.__main__ import open_config
 from recycle.config import StudyConfig
 from recycle.experts import make_base
 from tasks import TwoHop
 from tasks.two_hop_libraries import NEW
-from theory.against_study.answers import Answers, Names, answers
+from theory.against_study.answers import Answers, Names, Trained
 from theory.against_study.overlaps import PAIRS, clean, overlaps
 from theory.against_study.reasons import CITY, PERSON, namesake_share, people_mass
 from theory.claim import TheoryError
@@ -39,20 +39,73 @@ MODELS: dict[str, dict[str, float]] = {
 ROLES = ("hop1", "hop2", "joint")
 AGREES = 0.1  # a prediction stands where the mean over sets and seeds is this near
 
+Counts = Mapping[str, Mapping[str, Any]]  # form of question -> how often each outcome was seen
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """One number of the theory, what the trained model shows, and for which set and seed."""
+    """One number of the theory, and what the trained model shows."""
 
     name: str
     predicted: float
     observed: float
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """All that one seed's model shows on the questions of one set."""
+
+    set: str
+    predictions: list[Prediction]
+    types: dict[str, dict[str, float]]  # by model
+    reasons: dict[str, float]
+    overlaps: dict[str, Tensor]  # by pair of prompts, (layers, 4)
+
+
+def compare(run: Path) -> dict[str, Any]:
+    """Everything that `show` prints and draws, as plain numbers: means over the seeds of the run.
+
+    Raises:
+        TheoryError: the folder is no finished run.
+    """
+    config = open_study(run)
+    sets = new_facts(config)
+    try:
+        counts = read_counts(run)
+        seen = [
+            comparison
+            for seed in config.seeds
+            for comparison in compare_seed(config, run, seed, sets, counts)
+        ]
+    except (ValueError, KeyError, OSError, ZeroDivisionError) as error:
+        reason = " ".join(map(str, error.args))
+        raise TheoryError(f"{run}: {type(error).__name__}: {reason}") from error
+    by_set = {s: [p for c in seen if c.set == s for p in c.predictions] for s in sets}
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "seeds": list(config.seeds),
+        "sets": sets,
+        "questions": config.task.triples,
+        "predictions": [prediction_json(name, by_set) for name in names_of(by_set)],
+        "types": [
+            {"set": s, "model": model} | means([c.types[model] for c in seen if c.set == s])
+            for s in sets
+            for model in MODELS
+        ],
+        "reasons": means([c.reasons for c in seen]),
+        "overlaps": [
+            {"layer": layer, "pair": pair, "clean": steady(clean(*PAIRS[pair]))}
+            | dict(zip(("cos", "J", "cos J", "measured"), map(steady, row.tolist()), strict=True))
+            for pair in PAIRS
+            for layer, row in enumerate(torch.stack([c.overlaps[pair] for c in seen]).mean(0))
+        ],
+    }
+
+
 def open_study(run: Path) -> StudyConfig:
     """
     Raises:
-        TheoryError: the folder is no run, or the run is not finished.
+        TheoryError: the folder is no run of a two-hop study, or the run is not finished.
     """
     try:
         config = open_config(run)
@@ -61,43 +114,87 @@ def open_study(run: Path) -> StudyConfig:
     if config.name != TwoHop.name:
         raise TheoryError(f"{run} is a study of {config.name}: the theory speaks of two-hop")
     needed = ["metrics.jsonl"]
-    for folder in (f"seed-{seed}/standard" for seed in config.seeds):
+    for seed in config.seeds:
+        folder = f"seed-{seed}/standard"
+        experts = [f"{role}-{s}" for s in new_facts(config) for role in ROLES]
         needed.append(f"{folder}/model.pt")
-        needed += [
-            f"{folder}/library/{role}-{s}/adapter_config.json"
-            for s in new_facts(config)
-            for role in ROLES
-        ]
+        needed += [f"{folder}/library/{expert}/adapter_config.json" for expert in experts]
     if missing := [name for name in needed if not (run / name).is_file()]:
         raise TheoryError(
-            f"{run} is not finished, {missing[0]} is missing: python -m recycle study two-hop --run {run} goes on with it"
+            f"{run} is not finished, {missing[0]} is missing: "
+            f"python -m recycle study two-hop --run {run} goes on with it"
         )
     return config
 
 
 def new_facts(config: StudyConfig) -> list[str]:
-    """The groups whose facts the base has not read: the theory's case."""
+    """The sets whose facts the base has not read: the theory's case."""
     return [group for group in config.groups if group in NEW]
 
 
 def read_counts(run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
     """(seed, set, form) -> the study's own counts for the plain sum of both hops' experts, greedily
     decoded."""
-    rows = [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    chosen = [
-        r
-        for r in rows
-        if (r["base"], r["library"], r["method"]) == ("standard", "2-combination", "plain_sum")
-    ]
-    return {(r["seed"], r["group"], r["form"]): r for r in chosen}
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    chosen = ("standard", "2-combination", "plain_sum")
+    return {
+        (row["seed"], row["group"], row["form"]): row
+        for row in map(json.loads, lines)
+        if (row["base"], row["library"], row["method"]) == chosen
+    }
+
+
+def compare_seed(
+    config: StudyConfig,
+    run: Path,
+    seed: int,
+    sets: Sequence[str],
+    counts: Mapping[tuple[int, str, str], Mapping[str, Any]],
+) -> Iterable[Comparison]:
+    """One comparison for each set, with the base and the experts of this seed."""
+    task, model, tokenizer = make_base(config, seed, "standard", run, quiet=True)
+    assert isinstance(task, TwoHop)
+    trained = Trained(model, tokenizer, Names.of(task, tokenizer))
+    library = run / f"seed-{seed}" / "standard" / "library"
+    for s in sets:
+        forms = {form: row for (at, group, form), row in counts.items() if (at, group) == (seed, s)}
+        attach(model, {role: load_adapter(library / f"{role}-{s}") for role in ROLES})
+        yield compare_set(trained, task, s, forms)
+        detach(model)
+
+
+def compare_set(trained: Trained, task: TwoHop, s: str, counts: Counts) -> Comparison:
+    """The set's questions, asked of the base with the set's experts attached."""
+    model, triples = trained.model, task.sets[s]
+
+    def ask(name: str, form: str) -> Answers:
+        weights = MODELS[name]
+        with using(model, Mix(weights) if weights else None):
+            return trained.answers(triples, form)
+
+    direct = {name: ask(name, "direct") for name in MODELS}
+    own = {
+        form: {name: ask(name, form) for name in ("base", expert)}
+        for form, expert in (("hop1", "hop 1 expert"), ("hop2", "hop 2 expert"))
+    }
+    base_share, chance = namesake_share(trained, task, triples)
+    with using(model, Mix(MODELS["sum"])):
+        reasons = {pattern: people_mass(trained, triples, pattern) for pattern in (PERSON, CITY)}
+        sum_share, _ = namesake_share(trained, task, triples)
+        pairs = overlaps(model, trained.tokenizer, triples)
+    shares = {"namesake base": base_share, "namesake sum": sum_share, "namesake chance": chance}
+    return Comparison(
+        s,
+        predictions(counts, direct, own),
+        types={name: type_row(answers) for name, answers in direct.items()},
+        reasons=reasons | shares,
+        overlaps=pairs,
+    )
 
 
 def first_hop_leak() -> float:
-    """The bridge's lead on "x R1 R2" over its lead on "x R1": (0.673 - 0.390) / (1 - 0.609) = 0.72,
-    clean geometry."""
+    """The bridge's lead on "x R1 R2" over its lead on "x R1" in the clean geometry:
+    (0.673 - 0.390) / (1 - 0.609) = 0.72."""
     own, other, same = (
         leakage.overlap(*leakage.PAIRS[name])
         for name in (
@@ -110,193 +207,102 @@ def first_hop_leak() -> float:
 
 
 def predictions(
-    counts: dict[str, dict[str, Any]],
-    direct: dict[str, Answers],
-    own: dict[str, dict[str, Answers]],
-) -> Iterator[Prediction]:
-    """For one set and seed: `counts` by form, `direct` by model, `own[hop]` the hop's own questions
-    by model."""
+    counts: Counts, direct: Mapping[str, Answers], own: Mapping[str, Mapping[str, Answers]]
+) -> list[Prediction]:
+    """All predictions for one set and seed.
+
+    `direct` has the answers to direct questions by model, `own[hop]` those to the hop's own
+    questions by model.
+    """
 
     def share(form: str, outcome: str) -> float:
         return counts[form][outcome] / counts[form]["n"]
 
-    def added(model: str, where: dict[str, Answers], kind: str) -> float:
+    def added(where: Mapping[str, Answers], model: str, kind: str) -> float:
         """What a model adds to the base's lead of the own name."""
         return getattr(where[model], kind).lead() - getattr(where["base"], kind).lead()
 
     hops = share("hop1", "right"), share("hop2", "right")
     both = direct["sum"]
-    yield Prediction("one-hop recall after the sum, both hops", 1.0, sum(hops) / 2)
-    yield Prediction(
-        "bridge written out: right answers (product of recalls)",
-        hops[0] * hops[1],
-        share("cot", "right"),
-    )
-    yield Prediction("direct question: right answers", 0.0, share("direct", "right"))
-    yield Prediction("direct question: the bridge is answered", 1.0, share("direct", "bridge"))
-    yield Prediction("  among the set's bridges, its own is on top", 1.0, both.bridges.top())
-    yield Prediction(
-        "  with people and cities at equal mass, the bridge is answered", 1.0, both.ungated
-    )
-    yield Prediction(
-        "  among the set's cities, the right one is on top",
-        1 / both.cities.logp.shape[1],
-        both.cities.top(),
-    )
-    yield Prediction(
-        "bridge's lead here over its lead on its own question",
-        first_hop_leak(),
-        added("hop 1 expert", direct, "bridges") / added("hop 1 expert", own["hop1"], "bridges"),
-    )
-    yield Prediction(
-        "right city's lead here over its lead on its own question",
-        0.0,
-        added("hop 2 expert", direct, "cities") / added("hop 2 expert", own["hop2"], "cities"),
-    )
-    yield Prediction(
-        "bridge's lead under the mean over that under the sum",
-        0.5,
-        added("mean", direct, "bridges") / added("sum", direct, "bridges"),
-    )
+    bridge = added(direct, "hop 1 expert", "bridges")
+    bridge_asked = added(own["hop1"], "hop 1 expert", "bridges")
+    city = added(direct, "hop 2 expert", "cities")
+    city_asked = added(own["hop2"], "hop 2 expert", "cities")
+    halved = added(direct, "mean", "bridges") / added(direct, "sum", "bridges")
+    rows = [
+        ("one-hop recall after the sum, both hops", 1.0, sum(hops) / 2),
+        (
+            "bridge written out: right answers (product of recalls)",
+            hops[0] * hops[1],
+            share("cot", "right"),
+        ),
+        ("direct question: right answers", 0.0, share("direct", "right")),
+        ("direct question: the bridge is answered", 1.0, share("direct", "bridge")),
+        ("  among the set's bridges, its own is on top", 1.0, both.bridges.top()),
+        ("  with people and cities at equal mass, the bridge is answered", 1.0, both.ungated),
+        (
+            "  among the set's cities, the right one is on top",
+            1 / both.cities.logp.shape[1],
+            both.cities.top(),
+        ),
+        (
+            "bridge's lead here over its lead on its own question",
+            first_hop_leak(),
+            bridge / bridge_asked,
+        ),
+        ("right city's lead here over its lead on its own question", 0.0, city / city_asked),
+        ("bridge's lead under the mean over that under the sum", 0.5, halved),
+    ]
+    return [Prediction(*row) for row in rows]
 
 
-def type_row(found: Answers) -> dict[str, float]:
-    """Where a model's direct answers lie: mean log-probabilities by type, masses, and the order
-    within each type."""
+def type_row(answers: Answers) -> dict[str, float]:
+    """What a model's direct answers say of each type: mean log-probabilities, masses, and the order
+    within the type."""
     return {
-        "right": found.cities.mine(),
-        "other cities": found.cities.others(),
-        "best city": found.best_city,
-        "bridge": found.bridges.mine(),
-        "other bridges": found.bridges.others(),
-        "cities mass": found.cities_mass,
-        "people mass": found.people_mass,
-        "bridge rank": found.bridges.rank(),
-        "bridge on top": found.bridges.top(),
-        "right city on top": found.cities.top(),
+        "right": answers.cities.mine(),
+        "other cities": answers.cities.others(),
+        "best city": answers.best_city,
+        "bridge": answers.bridges.mine(),
+        "other bridges": answers.bridges.others(),
+        "cities mass": answers.cities_mass,
+        "people mass": answers.people_mass,
+        "bridge rank": answers.bridges.rank(),
+        "bridge on top": answers.bridges.top(),
+        "right city on top": answers.cities.top(),
     }
 
 
-def compare(run: Path) -> dict[str, Any]:
-    """Everything `study_report` shows, as plain numbers; means over the seeds of the run.
-
-    Raises:
-        TheoryError: the folder is no finished run.
-    """
-    config = open_study(run)
-    sets = new_facts(config)
-    lines: dict[str, list[Prediction]] = {s: [] for s in sets}
-    types: dict[tuple[str, str], list[dict[str, float]]] = {}
-    reasons: list[dict[str, float]] = []
-    pairs: dict[str, list[torch.Tensor]] = {name: [] for name in PAIRS}
-    try:
-        counts = read_counts(run)
-        for seed in config.seeds:
-            folder = run / f"seed-{seed}" / "standard"
-            task, model, tokenizer = make_base(config, seed, "standard", run, quiet=True)
-            assert isinstance(task, TwoHop)
-            names = Names.of(task, tokenizer)
-            for s in sets:
-                attach(
-                    model,
-                    {role: load_adapter(folder / "library" / f"{role}-{s}") for role in ROLES},
-                )
-                direct, own = all_answers(model, tokenizer, names, task, s)
-                forms = {
-                    form: row
-                    for (at, group, form), row in counts.items()
-                    if (at, group) == (seed, s)
-                }
-                lines[s] += predictions(forms, direct, own)
-                for name, found in direct.items():
-                    types.setdefault((s, name), []).append(type_row(found))
-                base_share, chance = namesake_share(model, tokenizer, names, task, task.sets[s])
-                with using(model, Mix(MODELS["sum"])):
-                    asked = {
-                        pattern: people_mass(model, tokenizer, names, task.sets[s], pattern)
-                        for pattern in (PERSON, CITY)
-                    }
-                    sum_share, _ = namesake_share(model, tokenizer, names, task, task.sets[s])
-                    reasons.append(
-                        asked
-                        | {
-                            "namesake base": base_share,
-                            "namesake sum": sum_share,
-                            "namesake chance": chance,
-                        }
-                    )
-                    for name, values in overlaps(model, tokenizer, task.sets[s]).items():
-                        pairs[name].append(values)
-                detach(model)
-    except (ValueError, KeyError, OSError, ZeroDivisionError) as error:
-        raise TheoryError(
-            f"{run}: {type(error).__name__}: {' '.join(map(str, error.args))}"
-        ) from error
-    return {
-        "torch": torch.__version__.split("+")[0],
-        "seeds": list(config.seeds),
-        "sets": sets,
-        "questions": config.task.triples,
-        "predictions": [prediction_json(sets, lines, name) for name in names_of(lines)],
-        "types": [
-            {"set": s, "model": name} | {key: steady(mean(r[key] for r in rows)) for key in rows[0]}
-            for (s, name), rows in types.items()
-        ],
-        "reasons": {key: steady(mean(r[key] for r in reasons)) for key in reasons[0]},
-        "overlaps": [
-            {"layer": layer, "pair": name, "clean": steady(clean(*PAIRS[name]))}
-            | dict(zip(("cos", "J", "cos J", "measured"), map(steady, row.tolist()), strict=True))
-            for name, values in pairs.items()
-            for layer, row in enumerate(torch.stack(values).mean(0))
-        ],
-    }
+def names_of(by_set: Mapping[str, Sequence[Prediction]]) -> list[str]:
+    """The names of the predictions, each once, in their order."""
+    return list(dict.fromkeys(p.name for rows in by_set.values() for p in rows))
 
 
-def all_answers(
-    model: Transformer, tokenizer: Tokenizer, names: Names, task: TwoHop, s: str
-) -> tuple[dict[str, Answers], dict[str, dict[str, Answers]]]:
-    """Direct answers by model; and each hop's own questions, by the base and by the hop's
-    expert."""
-
-    def ask(model_name: str, form: str) -> Answers:
-        weights = MODELS[model_name]
-        with using(model, Mix(weights) if weights else None):
-            return answers(model, tokenizer, names, task.sets[s], form)
-
-    direct = {name: ask(name, "direct") for name in MODELS}
-    own = {
-        form: {name: ask(name, form) for name in ("base", expert)}
-        for form, expert in (("hop1", "hop 1 expert"), ("hop2", "hop 2 expert"))
-    }
-    return direct, own
-
-
-def names_of(lines: dict[str, list[Prediction]]) -> list[str]:
-    return list(dict.fromkeys(p.name for found in lines.values() for p in found))
-
-
-def prediction_json(
-    sets: Sequence[str], lines: dict[str, list[Prediction]], name: str
-) -> dict[str, Any]:
-    observed = {s: mean(p.observed for p in lines[s] if p.name == name) for s in sets}
-    predicted, seen = (
-        mean(p.predicted for s in sets for p in lines[s] if p.name == name),
-        mean(observed.values()),
-    )
+def prediction_json(name: str, by_set: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:
+    """One prediction over all sets and seeds; it stands if it is within AGREES of the mean."""
+    rows = {s: [p for p in seen if p.name == name] for s, seen in by_set.items()}
+    observed = {s: mean(p.observed for p in seen) for s, seen in rows.items()}
+    predicted = mean(p.predicted for seen in rows.values() for p in seen)
+    overall = mean(observed.values())
     return {
         "name": name,
         "predicted": steady(predicted),
-        "observed": steady(seen),
+        "observed": steady(overall),
         "sets": {s: steady(value) for s, value in observed.items()},
-        "verdict": "as predicted" if abs(seen - predicted) <= AGREES else "differs",
+        "verdict": "as predicted" if abs(overall - predicted) <= AGREES else "differs",
     }
 
 
-def mean(values: Any) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of rows with the same keys: each key's mean, steady."""
+    return {key: steady(mean(row[key] for row in rows)) for key in rows[0]}
 
 
 def steady(value: float) -> float:
-    """Four digits after the point: rounding noise of another machine leaves no trace."""
+    """Four digits after the point: the rounding noise of another machine leaves no trace."""
     return round(value, 4) + 0.0
