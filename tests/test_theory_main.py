@@ -7,6 +7,7 @@ import pytest
 
 from theory import __main__ as cli
 from theory import pictures, report
+from theory.against_study import show
 from theory.catalogue import ALL
 from theory.claims import editing
 
@@ -29,10 +30,8 @@ def test_violated_claim_exits_1_and_names_the_seed(capsys, monkeypatch, tmp_path
         capsys, "run", "edit-rank", "merge-rank", "--seeds", "1", "--quiet", "--json", str(path)
     )
     assert code == 1 and "1 of 2 claims hold" in out
-    assert (
-        err.startswith("violated: edit-rank: bijection, N=8, seed 0: observed 7")
-        and err.count("\n") == 1
-    )
+    assert err.startswith("violated: edit-rank: bijection, N=8, seed 0: observed 7")
+    assert err.count("\n") == 1
     assert json.loads(path.read_text())["claims"][0]["counterexample"]["seed"] == 0
 
 
@@ -88,9 +87,8 @@ def test_list_and_show_say_everything(capsys):
         code, out, _ = run(capsys, "show", claim.id)
         text = " ".join(out.split())
         assert code == 0
-        assert (
-            " ".join(claim.statement.split()) in text and " ".join(claim.derivation.split()) in text
-        )
+        assert " ".join(claim.statement.split()) in text
+        assert " ".join(claim.derivation.split()) in text
 
 
 def test_same_command_writes_the_same_file(capsys, tmp_path):
@@ -120,6 +118,13 @@ def test_the_page_of_results_is_what_the_command_prints(capsys):
     code, out, _ = run(capsys, "table")
     assert code == 0
     assert (report.RESULTS / "README.md").read_text(encoding="utf-8") == out
+
+
+def test_the_rooms_readme_quotes_the_recorded_results():
+    readme = " ".join((report.RESULTS.parent / "README.md").read_text(encoding="utf-8").split())
+    held, *_ = report.markdown(report.read_results(report.CLAIMS)).split(":")
+    assert held in readme
+    assert show.held(json.loads(show.STUDY.read_text())) in readme
 
 
 def test_stored_results_are_of_these_claims_and_hold():

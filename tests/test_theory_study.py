@@ -87,19 +87,14 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
     rows = torch.arange(len(triples))
     logp[rows, names.find([t.b for t in triples])] = -8.0
     logp[rows, names.find([t.c for t in triples])] = -5.0
-    found = judged(logp, names, triples)
-    assert (
-        found.bridges.top() == 1.0
-        and found.bridges.rank() == 1.0
-        and found.bridges.lead() == pytest.approx(12)
-    )
-    assert (
-        found.cities.top() == 0.0
-        and found.cities.rank() == 3.0
-        and found.cities.lead() == pytest.approx(-1)
-    )
-    assert found.best_city == -4.0 and found.people_mass < 0.001 < found.cities_mass
-    assert found.ungated == 1.0  # all the people's mass is on one name, the cities' is spread
+    answers = judged(logp, names, triples)
+    bridges, cities = answers.bridges, answers.cities
+    assert bridges.top() == 1.0 and bridges.rank() == 1.0
+    assert bridges.lead() == pytest.approx(12)
+    assert cities.top() == 0.0 and cities.rank() == 3.0
+    assert cities.lead() == pytest.approx(-1)
+    assert answers.best_city == -4.0 and answers.people_mass < 0.001 < answers.cities_mass
+    assert answers.ungated == 1.0  # all the people's mass is on one name, the cities' is spread
     logp[rows, names.find([t.b for t in triples])] = -20.0
     assert judged(logp, names, triples).ungated == 0.0
 
@@ -145,9 +140,8 @@ def test_overlaps_are_cosines_and_kernels_of_them(world):
     assert set(found) == set(PAIRS)
     for values in found.values():
         assert values.shape == (2, 4) and values.abs().max() <= 1 + 1e-9
-    first = found[
-        "other entity, same relation"
-    ]  # every prompt ends alike, and the first layer has seen little else
+    # Every prompt ends alike, and the first layer has seen little else.
+    first = found["other entity, same relation"]
     assert first[0, 0] > 0.5 and torch.allclose(first[:, 2], first[:, 0] * first[:, 1], atol=0.1)
 
 
@@ -206,11 +200,8 @@ def test_a_prediction_is_judged_by_the_mean_over_sets():
         "H": [compare.Prediction("it", 0.9, 1.0), compare.Prediction("it", 0.9, 1.0)],
     }
     row = compare.prediction_json("it", lines)
-    assert (
-        row["sets"] == {"F": 0.8, "H": 1.0}
-        and row["observed"] == 0.9
-        and row["verdict"] == "as predicted"
-    )
+    assert row["sets"] == {"F": 0.8, "H": 1.0}
+    assert row["observed"] == 0.9 and row["verdict"] == "as predicted"
     lines["F"] = [compare.Prediction("it", 1.0, 0.5)]
     assert compare.prediction_json("it", lines)["verdict"] == "differs"
 
@@ -229,9 +220,8 @@ def test_the_record_names_no_machine_and_is_the_same_again(run, recorded, tmp_pa
     assert cli.main(["study", str(run), "--json", str(again)]) == 0
     assert again.read_text() == recorded.read_text()
     assert str(run.parent) not in again.read_text()
-    assert (
-        json.loads(again.read_text())["command"] == "python -m theory study tiny --json study.json"
-    )
+    command = json.loads(again.read_text())["command"]
+    assert command == "python -m theory study tiny --json study.json"
 
 
 def test_the_run_is_left_as_it_was(run):

@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from models import Tokenizer, Transformer
 from tasks.two_hop import SPOUSES, Triple
@@ -58,15 +59,14 @@ def keys(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> tupl
     float64."""
     inputs: list[Tensor] = []
     features: list[Tensor] = []
+
+    def record(module: nn.Module, into: list[Tensor]) -> RemovableHandle:
+        return module.register_forward_pre_hook(lambda _, args: into.append(args[0][:, -1]))
+
     hooks = []
     for block in model.layers.children():
-        for name, seen in (("mlp", inputs), ("mlp.down_proj", features)):
-            module = block.get_submodule(name)
-            hooks.append(
-                module.register_forward_pre_hook(
-                    lambda _, args, seen=seen: seen.append(args[0][:, -1])
-                )
-            )
+        hooks.append(record(block.get_submodule("mlp"), inputs))
+        hooks.append(record(block.get_submodule("mlp.down_proj"), features))
     try:
         model.hidden_states(tokens(tokenizer, texts))
     finally:
