@@ -1,13 +1,15 @@
 """The machinery: what holds, what is violated, and that nothing slips through."""
 
 import math
+import pkgutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theory.catalogue import ALL, pick
+from theory import claims
+from theory.catalogue import ALL, THEMES, pick
 from theory.claim import Claim, Observation, Settings, TheoryError, generator, orthonormal, verify
 
 finite = st.floats(-1e6, 1e6)
@@ -85,6 +87,11 @@ def test_ids_are_unique_and_every_field_is_filled():
             claim.derivation,
         )
         assert all(fields) and claim.computed and claim.tolerance >= 0, claim.id
+
+
+def test_every_theme_is_in_the_catalogue():
+    """A file of claims that nobody lists would never be checked."""
+    assert sorted(THEMES) == sorted(name for _, name, _ in pkgutil.iter_modules(claims.__path__))
 
 
 def test_unknown_id_lists_the_known_ones():

@@ -6,15 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory.capacity import circle, margin
+from theory.adapter import least_squares
 from theory.claim import generator, normal
-from theory.editing import accuracy, all_edits, exact_rank, one_edit, random_relation, truncated
+from theory.claims.capacity import circle, margin
+from theory.claims.editing import all_edits, exact_rank, one_edit, random_relation
 from theory.one_layer import (
     Relation,
+    accuracy,
     chain_world,
     derangement,
     entity_count,
-    least_squares,
     one_hot,
     random_features,
     two_hop_prompts,
@@ -110,9 +111,8 @@ def test_truncation_is_the_svd_of_the_product(rank, seed):
     rng = generator("truncation", seed)
     adapter = least_squares(normal(6, 20, rng=rng), normal(6, 9, rng=rng))
     u, s, vh = torch.linalg.svd(adapter.delta, full_matrices=False)
-    assert torch.allclose(
-        truncated(adapter, rank).delta, (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-8
-    )
+    best = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    assert torch.allclose(adapter.truncated(rank).delta, best, atol=1e-8)
 
 
 def test_an_edit_and_its_reverse_cancel():

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import landscape, merging
+from theory.adapter import Adapter, mean_of_products, product_of_means
 from theory.claim import generator, normal, orthonormal
-from theory.one_layer import Adapter
+from theory.claims import landscape, merging
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -18,7 +18,7 @@ seeds = st.integers(0, 10_000)
 @given(ranks=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=seeds)
 def test_concatenation_is_the_mean_of_products(ranks, seed):
     adapters = merging.random_adapters(ranks, 12, 10, generator("concat", seed))
-    merged = merging.concatenated(adapters)
+    merged = mean_of_products(adapters)
     assert torch.allclose(merged.delta, sum(x.delta for x in adapters) / len(adapters))
     assert merged.a.shape[0] == sum(ranks)
 
@@ -27,7 +27,7 @@ def test_concatenation_is_the_mean_of_products(ranks, seed):
 @given(rank=st.integers(0, 6), seed=seeds)
 def test_floor_is_reached_by_svd_and_by_nothing_else(rank, seed):
     rng = generator("floor", seed)
-    merged = merging.concatenated(merging.random_adapters((3, 3), 9, 8, rng))
+    merged = mean_of_products(merging.random_adapters((3, 3), 9, 8, rng))
     least = merging.floor(merged, rank)
     u, s, vh = torch.linalg.svd(merged.delta, full_matrices=False)
     best = (u[:, :rank] * s[:rank]) @ vh[:rank]
@@ -41,20 +41,17 @@ def test_floor_is_reached_by_svd_and_by_nothing_else(rank, seed):
 def test_rotations_leave_products_alone_and_move_products_of_means(seed):
     rng = generator("rotation", seed)
     adapters = merging.random_adapters((3, 3), 10, 10, rng)
-    turned = []
-    for x in adapters:
-        q = orthonormal(3, 3, rng)
-        turned.append(Adapter(q @ x.a, x.b @ q.T))
-    assert torch.allclose(merging.concatenated(turned).delta, merging.concatenated(adapters).delta)
-    assert not torch.allclose(
-        merging.factor_mean(turned).delta, merging.factor_mean(adapters).delta
-    )
+    turned = [merging.rotated(x, rng) for x in adapters]
+    before, after = mean_of_products(adapters).delta, mean_of_products(turned).delta
+    assert torch.allclose(before, after)
+    before, after = product_of_means(adapters).delta, product_of_means(turned).delta
+    assert not torch.allclose(before, after)
 
 
 def test_identical_adapters_average_to_themselves():
     (one,) = merging.random_adapters((3,), 6, 6, generator("same", 0))
-    assert torch.allclose(merging.concatenated([one, one]).delta, one.delta)
-    assert torch.allclose(merging.factor_mean([one, one]).delta, one.delta)
+    assert torch.allclose(mean_of_products([one, one]).delta, one.delta)
+    assert torch.allclose(product_of_means([one, one]).delta, one.delta)
 
 
 @quick

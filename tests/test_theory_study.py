@@ -14,10 +14,11 @@ from recycle.plan import STANDARD_BASE
 from recycle.studies import open_study as open_run
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
-from theory import leakage, study, study_report
-from theory.study_answers import Choice, Names, judged, name_logprobs
-from theory.study_overlaps import PAIRS, clean, keys, overlaps
-from theory.study_reasons import CITY, PERSON, namesake_cities, people_mass
+from theory.against_study import compare, show
+from theory.against_study.answers import Choice, Names, Trained, judged, name_logprobs, tokens
+from theory.against_study.overlaps import PAIRS, clean, keys, overlaps
+from theory.against_study.reasons import CITY, PERSON, namesake_cities, people_mass
+from theory.claims import leakage
 
 # One set, one layer and adapters on one matrix: the study's decoding is what takes the time.
 TINY = [
@@ -86,19 +87,14 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
     rows = torch.arange(len(triples))
     logp[rows, names.find([t.b for t in triples])] = -8.0
     logp[rows, names.find([t.c for t in triples])] = -5.0
-    found = judged(logp, names, triples)
-    assert (
-        found.bridges.top() == 1.0
-        and found.bridges.rank() == 1.0
-        and found.bridges.lead() == pytest.approx(12)
-    )
-    assert (
-        found.cities.top() == 0.0
-        and found.cities.rank() == 3.0
-        and found.cities.lead() == pytest.approx(-1)
-    )
-    assert found.best_city == -4.0 and found.people_mass < 0.001 < found.cities_mass
-    assert found.ungated == 1.0  # all the people's mass is on one name, the cities' is spread
+    answers = judged(logp, names, triples)
+    bridges, cities = answers.bridges, answers.cities
+    assert bridges.top() == 1.0 and bridges.rank() == 1.0
+    assert bridges.lead() == pytest.approx(12)
+    assert cities.top() == 0.0 and cities.rank() == 3.0
+    assert cities.lead() == pytest.approx(-1)
+    assert answers.best_city == -4.0 and answers.people_mass < 0.001 < answers.cities_mass
+    assert answers.ungated == 1.0  # all the people's mass is on one name, the cities' is spread
     logp[rows, names.find([t.b for t in triples])] = -20.0
     assert judged(logp, names, triples).ungated == 0.0
 
@@ -106,13 +102,10 @@ def test_bridge_on_top_of_its_type_is_not_the_answer(world):
 def test_name_logprobs_are_the_models_own(world):
     """As from whole texts without a cache, and no more than certainty in all."""
     task, tokenizer, model, names = world
-    texts = [
-        [tokenizer.boundary, *tokenizer.encode(t.question("direct").prompt)]
-        for t in task.sets["H"][:2]
-    ]
-    found = name_logprobs(model, torch.tensor(texts), names.words)
+    texts = tokens(tokenizer, [t.question("direct").prompt for t in task.sets["H"][:2]])
+    found = name_logprobs(model, texts, names.words)
     assert found.exp().sum(1).max() <= 1 + 1e-9
-    for q, text in enumerate(texts):
+    for q, text in enumerate(texts.tolist()):
         for n in (0, 17, len(names.words) - 1):
             word = names.words[n].tolist()
             with torch.no_grad():
@@ -147,9 +140,8 @@ def test_overlaps_are_cosines_and_kernels_of_them(world):
     assert set(found) == set(PAIRS)
     for values in found.values():
         assert values.shape == (2, 4) and values.abs().max() <= 1 + 1e-9
-    first = found[
-        "other entity, same relation"
-    ]  # every prompt ends alike, and the first layer has seen little else
+    # Every prompt ends alike, and the first layer has seen little else.
+    first = found["other entity, same relation"]
     assert first[0, 0] > 0.5 and torch.allclose(first[:, 2], first[:, 0] * first[:, 1], atol=0.1)
 
 
@@ -165,9 +157,8 @@ def test_namesakes_are_read_people_who_share_a_word(world):
 def test_one_word_is_all_that_differs_between_the_questions(world):
     task, tokenizer, model, names = world
     assert CITY.split() == [*PERSON.split()[:-3], "live", *PERSON.split()[-3:]]
-    masses = [
-        people_mass(model, tokenizer, names, task.sets["F"], pattern) for pattern in (PERSON, CITY)
-    ]
+    trained = Trained(model, tokenizer, names)
+    masses = [people_mass(trained, task.sets["F"], pattern) for pattern in (PERSON, CITY)]
     assert all(0 < mass < 1 for mass in masses) and masses[0] != masses[1]
 
 
@@ -179,13 +170,13 @@ def test_clean_angles_are_the_theorys():
     assert clean(*PAIRS["two-hop prompt on its first hop"]) == pytest.approx(
         0.6728 / 1.5**0.5, abs=1e-4
     )
-    assert study.first_hop_leak() == pytest.approx((0.6728 - 0.3898) / (1 - 0.6090), abs=1e-3)
+    assert compare.first_hop_leak() == pytest.approx((0.6728 - 0.3898) / (1 - 0.6090), abs=1e-3)
 
 
 def test_study_says_what_the_run_counted(run, recorded):
     content = json.loads(recorded.read_text())
     assert content["sets"] == ["F"] and content["seeds"] == [0]
-    counts = study.read_counts(run)
+    counts = compare.read_counts(run)
     rows = {row["name"].strip(): row for row in content["predictions"]}
     for name, outcome in (
         ("direct question: right answers", "right"),
@@ -205,22 +196,19 @@ def test_study_says_what_the_run_counted(run, recorded):
 
 def test_a_prediction_is_judged_by_the_mean_over_sets():
     lines = {
-        "F": [study.Prediction("it", 1.0, 0.8)],
-        "H": [study.Prediction("it", 0.9, 1.0), study.Prediction("it", 0.9, 1.0)],
+        "F": [compare.Prediction("it", 1.0, 0.8)],
+        "H": [compare.Prediction("it", 0.9, 1.0), compare.Prediction("it", 0.9, 1.0)],
     }
-    row = study.prediction_json(["F", "H"], lines, "it")
-    assert (
-        row["sets"] == {"F": 0.8, "H": 1.0}
-        and row["observed"] == 0.9
-        and row["verdict"] == "as predicted"
-    )
-    lines["F"] = [study.Prediction("it", 1.0, 0.5)]
-    assert study.prediction_json(["F", "H"], lines, "it")["verdict"] == "differs"
+    row = compare.prediction_json("it", lines)
+    assert row["sets"] == {"F": 0.8, "H": 1.0}
+    assert row["observed"] == 0.9 and row["verdict"] == "as predicted"
+    lines["F"] = [compare.Prediction("it", 1.0, 0.5)]
+    assert compare.prediction_json("it", lines)["verdict"] == "differs"
 
 
 def test_types_are_probabilities_and_ranks(recorded):
     content = json.loads(recorded.read_text())
-    assert len(content["types"]) == len(study.MODELS) and len(content["overlaps"]) == len(PAIRS)
+    assert len(content["types"]) == len(compare.MODELS) and len(content["overlaps"]) == len(PAIRS)
     for row in content["types"]:
         assert 0 < row["cities mass"] + row["people mass"] <= 1
         assert 1 <= row["bridge rank"] <= 6 and 0 <= row["bridge on top"] <= 1
@@ -232,9 +220,8 @@ def test_the_record_names_no_machine_and_is_the_same_again(run, recorded, tmp_pa
     assert cli.main(["study", str(run), "--json", str(again)]) == 0
     assert again.read_text() == recorded.read_text()
     assert str(run.parent) not in again.read_text()
-    assert (
-        json.loads(again.read_text())["command"] == "python -m theory study tiny --json study.json"
-    )
+    command = json.loads(again.read_text())["command"]
+    assert command == "python -m theory study tiny --json study.json"
 
 
 def test_the_run_is_left_as_it_was(run):
@@ -251,7 +238,7 @@ def test_the_run_is_left_as_it_was(run):
 
 
 def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(study_report, "STUDY", recorded)
+    monkeypatch.setattr(show, "STUDY", recorded)
     assert cli.main(["table"]) == 0
     claims, _, found = capsys.readouterr().out.partition(
         "\n\nThe theory against the study's transformer"
@@ -260,14 +247,14 @@ def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_
     table = [line for line in found.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(json.loads(recorded.read_text())["predictions"])
     assert all(line.count("|") == table[0].count("|") for line in table)
-    monkeypatch.setattr(study_report, "STUDY", tmp_path / "none.json")
+    monkeypatch.setattr(show, "STUDY", tmp_path / "none.json")
     assert cli.main(["table"]) == 0
     assert "study's transformer" not in capsys.readouterr().out
 
 
 def test_picture_is_drawn(recorded, tmp_path):
     pytest.importorskip("matplotlib")
-    path = study_report.draw(json.loads(recorded.read_text()), tmp_path / "new" / "study.png")
+    path = show.draw(json.loads(recorded.read_text()), tmp_path / "new" / "study.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -281,8 +268,8 @@ def failing(capsys, *arguments):
 def test_bad_folders_are_one_line(capsys, run, tmp_path):
     assert "is no run folder" in failing(capsys, "study", tmp_path / "none")
     assert "is no run folder" in failing(capsys, "study", tmp_path)
-    assert "needs a run folder" in failing(capsys, "study")
-    assert "one run folder at a time" in failing(capsys, "study", run, run)
+    assert "required: RUN" in failing(capsys, "study")
+    assert "unrecognized arguments" in failing(capsys, "study", run, run)
     assert "ends in .png" in failing(capsys, "study", run, "--plot", tmp_path / "x.pdf")
     assert "cannot be written" in failing(
         capsys, "study", run, "--json", tmp_path / "none" / "x.json"

@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from theory import (
+from theory import report
+from theory.catalogue import ALL
+from theory.claim import Settings, verify
+from theory.claims import (
     attention_adapters,
     capacity,
     counter_conditions,
@@ -16,13 +19,10 @@ from theory import (
     linear_adapters,
     merging,
     relu_adapters,
-    report,
     trained_adapters,
     trained_experts,
     two_hop,
 )
-from theory.catalogue import ALL
-from theory.claim import Settings, verify
 
 ONE_SEED = Settings(seeds=1)
 
@@ -76,9 +76,8 @@ def stopped_early(original):
 
 def one_component_less(original):
     def edits(keys, relation, answers):
-        return editing.truncated(
-            original(keys, relation, answers), editing.exact_rank(relation, answers) - 1
-        )
+        rank = editing.exact_rank(relation, answers) - 1
+        return original(keys, relation, answers).truncated(rank)
 
     return edits
 
@@ -183,10 +182,10 @@ PLANTS = {
         "relu_runs",
         lambda f: lambda *a: (f(*a)[1], f(*a)[0], None),
     ),
-    "merge-rank": (merging, "concatenated", lambda f: lambda adapters: f(adapters[:-1])),
+    "merge-rank": (merging, "mean_of_products", lambda f: lambda adapters: f(adapters[:-1])),
     "merge-core": (merging, "core_singular_values", scaled(0.99)),
     "merge-floor": (merging, "floor", scaled(1.01)),
-    "merge-factors": (merging, "factor_mean", lambda f: merging.concatenated),
+    "merge-factors": (merging, "product_of_means", lambda f: merging.mean_of_products),
     "route-rank": (
         merging,
         "routed",

@@ -1,65 +1,134 @@
-"""Verify the theory:  python -m theory                 every claim, a table, under a minute
-
-    python -m theory list                    ids and titles
-    python -m theory show ID [--plot F.png]  statement, derivation, source, how it is checked; its picture
-    python -m theory run ID [ID ...]         some claims, case by case
-    python -m theory study RUN [--plot F]    the theory against the transformer of a finished two-hop study
-    python -m theory table                   the README's tables, from theory/results/
-
-Options: --json FILE  --seeds N  --full  --plots DIR  --quiet  --debug. Exit code 0: every claim holds. 1: one is
-violated, and its first counterexample is named with its seed. 2: bad input, in one line.
-"""
+"""Check the claims about LoRA that can be proved: `python -m theory` checks every one of them."""
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
-from theory import pictures, report, study, study_report
+from theory import pictures, report
+from theory.against_study import compare, show
 from theory.catalogue import ALL, pick
-from theory.claim import Claim, Result, Settings, TheoryError, verify
+from theory.claim import Result, Settings, TheoryError, verify
 
-COMMANDS = ("list", "show", "run", "study", "table")
+EPILOG = """\
+a first tour:
+  python -m theory                    check every claim: a table, in under a minute
+  python -m theory show leak-kernel   what one claim says, why, and how it is checked
+  python -m theory run leak-kernel    check that claim, case by case
+
+exit code: 0 every claim holds; 1 a claim is violated, and its first counterexample is named with
+its seed; 2 the input is bad, and one line says how
+"""
+PAGE = """\
+# Results of the theory
+
+`python -m theory table > theory/results/README.md` makes this page from the JSON files beside it.
+
+"""
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise TheoryError(f"{message}; see python -m theory --help")
+        raise TheoryError(f"{message}; see {self.prog} --help")
 
 
 def parser() -> Parser:
-    p = Parser(
+    top = Parser(
         prog="python -m theory",
-        description=__doc__,
+        description="Check the claims about LoRA that can be proved: all of them, or some.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    p.add_argument(
-        "words", nargs="*", metavar="list | show ID | run ID [ID ...] | study RUN | table"
-    )
+    top.set_defaults(act=check, ids=(), seeds=Settings.seeds, json=None, plots=None, plot=None)
+    check_options(top)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, act: Callable[[argparse.Namespace], int], about: str) -> Parser:
+        # SUPPRESS: what is not given after a command keeps the value from before it.
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        added.set_defaults(act=act)
+        return added
+
+    listing = command("list", list_claims, "print the ids and titles of all claims")
+    one = command("show", show_claim, "print all that is said about one claim")
+    some = command("run", check, "check some claims")
+    study = command("study", compare_study, "compare the theory with a finished two-hop study")
+    table = command("table", print_tables, "print the tables of results, made from the JSON files")
+
+    one.add_argument("id", metavar="ID", help="an id from python -m theory list")
+    some.add_argument("ids", nargs="+", metavar="ID", help="ids from python -m theory list")
+    study.add_argument("run", type=Path, metavar="RUN", help="the study's run folder")
+    check_options(some)
+    study.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
+    table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
+    for p in (one, study):
+        p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw its picture")
+    for p in (listing, one, study, table):
+        debug_option(p)
+    return top
+
+
+def check_options(p: Parser) -> None:
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    p.add_argument(
-        "--seeds", type=int, default=Settings.seeds, metavar="N", help="repetitions of every case"
-    )
+    p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
     p.add_argument("--full", action="store_true", help="larger sizes: minutes")
-    p.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="with show or study: draw its picture"
-    )
-    p.add_argument("--plots", type=Path, metavar="DIR", help="draw every picture there")
+    p.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    debug_option(p)
+
+
+def debug_option(p: Parser) -> None:
     p.add_argument("--debug", action="store_true", help="show tracebacks")
-    return p
 
 
-def check_all(claims: Sequence[Claim], settings: Settings, quiet: bool) -> list[Result]:
-    """Verify each claim, printing its row as soon as it is known."""
-    results: list[Result] = []
+def list_claims(_: argparse.Namespace) -> int:
+    for claim in ALL:
+        print(f"{claim.id:<24} {claim.title}")
+    return 0
+
+
+def show_claim(args: argparse.Namespace) -> int:
+    (claim,) = pick([args.id])
+    if args.plot and not claim.picture:
+        drawn = ", ".join(claim.id for claim in ALL if claim.picture)
+        raise TheoryError(f"claim {claim.id!r} has no picture; claims with one: {drawn}")
+    if args.plot:
+        pictures.check_png(args.plot)
+    print(report.description(claim))
+    if args.plot and claim.picture:
+        print(f"\npicture     {pictures.draw(claim.picture, args.plot)}")
+    elif claim.picture:
+        print("\npicture     --plot FILE.png draws it")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check the claims of `args.ids`, or all of them, and print a row for each as soon as its
+    verdict is known."""
+    claims = pick(args.ids) if args.ids else ALL
+    settings = Settings(seeds=args.seeds, full=args.full)
+    if args.json:
+        report.check_writable(args.json)
+    if args.plots:
+        for claim in ALL:
+            if claim.picture:
+                print(pictures.draw(claim.picture, args.plots / f"{claim.id}.png"))
     print(report.HEADER)
-    bar = tqdm(claims, disable=quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
+    begin = time.perf_counter()
+    results: list[Result] = []
+    bar = tqdm(claims, disable=args.quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
     for claim in bar:
         bar.set_postfix_str(f"{claim.id}, {sum(not r.holds for r in results)} violated")
         start = time.perf_counter()
@@ -68,103 +137,55 @@ def check_all(claims: Sequence[Claim], settings: Settings, quiet: bool) -> list[
             print(report.line(results[-1], time.perf_counter() - start), flush=True)
             if len(claims) == 1:
                 print(report.cases(results[-1]))
-    return results
-
-
-def run(claims: Sequence[Claim], args: argparse.Namespace, command: str) -> int:
-    settings = Settings(seeds=args.seeds, full=args.full)
-    if args.json:
-        report.check_writable(args.json)
-    if args.plots:
-        for name in pictures.PICTURES:
-            print(pictures.draw(name, args.plots / f"{name}.png"))
-    start = time.perf_counter()
-    results = check_all(claims, settings, args.quiet)
     violated = [result for result in results if not result.holds]
-    print(
-        f"\n{len(results) - len(violated)} of {len(results)} claims hold, {time.perf_counter() - start:.0f} s"
-    )
+    held, seconds = len(results) - len(violated), time.perf_counter() - begin
+    print(f"\n{held} of {len(results)} claims hold, {seconds:.0f} s")
     for result in violated:
         print(report.counterexample(result), file=sys.stderr)
     if args.json:
-        report.write_json(args.json, report.as_json(results, settings, command))
+        report.save(args.json, report.as_json(results, settings, args.command))
     return 1 if violated else 0
 
 
-def show(claim: Claim, args: argparse.Namespace) -> int:
-    print(report.description(claim))
-    if args.plot:
-        print(f"\npicture     {pictures.draw(claim.id, args.plot)}")
-    elif claim.id in pictures.PICTURES:
-        print("\npicture     --plot FILE.png draws it")
-    return 0
-
-
-def study_run(run: Path, args: argparse.Namespace, command: str) -> int:
+def compare_study(args: argparse.Namespace) -> int:
     if args.json:
         report.check_writable(args.json)
     if args.plot:
-        study_report.check_plot(args.plot)
-    content = {"command": command, **study.compare(run)}
-    print(study_report.text(content))
+        pictures.check_png(args.plot)
+    content = {"command": args.command, **compare.compare(args.run)}
+    print(show.text(content))
     if args.json:
         write_json(args.json, content)
     if args.plot:
-        print(f"\npicture: {study_report.draw(content, args.plot)}")
+        print(f"\npicture: {show.draw(content, args.plot)}")
     return 0
 
 
-def tables(args: argparse.Namespace) -> int:
-    """The README's: of the claims, and of the study where one is recorded."""
-    print(report.markdown(report.read_results(args.json or report.RESULTS)), end="")
-    if not args.json and study_report.STUDY.exists():
-        print("\n" + study_report.markdown(read_json(study_report.STUDY)), end="")
-    return 0
-
-
-def dispatch(args: argparse.Namespace, command: str) -> int:
-    name, ids = (args.words[0], args.words[1:]) if args.words else ("all", [])
-    if name == "all":
-        return run(ALL, args, command)
-    if name not in COMMANDS:
-        raise TheoryError(
-            f"unknown command {name!r}; known: {', '.join(COMMANDS)}, or none to check every claim"
-        )
-    if (name in ("list", "table")) != (not ids):
-        needs = "a run folder" if name == "study" else "an id; python -m theory list shows them"
-        remedy = "takes no id" if ids else f"needs {needs}"
-        raise TheoryError(f"{' '.join(args.words)}: {remedy}")
-    if name == "list":
-        print("\n".join(f"{claim.id:<24} {claim.title}" for claim in ALL))
+def print_tables(args: argparse.Namespace) -> int:
+    """The page theory/results/README.md; with --json, only the table of that file's claims."""
+    if args.json:
+        print(report.markdown(report.read_results(args.json)), end="")
         return 0
-    if name == "table":
-        return tables(args)
-    if name == "study":
-        if len(ids) > 1:
-            raise TheoryError(f"study {' '.join(ids)}: one run folder at a time")
-        return study_run(Path(ids[0]), args, command)
-    claims = pick(ids)
-    if name == "run":
-        return run(claims, args, command)
-    if len(claims) > 1:
-        raise TheoryError(f"show {' '.join(ids)}: one id at a time")
-    return show(claims[0], args)
+    print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
+    if show.STUDY.exists():
+        print("\n" + show.markdown(read_json(show.STUDY)), end="")
+    return 0
 
 
 def recorded(argv: Sequence[str]) -> str:
-    """The command as it is kept in a result: absolute paths by their last name, which no machine
-    owns."""
+    """The command as a result keeps it: an absolute path by its last name, which is the same on
+    every machine."""
     words = (Path(word).name if Path(word).is_absolute() else word for word in argv)
     return " ".join(["python -m theory", *words])
 
 
 def main(argv: Sequence[str]) -> int:
-    debug = "--debug" in argv
     try:
-        args = parser().parse_intermixed_args(argv)
-        return dispatch(args, recorded(argv))
+        args = parser().parse_args(argv)
+        args.command = recorded(argv)
+        return args.act(args)
     except TheoryError as error:
-        if debug:
+        if "--debug" in argv:
             raise
         print(f"theory: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,9 @@
 """A claim is a sentence with a number in it, and a check that could prove it wrong.
 
-A check yields observations, one per case and seed. Each sets an observed number against a bound;
-the claim says how the two must stand (`==`, `<=`, `>=`) and within which tolerance. The claim holds
-when every observation does. A violated claim names its first counterexample: the case, the seed,
-the two numbers.
+A check yields observations, one for each case and seed. An observation sets an observed number
+beside a bound; the claim says how the two must stand (`==`, `<=`, `>=`) and within which tolerance.
+The claim holds when every observation does. A violated claim names its first counterexample: the
+case, the seed and the two numbers.
 
     def check(settings):
         for seed in range(settings.seeds):
@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,13 +22,17 @@ RELATIONS = ("==", "<=", ">=")
 
 
 class TheoryError(Exception):
-    """Bad input from a person: one line that names the thing, the value and the remedy."""
+    """A person gave bad input: one line that names the thing, the value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to compute: `seeds` repetitions of every case; `full` widens the sizes (minutes, not
-    seconds)."""
+    """How much a check computes: `seeds` repetitions of every case; `full` widens the sizes, which
+    takes minutes instead of seconds.
+
+    Raises:
+        TheoryError: there is no seed.
+    """
 
     seeds: int = 5
     full: bool = False
@@ -41,6 +46,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Observation:
+    """What one case gave with one seed, beside the bound that the claim sets for it."""
+
     case: str
     seed: int
     bound: float
@@ -49,11 +56,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class Claim:
-    """The words (statement, source, assumptions, derivation) and the check that stands behind them.
+    """A statement with its source, assumptions and derivation, and the check that tries it.
 
-    `title` is the one-line form for tables. `source` names the paper and carries the tag of our
-    knowledge of it: [paper] stated there, [derived] worked out for this project, [recall] quoted
-    from memory, as verified here.
+    `title` is the form for tables, in one line. `source` names the paper and says how far we trust
+    our knowledge of it: [paper] the paper states it, [derived] this project worked it out, [recall]
+    quoted from memory and verified here. `computed` says in words what `check` computes. `picture`
+    draws the claim into matplotlib axes; most claims have none.
+
+    Raises:
+        ValueError: the relation is none of `==`, `<=`, `>=`.
     """
 
     id: str
@@ -67,6 +78,7 @@ class Claim:
     relation: str
     tolerance: float
     check: Callable[[Settings], Iterator[Observation]]
+    picture: Callable[[Any], None] | None = None
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
@@ -75,8 +87,8 @@ class Claim:
             )
 
     def excess(self, observation: Observation) -> float:
-        """How far the observation stands on the wrong side of its bound; not a number counts as
-        infinitely far."""
+        """How far the observation stands on the wrong side of its bound; an observation that is not
+        a number is infinitely far."""
         gap = observation.observed - observation.bound
         if math.isnan(gap):
             return math.inf
@@ -86,8 +98,7 @@ class Claim:
         return self.excess(observation) <= self.tolerance
 
     def nearness(self, observation: Observation) -> float:
-        """The excess without rounding noise, so that the observation shown as worst is the same on
-        every machine."""
+        """The excess without rounding noise: every machine shows the same observation as worst."""
         excess = self.excess(observation)
         return excess if math.isinf(excess) else round(excess, decimals(self.tolerance))
 
@@ -104,6 +115,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
+    """The verdict on a claim, and the observations that explain it."""
+
     claim: Claim
     cases: tuple[Case, ...]
     worst: Observation
@@ -121,7 +134,7 @@ class Result:
 
 def decimals(tolerance: float) -> int:
     """Digits after the point that matter to a claim: down to a hundredth of its tolerance, 9 where
-    that is zero."""
+    the tolerance is zero."""
     return 2 - math.floor(math.log10(tolerance)) if tolerance else 9
 
 
@@ -151,14 +164,13 @@ def verify(claim: Claim, settings: Settings) -> Result:
 
 
 def generator(name: str, seed: int) -> torch.Generator:
-    """A random stream of its own for (name, seed): adding a claim or a case changes no other one's
-    numbers."""
+    """A random stream for (name, seed) alone: a new claim changes no other one's numbers."""
     digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def normal(*shape: int, rng: torch.Generator) -> torch.Tensor:
-    """Standard normal float64 of that shape; every number in this folder is float64."""
+    """Standard normal float64 of that shape; every number in theory/ is float64."""
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
@@ -166,3 +178,8 @@ def orthonormal(rows: int, dim: int, rng: torch.Generator) -> torch.Tensor:
     """(rows, dim) with orthonormal rows, rows <= dim, uniformly oriented."""
     q, r = torch.linalg.qr(normal(dim, rows, rng=rng))
     return (q * r.diagonal().sign()).T
+
+
+def near_rotation(dim: int, rng: torch.Generator) -> torch.Tensor:
+    """(dim, dim): a random rotation plus noise; products of many such matrices invert safely."""
+    return orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5

@@ -3,27 +3,29 @@ another's, layer by layer.
 
 The key of a prompt is the input of down_proj at its last token; theta is the angle between the
 inputs of the two MLPs (the residual stream after its norm). The theory's random ReLU features
-overlap by J(theta). This MLP is gated, silu(G h) * (U h), and its random form is closer to
+overlap by J(theta). This MLP is gated, silu(G h) * (U h); with independent Gaussian rows g and u,
+its random form is closer to
 
-    E[relu(g.a) relu(g.b)] E[(u.a)(u.b)]  ->  cos(theta) J(theta)        g, u independent Gaussian rows
+    E[relu(g.a) relu(g.b)] E[(u.a)(u.b)]  ->  cos(theta) J(theta)
 
-so both stand beside the measured cosine. What the trained weights do beyond that is the
-disagreement.
+so both stand beside the measured cosine. The rest is the work of the trained weights.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from models import Tokenizer, Transformer
 from tasks.two_hop_words import SPOUSES, Triple
-from theory.leakage import PAIRS as THEORY_PAIRS
-from theory.leakage import arc_cosine
+from theory.against_study.answers import tokens
+from theory.claims.leakage import PAIRS as THEORY_PAIRS
+from theory.claims.leakage import arc_cosine
 
 OWN_SECOND = "two-hop prompt on its own second hop"
-# leakage.PAIRS without the trivial one, and r1(x), the prompt's own bridge, beside any other y.
+# The theory's pairs without the trivial one, and r1(x), the prompt's own bridge, beside any y.
 PAIRS = {name: pair for name, pair in THEORY_PAIRS.items() if name != "itself"} | {
     OWN_SECOND: ("r1(x) R2", "x R1 R2", 1)
 }
@@ -36,8 +38,10 @@ def clean(a: str, b: str, shared: int) -> float:
 
 
 def prompts(triples: Sequence[Triple]) -> dict[str, list[str]]:
-    """Each key type of PAIRS in words, for every triple x -> r1(x); y is the next triple's A, or B
-    as a second-hop key."""
+    """Each prompt of PAIRS in words, for every triple: x is its A, and r1(x) its B.
+
+    y is the A of the next triple, or the B of the next triple where it is a second-hop key.
+    """
     after = [*triples[1:], *triples[:1]]
     return {
         "x R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in triples],
@@ -55,17 +59,16 @@ def keys(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> tupl
     float64."""
     inputs: list[Tensor] = []
     features: list[Tensor] = []
+
+    def record(module: nn.Module, into: list[Tensor]) -> RemovableHandle:
+        return module.register_forward_pre_hook(lambda _, args: into.append(args[0][:, -1]))
+
     hooks = []
     for block in model.layers.children():
-        mlp, down = block.get_submodule("mlp"), block.get_submodule("mlp.down_proj")
-        hooks.append(mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -1])))
-        hooks.append(
-            down.register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1]))
-        )
+        hooks.append(record(block.get_submodule("mlp"), inputs))
+        hooks.append(record(block.get_submodule("mlp.down_proj"), features))
     try:
-        model.hidden_states(
-            torch.tensor([[tokenizer.boundary, *tokenizer.encode(text)] for text in texts])
-        )
+        model.hidden_states(tokens(tokenizer, texts))
     finally:
         for hook in hooks:
             hook.remove()
@@ -78,10 +81,10 @@ def overlaps(
     """Pair -> (layers, 4): cos theta, J(theta), cos(theta) J(theta) and the measured cosine, means
     over the triples."""
     seen = {name: keys(model, tokenizer, texts) for name, texts in prompts(triples).items()}
-    found = {}
+    rows = {}
     for name, (a, b, _) in PAIRS.items():
         cos = torch.cosine_similarity(seen[a][0], seen[b][0], dim=-1).clamp(-1, 1)
         kernel = arc_cosine(cos.arccos())
         measured = torch.cosine_similarity(seen[a][1], seen[b][1], dim=-1)
-        found[name] = torch.stack([cos, kernel, cos * kernel, measured], dim=-1).mean(1)
-    return found
+        rows[name] = torch.stack([cos, kernel, cos * kernel, measured], dim=-1).mean(1)
+    return rows

@@ -1,10 +1,10 @@
-"""What one merged adapter can hold of N, and what a per-token route can do that no merge can.
+"""What one merged adapter can hold of N, and what a route per token can do that no merge can.
 
     rank       rank(sum_i B_i A_i) <= sum_i r_i, with equality for generic factors
-    floor      any rank-r adapter misses the merge by (sum_{j>r} sigma_j^2)^(1/2) (Eckart-Young); the sigma_j are those
-               of a core of size sum r_i, from QR(A_cat^T) and QR(B_cat): the large matrix is never formed
+    floor      any rank-r adapter misses the merge by (sum_{j>r} sigma_j^2)^(1/2) (Eckart-Young);
+               the sigma_j are those of a core of size sum r_i (`Adapter.core`)
     factors    mean(B) mean(A) is the mean of products plus cross terms B_i A_j
-    route      a token picks its adapter, so the map is piecewise linear: beyond any matrix, of any rank
+    route      a token picks its adapter, so the map is piecewise linear: no matrix of any rank is
 
 Shapes: A (r, d_in), B (d_out, r).
 """
@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from theory.adapter import Adapter, mean_of_products, product_of_means
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.editing import truncated
-from theory.one_layer import Adapter
 
 
 def random_adapters(
@@ -26,40 +25,26 @@ def random_adapters(
     """Independent Gaussian factors, scaled so that every B A has a Frobenius norm of about 1."""
     return [
         Adapter(
-            normal(r, d_in, rng=rng) / d_in**0.5, normal(d_out, r, rng=rng) / (d_out * r) ** 0.5
+            a=normal(r, d_in, rng=rng) / d_in**0.5, b=normal(d_out, r, rng=rng) / (d_out * r) ** 0.5
         )
         for r in ranks
     ]
 
 
-def concatenated(adapters: Sequence[Adapter]) -> Adapter:
-    """The exact mean of products, at rank sum r_i."""
-    return Adapter(
-        torch.cat([x.a for x in adapters]), torch.cat([x.b for x in adapters], 1) / len(adapters)
-    )
-
-
-def factor_mean(adapters: Sequence[Adapter]) -> Adapter:
-    """Product of means: mean(B) mean(A), at the adapters' own rank. Depends on how each B A was
-    factored."""
-    return Adapter(
-        torch.stack([x.a for x in adapters]).mean(0), torch.stack([x.b for x in adapters]).mean(0)
-    )
-
-
 def core_singular_values(adapter: Adapter) -> Tensor:
-    """Singular values of B A through an r x r core, r the adapter's rank."""
-    return torch.linalg.svdvals(torch.linalg.qr(adapter.b).R @ torch.linalg.qr(adapter.a.T).R.T)
+    """(r,): the singular values of B A, from its r x r core."""
+    _, core, _ = adapter.core()
+    return torch.linalg.svdvals(core)
 
 
 def floor(adapter: Adapter, rank: int) -> float:
-    """Least Frobenius distance of any rank-`rank` matrix from B A."""
+    """Least Frobenius distance of any matrix of this rank from B A."""
     return float(core_singular_values(adapter)[rank:].square().sum().sqrt())
 
 
 def descended(goal: Tensor, rank: int, rng: torch.Generator, sweeps: int = 4) -> Tensor:
-    """A rank-`rank` fit by alternating least squares from a random start: a rival that knows
-    nothing of SVD."""
+    """A fit of this rank to the goal (d_out, d_in), by alternating least squares from a random
+    start: a rival that knows nothing of SVD."""
     b = normal(goal.shape[0], rank, rng=rng)
     for _ in range(sweeps):
         a = torch.linalg.lstsq(b, goal).solution
@@ -70,27 +55,21 @@ def descended(goal: Tensor, rank: int, rng: torch.Generator, sweeps: int = 4) ->
 def check_rank(settings: Settings) -> Iterator[Observation]:
     dim = 48
     for ranks in ((4, 4), (1, 2, 3), (8, 8, 8, 8), (16, 16, 16, 16)):
+        case, bound = f"ranks {'+'.join(map(str, ranks))}, D={dim}", min(sum(ranks), dim)
         for seed in range(settings.seeds):
-            merged = concatenated(
-                random_adapters(ranks, dim, dim, generator(f"merge-rank {ranks}", seed))
-            ).delta
-            found = int(torch.linalg.matrix_rank(merged))
-            yield Observation(
-                f"ranks {'+'.join(map(str, ranks))}, D={dim}", seed, min(sum(ranks), dim), found
-            )
+            adapters = random_adapters(ranks, dim, dim, generator(f"merge-rank {ranks}", seed))
+            rank = int(torch.linalg.matrix_rank(mean_of_products(adapters).delta))
+            yield Observation(case, seed, bound, rank)
 
 
 def check_core(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
-        merged = concatenated(random_adapters((8, 8, 8), 96, 160, generator("merge-core", seed)))
+        adapters = random_adapters((8, 8, 8), 96, 160, generator("merge-core", seed))
+        merged = mean_of_products(adapters)
         whole = torch.linalg.svdvals(merged.delta)
         for rank in (1, 4, 8, 16, 23):
-            yield Observation(
-                f"rank {rank} of 24",
-                seed,
-                float(whole[rank:].square().sum().sqrt()),
-                floor(merged, rank),
-            )
+            tail = float(whole[rank:].square().sum().sqrt())
+            yield Observation(f"rank {rank} of 24", seed, tail, floor(merged, rank))
 
 
 def check_floor(settings: Settings) -> Iterator[Observation]:
@@ -99,17 +78,24 @@ def check_floor(settings: Settings) -> Iterator[Observation]:
         for seed in range(settings.seeds):
             rng = generator(f"merge-floor {count}", seed)
             adapters = random_adapters((rank,) * count, dim, dim, rng)
-            merged = concatenated(adapters)
+            merged = mean_of_products(adapters)
             goal, least = merged.delta, floor(merged, rank)
             rivals = {
-                "product of means": factor_mean(adapters).delta,
-                "N times product of means": count * factor_mean(adapters).delta,
+                "product of means": product_of_means(adapters).delta,
+                "N times product of means": count * product_of_means(adapters).delta,
                 "the first adapter / N": adapters[0].delta / count,
                 "alternating least squares": descended(goal, rank, rng),
-                "truncated SVD": truncated(merged, rank).delta,
+                "truncated SVD": merged.truncated(rank).delta,
             }
             for name, rival in rivals.items():
                 yield Observation(f"{name}, N={count}", seed, least, float((rival - goal).norm()))
+
+
+def rotated(adapter: Adapter, rng: torch.Generator) -> Adapter:
+    """The same product B A from factors turned by a random rotation."""
+    rank = len(adapter.a)
+    q = orthonormal(rank, rank, rng)
+    return Adapter(q @ adapter.a, adapter.b @ q.T)
 
 
 def check_factors(settings: Settings) -> Iterator[Observation]:
@@ -118,32 +104,29 @@ def check_factors(settings: Settings) -> Iterator[Observation]:
         for seed in range(settings.seeds):
             rng = generator(f"merge-factors {count}", seed)
             adapters = random_adapters((rank,) * count, dim, dim, rng)
-            products, means = concatenated(adapters).delta, factor_mean(adapters).delta
-            turned = []
-            for x in adapters:
-                q = orthonormal(rank, rank, rng)
-                turned.append(Adapter(q @ x.a, x.b @ q.T))
-            moved = factor_mean(turned).delta
+            products, means = mean_of_products(adapters).delta, product_of_means(adapters).delta
+            moved = product_of_means([rotated(x, rng) for x in adapters]).delta
             error = float((means - products).norm() / products.norm())
-            yield Observation(f"distance, N={count}", seed, math.sqrt(1 - 1 / count), error)
             cosine = float((means * products).sum() / means.norm() / products.norm())
-            yield Observation(f"cosine, N={count}", seed, 1 / math.sqrt(count), cosine)
             shift = float((moved - means).norm() / means.norm())
-            yield Observation(
-                f"change when factors are rotated, N={count}", seed, math.sqrt(2 - 2 / count), shift
-            )
+            yield Observation(f"distance, N={count}", seed, math.sqrt(1 - 1 / count), error)
+            yield Observation(f"cosine, N={count}", seed, 1 / math.sqrt(count), cosine)
+            case = f"change when factors are rotated, N={count}"
+            yield Observation(case, seed, math.sqrt(2 - 2 / count), shift)
 
 
 def routed(tokens: Tensor, prototypes: Tensor, adapters: Sequence[Adapter]) -> Tensor:
-    """Top-1 Arrow: each token goes to the adapter whose prototype has the largest |x . v|. tokens
-    (t, d_in)."""
+    """Top-1 Arrow: each token goes to the adapter whose prototype v has the largest |x . v|.
+
+    tokens (t, d_in), prototypes (N, d_in) -> (t, d_out).
+    """
     choice = (tokens @ prototypes.T).abs().argmax(1)
-    outputs = torch.stack([tokens @ x.a.T @ x.b.T for x in adapters], dim=1)  # (t, N, d_out)
+    outputs = torch.stack([x(tokens) for x in adapters], dim=1)  # (t, N, d_out)
     return outputs[torch.arange(len(tokens)), choice]
 
 
 def check_route_rank(settings: Settings) -> Iterator[Observation]:
-    """N experts on orthogonal input subspaces; tokens lie in one subspace each. The route is exact
+    """N experts on orthogonal input subspaces; each token lies in one subspace. The route is exact
     by construction."""
     rank, dim = 4, 64
     for count in (2, 4, 8):
@@ -153,14 +136,13 @@ def check_route_rank(settings: Settings) -> Iterator[Observation]:
             adapters = [Adapter(a[i], b[i].T) for i in range(count)]
             tokens = torch.cat([orthonormal(rank, rank, rng) @ a[i] for i in range(count)])
             wanted = torch.cat([x @ adapters[i].delta.T for i, x in enumerate(tokens.chunk(count))])
-            exact = (routed(tokens, a[:, 0], adapters) - wanted).norm() / wanted.norm()
-            yield Observation(f"route of {count}", seed, 0.0, float(exact))
+            missed = (routed(tokens, a[:, 0], adapters) - wanted).norm() / wanted.norm()
+            yield Observation(f"route of {count}", seed, 0.0, float(missed))
             # The tokens are orthonormal, so the best rank-r matrix leaves the tail of the wanted
             # outputs.
             tail = torch.linalg.svdvals(wanted)[rank:].square().sum() / wanted.square().sum()
-            yield Observation(
-                f"best rank-{rank} adapter for {count} experts", seed, 1 - 1 / count, float(tail)
-            )
+            case = f"best rank-{rank} adapter for {count} experts"
+            yield Observation(case, seed, 1 - 1 / count, float(tail))
 
 
 def check_route_nonlinear(settings: Settings) -> Iterator[Observation]:
@@ -185,11 +167,16 @@ CLAIMS = (
     Claim(
         id="merge-rank",
         title="a mean of N products has rank sum r_i (or D), for generic factors",
-        statement="Merging exactly costs rank: the concatenation's rank is the bound sum r_i, and reached.",
+        statement=(
+            "Merging exactly costs rank: "
+            "the concatenation's rank is the bound sum r_i, and reached."
+        ),
         formula="rank(sum_i B_i A_i) <= min(sum r_i, D), equality for almost all factors",
         source="[derived]",
         assumptions="Gaussian factors (equality); none (bound)",
-        derivation="rank is subadditive; concatenated Gaussian factors have full rank with probability 1",
+        derivation=(
+            "rank is subadditive; concatenated Gaussian factors have full rank with probability 1"
+        ),
         computed="numerical rank, four libraries, D = 48",
         relation="==",
         tolerance=0.0,
@@ -198,7 +185,9 @@ CLAIMS = (
     Claim(
         id="merge-core",
         title="its Eckart-Young floor comes from a core of size sum r_i",
-        statement="The error of the best rank-r merge is known without forming the (d_out, d_in) matrix.",
+        statement=(
+            "The error of the best rank-r merge is known without forming the (d_out, d_in) matrix."
+        ),
         formula="sigma(B A) = sigma(R_B R_A^T), B = Q_B R_B, A^T = Q_A R_A",
         source="[derived]",
         assumptions="none",
@@ -211,8 +200,10 @@ CLAIMS = (
     Claim(
         id="merge-floor",
         title="no rank-r merge of N adapters comes below that floor",
-        statement="Whatever is done to keep the merged adapter at rank r, the error to the mean of products is at "
-        "least the tail.",
+        statement=(
+            "Whatever is done to keep the merged adapter at rank r, "
+            "the error to the mean of products is at least the tail."
+        ),
         formula="||M - mean of products||_F >= (sum_{j>r} sigma_j^2)^(1/2)",
         source="Eckart-Young; [derived]",
         assumptions="rank M <= r",
@@ -224,15 +215,22 @@ CLAIMS = (
     ),
     Claim(
         id="merge-factors",
-        title="averaging factors: error sqrt(1 - 1/N), cosine 1/sqrt N, rotations move it by sqrt(2 - 2/N)",
-        statement="For unrelated adapters the product of means is mostly cross terms, and an equivalent "
-        "factorisation gives another merge altogether (113 % away in one measured case; 115 % is the "
-        "expectation at N = 3).",
+        title=(
+            "averaging factors: error sqrt(1 - 1/N), cosine 1/sqrt N, "
+            "rotations move it by sqrt(2 - 2/N)"
+        ),
+        statement=(
+            "For unrelated adapters the product of means is mostly cross terms, and an equivalent "
+            "factorisation gives another merge altogether (113 % away in one measured case; 115 % "
+            "is the expectation at N = 3)."
+        ),
         formula="|P - M|/|M| = sqrt(1 - 1/N), cos(P, M) = 1/sqrt N, |P' - P|/|P| = sqrt(2 - 2/N)",
         source="[derived]; closed forms found here",
         assumptions="independent Gaussian factors; Haar rotations of each pair",
-        derivation="E||B_i A_j||^2 = c for all i, j, and different pairs are orthogonal in expectation: "
-        "(N - 1)/N^2 c against c/N; the N (N - 1) cross terms are redrawn by the rotations",
+        derivation=(
+            "E||B_i A_j||^2 = c for all i, j, and different pairs are orthogonal in expectation: "
+            "(N - 1)/N^2 c against c/N; the N (N - 1) cross terms are redrawn by the rotations"
+        ),
         computed="one draw a seed, rank 8, D = 192, N = 2, 3, 4, 8",
         relation="==",
         tolerance=0.2,
@@ -241,11 +239,16 @@ CLAIMS = (
     Claim(
         id="route-rank",
         title="a top-1 route is exact where every rank-r adapter misses 1 - 1/N of the power",
-        statement="N experts on orthogonal subspaces: each token finds its expert, while a single adapter of one "
-        "expert's rank leaves all but 1/N.",
+        statement=(
+            "N experts on orthogonal subspaces: each token finds its expert, "
+            "while a single adapter of one expert's rank leaves all but 1/N."
+        ),
         formula="min over rank r of ||M X - F||^2 / ||F||^2 = 1 - 1/N; route: 0",
         source="found here, by construction [derived]",
-        assumptions="isometric experts of rank r on orthogonal inputs, evenly used; the sum (rank N r) is exact too",
+        assumptions=(
+            "isometric experts of rank r on orthogonal inputs, evenly used; "
+            "the sum (rank N r) is exact too"
+        ),
         derivation="the wanted outputs have N r equal singular values",
         computed="Arrow with one prototype each, and the tail; r = 4, N = 2, 4, 8",
         relation="==",
@@ -255,13 +258,20 @@ CLAIMS = (
     Claim(
         id="route-nonlinear",
         title="and a route of two rank-1 experts is 1/2 - 1/pi away from every matrix",
-        statement="A route is piecewise linear. On one plane shared by two experts even a full-rank merge misses 18"
-        " % of the power.",
-        formula="min over all M of E|M x - f|^2 / E|f|^2 = 1/2 - 1/pi = 0.182; the sum: 1/(1/2 + 1/pi) - 1 = 0.222",
+        statement=(
+            "A route is piecewise linear. On one plane shared by two experts even a full-rank "
+            "merge misses 18 % of the power."
+        ),
+        formula=(
+            "min over all M of E|M x - f|^2 / E|f|^2 = 1/2 - 1/pi = 0.182; the sum: "
+            "1/(1/2 + 1/pi) - 1 = 0.222"
+        ),
         source="found here, by construction [derived]",
         assumptions="x ~ N(0, I_2), prototypes e_1, e_2, orthonormal outputs",
-        derivation="E[x_1^2; |x_1| > |x_2|] = 1/2 + 1/pi = p, so the best M is p times the sum and leaves 2 (p - "
-        "p^2) of 2 p",
+        derivation=(
+            "E[x_1^2; |x_1| > |x_2|] = 1/2 + 1/pi = p, "
+            "so the best M is p times the sum and leaves 2 (p - p^2) of 2 p"
+        ),
         computed="least squares over 20,000 tokens, and the sum",
         relation="==",
         tolerance=0.02,

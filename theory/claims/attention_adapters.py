@@ -7,9 +7,9 @@ One block, tokens as columns of Z (D, t), no residual and no norm, as in the pap
     block      W2 relu(W1 attention + b1) + b2                     output  W_out Z_L
 
 Every trained matrix enters through a product of two, K^T Q or O V or W_out W2, so each pair is the
-linear case with L = 2: exact iff R >= ceil(G / 2) for the rank G of that product's gap, and R >=
-ceil(D / 2) always. W1, W2 below the last block stay frozen: with M = W2 Wt2^-1 the adapted block
-sees Z = M Zt, and the gaps are taken with M folded in.
+linear case with L = 2: exact iff R >= ceil(G / 2) for the rank G of that product's gap, and
+R >= ceil(D / 2) always. W1 and W2 below the last block stay frozen: with M = W2 Wt2^-1 the adapted
+block sees Z = M Zt, and the gaps are taken with M folded in.
 """
 
 import math
@@ -19,12 +19,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.linear_adapters import adapted, constructed
+from theory.claim import Claim, Observation, Settings, generator, near_rotation, normal
+from theory.claims.linear_adapters import adapted, constructed
 
 
 @dataclass(frozen=True)
 class Block:
+    """Attention with h heads, then an MLP."""
+
     q: Tensor  # (h, D, D), like k, v and o
     k: Tensor
     v: Tensor
@@ -44,20 +46,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Transformer:
+    """Blocks, and an output matrix after the last one."""
+
     blocks: tuple[Block, ...]
     out: Tensor  # (D, D)
 
     def __call__(self, z: Tensor) -> Tensor:
+        """(b, D, t) -> (b, D, t)."""
         for block in self.blocks:
             z = block(z)
         return self.out @ z
 
 
 def random_transformer(dim: int, heads: int, depth: int, rng: torch.Generator) -> Transformer:
-    """Matrices near rotations, so that products of them can be inverted safely."""
+    """Every matrix is near a rotation, so products of them invert safely."""
 
     def matrix() -> Tensor:
-        return orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5
+        return near_rotation(dim, rng)
 
     def stack() -> Tensor:
         return torch.stack([matrix() for _ in range(heads)])
@@ -73,8 +78,8 @@ def random_transformer(dim: int, heads: int, depth: int, rng: torch.Generator) -
 
 
 def goals(frozen: Block, target: Block, before: Tensor) -> tuple[Tensor, Tensor]:
-    """What K^T Q and O V must become, (h, D, D) each, if the block's input is `before` times the
-    target's."""
+    """What K^T Q and O V must become, (h, D, D) each, if the block's input is `before` (D, D) times
+    the target's."""
     back = torch.linalg.inv(before)
     attend = back.mT @ target.k.mT @ target.q @ back
     write = torch.linalg.solve(frozen.w1, target.w1 @ target.o @ target.v @ back)
@@ -82,35 +87,29 @@ def goals(frozen: Block, target: Block, before: Tensor) -> tuple[Tensor, Tensor]
 
 
 def pair(first: Tensor, second: Tensor, goal: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Adapts two matrices so that second @ first comes nearest to goal."""
+    """Both matrices with adapters of this rank that bring second @ first nearest to the goal."""
     factors = [first, second]
     first, second = adapted(factors, constructed(factors, goal, rank))
     return first, second
 
 
+def pairs(first: Tensor, second: Tensor, goal: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """`pair` for each of h heads; first, second and goal are (h, D, D)."""
+    heads = [pair(*matrices, rank) for matrices in zip(first, second, goal, strict=True)]
+    return torch.stack([a for a, _ in heads]), torch.stack([b for _, b in heads])
+
+
 def adapt(frozen: Transformer, target: Transformer, rank: int) -> Transformer:
-    """Rank-`rank` adapters on every Q, K, V, O, on the last W2 and on the output; biases are
-    free."""
+    """Adapters of this rank on every Q, K, V and O, on the last W2 and on the output; the biases
+    are free."""
     before = torch.eye(frozen.out.shape[0], dtype=torch.float64)
     blocks = []
     for block, goal in zip(frozen.blocks, target.blocks, strict=True):
         attend, write = goals(block, goal, before)
-        heads = range(len(block.q))
-        q, k = zip(*(pair(block.q[h], block.k[h].mT, attend[h], rank) for h in heads), strict=True)
-        v, o = zip(*(pair(block.v[h], block.o[h], write[h], rank) for h in heads), strict=True)
+        q, k = pairs(block.q, block.k.mT, attend, rank)
+        v, o = pairs(block.v, block.o, write, rank)
         before = block.w2 @ torch.linalg.inv(goal.w2)
-        blocks.append(
-            Block(
-                torch.stack(q),
-                torch.stack(k).mT,
-                torch.stack(v),
-                torch.stack(o),
-                block.w1,
-                goal.b1,
-                block.w2,
-                before @ goal.b2,
-            )
-        )
+        blocks.append(replace(block, q=q, k=k.mT, v=v, o=o, b1=goal.b1, b2=before @ goal.b2))
     last = target.blocks[-1]
     w2, out = pair(frozen.blocks[-1].w2, frozen.out, target.out @ last.w2, rank)
     blocks[-1] = replace(blocks[-1], w2=w2, b2=torch.linalg.solve(out, target.out @ last.b2))
@@ -118,8 +117,8 @@ def adapt(frozen: Transformer, target: Transformer, rank: int) -> Transformer:
 
 
 def largest_gap(frozen: Transformer, target: Transformer) -> int:
-    """G: the largest rank among the gaps of K^T Q, O V (each head and block, M folded in) and W_out
-    W2."""
+    """G: the largest rank among the gaps of K^T Q and O V (each head and block, M folded in) and of
+    W_out W2."""
     before = torch.eye(frozen.out.shape[0], dtype=torch.float64)
     gaps = []
     for block, goal in zip(frozen.blocks, target.blocks, strict=True):
@@ -135,24 +134,22 @@ def near_target(frozen: Transformer, rank: int, rng: torch.Generator) -> Transfo
     dim = frozen.out.shape[0]
 
     def moved(stack: Tensor) -> Tensor:
-        return (
-            stack
-            + normal(len(stack), dim, rank, rng=rng) @ normal(len(stack), rank, dim, rng=rng) / dim
-        )
+        heads = len(stack)
+        return stack + normal(heads, dim, rank, rng=rng) @ normal(heads, rank, dim, rng=rng) / dim
 
-    return replace(
-        frozen, blocks=tuple(replace(b, k=moved(b.k), o=moved(b.o)) for b in frozen.blocks)
-    )
+    blocks = tuple(replace(b, k=moved(b.k), o=moved(b.o)) for b in frozen.blocks)
+    return replace(frozen, blocks=blocks)
 
 
 def relative_error(frozen: Transformer, target: Transformer, rank: int, z: Tensor) -> float:
+    """|f(z) - ft(z)| / |ft(z)| of the adapted model on inputs z (b, D, t)."""
     wanted = target(z)
     return float((adapt(frozen, target, rank)(z) - wanted).norm() / wanted.norm())
 
 
 def cases(settings: Settings) -> Iterator[tuple[str, int, Transformer, Transformer, Tensor]]:
-    """Two blocks of two heads, six tokens, 16 sequences: unrelated targets, and targets a few ranks
-    away."""
+    """(name, seed, frozen, target, inputs): two blocks of two heads, six tokens, 16 sequences;
+    targets that have nothing to do with the frozen model, and targets a few ranks away."""
     for dim, gap in ((6, None), (8, None), (8, 3), (8, 5)):
         for seed in range(settings.seeds):
             rng = generator(f"transformer D={dim} G={gap}", seed)
@@ -170,10 +167,9 @@ def check_exact(settings: Settings) -> Iterator[Observation]:
 
 def check_threshold(settings: Settings) -> Iterator[Observation]:
     for case, seed, frozen, target, z in cases(settings):
-        smallest = next(
-            r for r in range(1, z.shape[1] + 1) if relative_error(frozen, target, r, z) < 1e-7
-        )
-        yield Observation(case, seed, math.ceil(largest_gap(frozen, target) / 2), smallest)
+        ranks = range(1, z.shape[1] + 1)
+        exact = (r for r in ranks if relative_error(frozen, target, r, z) < 1e-7)
+        yield Observation(case, seed, math.ceil(largest_gap(frozen, target) / 2), next(exact))
 
 
 PAPER = (
@@ -184,13 +180,17 @@ CLAIMS = (
     Claim(
         id="transformer-exact",
         title="rank ceil(D / 2) on attention, last W2 and output reproduces any transformer",
-        statement="Adapters of half the width turn one frozen transformer into any other of its size, though W1 and"
-        " W2 below the last block stay frozen.",
+        statement=(
+            "Adapters of half the width turn one frozen transformer into any other of its size, "
+            "though W1 and W2 below the last block stay frozen."
+        ),
         formula="R >= ceil(D / 2)  =>  f = ft",
         source=PAPER,
         assumptions="no residual, no norm, D x D heads, invertible W1, W2, W_out, free biases",
-        derivation="each pair K^T Q, O V, W_out W2 is the linear case with L = 2; M = W2 Wt2^-1 is folded into the "
-        "next block",
+        derivation=(
+            "each pair K^T Q, O V, W_out W2 is the linear case with L = 2; "
+            "M = W2 Wt2^-1 is folded into the next block"
+        ),
         computed="relative output error, two blocks of two heads, D = 6, 8",
         relation="==",
         tolerance=1e-8,
@@ -199,13 +199,18 @@ CLAIMS = (
     Claim(
         id="transformer-threshold",
         title="and the smallest exact rank is ceil(G / 2), G the largest rank of a gap",
-        statement="One rank less fails. The gaps are those of K^T Q and O V as seen through the frozen W1 and W2 (M "
-        "folded in), not of the plain products: that precision was missing from the recalled statement.",
+        statement=(
+            "One rank less fails. The gaps are those of K^T Q and O V as seen through the frozen "
+            "W1 and W2 (M folded in), not of the plain products: that precision was missing from "
+            "the recalled statement."
+        ),
         formula="R* = max ceil(G / 2)",
         source=PAPER,
         assumptions="as transformer-exact; 'fails' is said of this construction",
         derivation="sigma_{2R+1} of each gap is 0 iff 2 R >= G",
-        computed="smallest R with relative error below 1e-7: any target, and targets 3 or 5 ranks away",
+        computed=(
+            "smallest R with relative error below 1e-7: any target, and targets 3 or 5 ranks away"
+        ),
         relation="==",
         tolerance=0.0,
         check=check_threshold,

@@ -2,11 +2,11 @@
 argmax alone.
 
 Exact logits take rank |Y| - components (`editing.py`). With unit vectors c_y in R^r and the edit
-C^T C_new Phi^+, fact x -> y wins by 1 - max cos(c_y, c_z): two dimensions are enough for any N when
+C^T C_new Phi^+, fact x -> y wins by 1 - max cos(c_y, c_z). Two dimensions are enough for any N when
 any margin will do, and r dimensions hold exp(r t^2 / 4) facts at margin 1 - t.
 
 Not checked here: 'about 2 bits per parameter at 1,000 exposures' (arXiv 2404.05405) is a
-measurement on trained transformers, which takes GPU-days. What can be checked is whether it is a
+measurement on trained transformers, which takes GPU-days. This file checks whether that number is a
 bound on what a rank can hold: it is not.
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from theory.adapter import Adapter, least_squares
 from theory.claim import Claim, Observation, Settings, generator, normal
-from theory.editing import accuracy
-from theory.one_layer import Adapter, derangement, least_squares
+from theory.one_layer import accuracy, derangement
 
 
 def circle(n: int) -> Tensor:
@@ -28,24 +28,25 @@ def circle(n: int) -> Tensor:
 
 
 def code_edit(keys: Tensor, codes: Tensor, new: Tensor, scale: float) -> Adapter:
-    """Rank r edit that adds scale * codes codes[new]^T to the logits. keys (n, m), codes (answers,
-    r), new (n,)."""
+    """The edit of rank r that adds scale * codes codes[new]^T to the logits.
+
+    keys (n, m), codes (answers, r), new (n,) answer ids.
+    """
     through = least_squares(keys, scale * codes[new])
     return Adapter(a=through.b @ through.a, b=codes)
 
 
 def circle_scale(n: int) -> float:
-    """Scale at which the circle's margin 1 - cos(2 pi / n) is 2: one to cancel the old logit, one
-    to win by."""
+    """The scale that makes the circle's margin 1 - cos(2 pi / n) into 2: the edit cancels the old
+    logit with 1 and wins by 1."""
     return 2 / (1 - math.cos(2 * math.pi / n))
 
 
 def margin(logits: Tensor, answers: Tensor) -> float:
-    """Smallest lead of the right answer over the best other one."""
+    """Smallest lead of the right answer over the best other one; logits (b, a), answers (b,)."""
     right = logits.gather(1, answers[:, None])
-    return float(
-        (right - logits.scatter(1, answers[:, None], -math.inf).amax(1, keepdim=True)).min()
-    )
+    others = logits.scatter(1, answers[:, None], -math.inf)
+    return float((right - others.amax(1, keepdim=True)).min())
 
 
 def check_rank_two(settings: Settings) -> Iterator[Observation]:
@@ -55,19 +56,17 @@ def check_rank_two(settings: Settings) -> Iterator[Observation]:
             keys = torch.relu(normal(n, n, rng=rng) @ normal(n, 2 * n, rng=rng))
             base = torch.eye(n, dtype=torch.float64)[torch.randperm(n, generator=rng)]
             new = base.argmax(1)[derangement(n, rng)]
-            adapter = code_edit(keys, circle(n), new, circle_scale(n))
-            yield Observation(
-                f"N={n}", seed, 1.0, margin(base + keys @ adapter.a.T @ adapter.b.T, new)
-            )
+            edit = code_edit(keys, circle(n), new, circle_scale(n))
+            yield Observation(f"N={n}", seed, 1.0, margin(base + edit(keys), new))
 
 
 def rewritten_answers(column: Tensor, row: Tensor, old: Tensor) -> Tensor:
-    """(trials, n), (trials, n): how many different answers the changed facts give under logits
-    I_old + column row^T."""
-    logits = (
-        torch.eye(row.shape[1], dtype=torch.float64)[old] + column[:, :, None] * row[:, None, :]
-    )
-    answers = logits.argmax(-1)
+    """(trials,): how many different answers the changed facts give under I_old + column row^T.
+
+    column (trials, n), row (trials, n), old (n,) answer ids.
+    """
+    base = torch.eye(row.shape[1], dtype=torch.float64)[old]
+    answers = (base + column[:, :, None] * row[:, None, :]).argmax(-1)
     return torch.tensor([len(set(a[a != old].tolist())) for a in answers], dtype=torch.float64)
 
 
@@ -82,7 +81,7 @@ def check_rank_one(settings: Settings) -> Iterator[Observation]:
 
 
 def largest_cosine(n: int, rank: int, failure: float = 1e-3) -> float:
-    """No two of n random unit vectors in R^rank have a larger cosine, but with that probability.
+    """With probability 1 - failure, no two of n random unit vectors in R^rank have a larger cosine.
 
     One pair: P(cos > t) <= exp(-rank t^2 / 2); there are n (n - 1) / 2 pairs.
     """
@@ -91,20 +90,16 @@ def largest_cosine(n: int, rank: int, failure: float = 1e-3) -> float:
 
 def check_margin(settings: Settings) -> Iterator[Observation]:
     for n, rank in ((128, 64), (512, 64), (512, 128), (2048, 128)):
+        bound = 1 - largest_cosine(n, rank)
         for seed in range(settings.seeds):
-            codes = torch.nn.functional.normalize(
-                normal(n, rank, rng=generator(f"margin {n} {rank}", seed)), dim=1
-            )
-            yield Observation(
-                f"N={n} facts at rank {rank}",
-                seed,
-                1 - largest_cosine(n, rank),
-                margin(codes @ codes.T, torch.arange(n)),
-            )
+            drawn = normal(n, rank, rng=generator(f"margin {n} {rank}", seed))
+            codes = torch.nn.functional.normalize(drawn, dim=1)
+            smallest = margin(codes @ codes.T, torch.arange(n))
+            yield Observation(f"N={n} facts at rank {rank}", seed, bound, smallest)
 
 
 def bits_per_parameter(n: int, m: int, rank: int) -> float:
-    """n facts with log2 n bits each, over the rank (m + n) numbers of the adapter's two factors."""
+    """n facts of log2 n bits each, over the rank (m + n) numbers in the adapter's two factors."""
     return n * math.log2(n) / (rank * (m + n))
 
 
@@ -115,8 +110,8 @@ def check_bits(settings: Settings) -> Iterator[Observation]:
         keys = torch.relu(normal(n, n, rng=rng) @ normal(n, n, rng=rng))
         new = torch.randperm(n, generator=rng)
         base = torch.eye(n, dtype=torch.float64)
-        adapter = code_edit(keys, circle(n), new, circle_scale(n))
-        right = accuracy(base + keys @ adapter.a.T @ adapter.b.T, new)
+        edit = code_edit(keys, circle(n), new, circle_scale(n))
+        right = accuracy(base + edit(keys), new)
         yield Observation(f"N = m = {n}, rank 2", seed, 2.0, right * bits_per_parameter(n, n, 2))
 
 
@@ -124,13 +119,20 @@ CLAIMS = (
     Claim(
         id="capacity-argmax",
         title="for the argmax alone, rank 2 rewrites any number of facts, with margin 1",
-        statement="With answers laid out on a circle, a rank-two update makes every one of N facts answer anew.",
-        formula="logits = I_old + t c_y.c_new(x), t = 2 / (1 - cos(2 pi / N)):  margin >= t (1 - cos(2 pi / N)) - 1 ="
-        " 1",
+        statement=(
+            "With answers laid out on a circle, "
+            "a rank-two update makes every one of N facts answer anew."
+        ),
+        formula=(
+            "logits = I_old + t c_y.c_new(x), t = 2 / (1 - cos(2 pi / N)):  "
+            "margin >= t (1 - cos(2 pi / N)) - 1 = 1"
+        ),
         source="[derived]",
         assumptions="independent keys; precision: t grows as N^2 / pi^2",
-        derivation="the nearest other answer on the circle trails by t (1 - cos(2 pi / N)), and the old logit adds "
-        "at most 1",
+        derivation=(
+            "the nearest other answer on the circle trails by t (1 - cos(2 pi / N)), "
+            "and the old logit adds at most 1"
+        ),
         computed="smallest lead of the new answer, N = 8, 64, 256, random derangements",
         relation=">=",
         tolerance=1e-6,
@@ -139,13 +141,20 @@ CLAIMS = (
     Claim(
         id="capacity-rank-one",
         title="rank 1 brings in at most two different new answers",
-        statement="So rank 2 is also necessary as soon as three facts are to have three different new answers.",
+        statement=(
+            "So rank 2 is also necessary as soon as three facts are to have three different new "
+            "answers."
+        ),
         formula="argmax_y (I_old + a_x b_y) is old(x), argmax b or argmin b",
         source="[derived]",
         assumptions="W phi = i_old before the edit",
-        derivation="for a_x > 0 only the largest b can pass the old answer, for a_x < 0 only the smallest",
-        computed="most new answers over 1,200 random rank-one updates of 12 facts; a sample cannot prove, the line "
-        "above does",
+        derivation=(
+            "for a_x > 0 only the largest b can pass the old answer, for a_x < 0 only the smallest"
+        ),
+        computed=(
+            "most new answers over 1,200 random rank-one updates of 12 facts; "
+            "a sample cannot prove, the line above does"
+        ),
         relation="<=",
         tolerance=0.0,
         check=check_rank_one,
@@ -153,12 +162,18 @@ CLAIMS = (
     Claim(
         id="capacity-margin",
         title="at a fixed margin, the number of facts is exponential in the rank",
-        statement="N random directions in R^r keep every two answers apart by the margin 1 - sqrt(2 ln(N^2 / 2 "
-        "delta) / r).",
+        statement=(
+            "N random directions in R^r keep every two answers apart by the margin 1 - sqrt(2 "
+            "ln(N^2 / 2 delta) / r)."
+        ),
         formula="margin >= 1 - t,  N (N - 1) / 2 * exp(-r t^2 / 2) = 0.001",
         source="union bound over spherical caps [derived]",
-        assumptions="answers on the unit sphere of R^r, logits = their inner products, no old logit",
-        derivation="P(cos > t) <= exp(-r t^2 / 2) for one pair of random directions; sum over the pairs",
+        assumptions=(
+            "answers on the unit sphere of R^r, logits = their inner products, no old logit"
+        ),
+        derivation=(
+            "P(cos > t) <= exp(-r t^2 / 2) for one pair of random directions; sum over the pairs"
+        ),
         computed="smallest margin of N = 128 .. 2048 random answers at rank 64 and 128",
         relation=">=",
         tolerance=0.0,
@@ -167,10 +182,15 @@ CLAIMS = (
     Claim(
         id="capacity-bits",
         title="2 bits per parameter is no bound on what a rank-2 edit can hold",
-        statement="facts <= 2 r (d_in + d_out) / log2 |Y| describes trained models. A built rank-two edit holds more.",
+        statement=(
+            "facts <= 2 r (d_in + d_out) / log2 |Y| describes trained models. "
+            "A built rank-two edit holds more."
+        ),
         formula="N log2 N / (2 (m + N)) = log2(N) / 4 at m = N, above 2 from N = 256",
         source="arXiv 2404.05405 [recall]: an empirical law; its limit found here",
-        assumptions="weights of float64 precision: the circle's margin needs about 2 log2 N bits of each",
+        assumptions=(
+            "weights of float64 precision: the circle's margin needs about 2 log2 N bits of each"
+        ),
         derivation="capacity-argmax, counted",
         computed="share of right answers times bits per parameter, N = m = 512",
         relation=">=",

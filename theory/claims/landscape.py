@@ -4,16 +4,19 @@ is matrix sensing.
 With K outputs on N examples, fine-tuning the matrix X (p, q) fits KN numbers: y_i = <G_i, X>. LoRA
 writes X = B A.
 
-    Jang, Lee, Ryu 2024, arXiv 2402.11867    a solution of rank r with r (r+1)/2 <= KN exists, and for
-                                             r (r+1)/2 > KN there are no spurious local minima (sufficient)
-    arXiv 2605.03724                         r (p+q) - r^2 > 1.35 KN is enough to fit, Gaussian features
-    Zhu et al. 2024, arXiv 2402.16842        "asymmetry": frozen random A and trained B do nearly as well
+    Jang, Lee, Ryu 2024, arXiv 2402.11867   a solution of rank r with r (r+1)/2 <= KN exists; for
+                                            r (r+1)/2 > KN there are no spurious local minima
+                                            (sufficient, not necessary)
+    arXiv 2605.03724                        r (p+q) - r^2 > 1.35 KN is enough to fit Gaussian
+                                            features
+    Zhu et al. 2024, arXiv 2402.16842       "asymmetry": with A frozen at random, a trained B does
+                                            nearly as well
 
-Not checked here: that spurious minima, where they exist, have high rank and large norm (Kim et al.
-2025, arXiv 2502.09376, "fails loudly"): no small instance with such a minimum is known to us, and a
-search that finds none would prove nothing. Its other half, that training with weight decay lands on
-the low-rank global minimum, is `landscape-low-rank`. The cross-entropy and generalisation results
-of 2605.03724 need data sets, not algebra.
+Kim et al. 2025 (arXiv 2502.09376, "fails loudly") say two things. Training with weight decay lands
+on the low-rank global minimum: that is `landscape-low-rank`. Spurious minima, where they exist,
+have high rank and large norm: that is not checked here, for we know no small instance with such a
+minimum, and a search that finds none would prove nothing. The results of 2605.03724 on
+cross-entropy and generalisation need data sets, not algebra, and are not checked either.
 """
 
 import math
@@ -24,29 +27,29 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.trained_adapters import descend
+from theory.claims.trained_adapters import descend
 
 SIDE, DECAY = 8, 0.1  # X is (8, 8); weight decay lambda
 
 
 @dataclass(frozen=True)
 class Sensing:
-    """A batch of problems: features (w, KN, p, q) and values (w, KN)."""
+    """A batch of w problems: find X with <G_i, X> = y_i for every i of a problem."""
 
-    features: Tensor
-    values: Tensor
+    features: Tensor  # (w, KN, p, q), the G_i
+    values: Tensor  # (w, KN), the y_i
 
     def residual(self, x: Tensor) -> Tensor:
-        """x (..., w, p, q) -> (..., w, KN)."""
+        """x (..., w, p, q) -> <G_i, X> - y_i, (..., w, KN)."""
         return (self.features.flatten(2) @ x.flatten(-2)[..., None])[..., 0] - self.values
 
 
 def sensing(count: int, seeds: int, name: str) -> Sensing:
-    """One problem a seed: Gaussian features and values, G_i scaled so that |G|^2 is about 1 in
-    every direction."""
+    """One problem of `count` numbers for each seed: Gaussian features, |G_i| about 1, and Gaussian
+    values."""
     rngs = [generator(f"{name} {count}", seed) for seed in range(seeds)]
     features = torch.stack([normal(count, SIDE, SIDE, rng=rng) for rng in rngs]) / SIDE
-    return Sensing(features, torch.stack([normal(count, rng=rng) for rng in rngs]))
+    return Sensing(features, values=torch.stack([normal(count, rng=rng) for rng in rngs]))
 
 
 def convex_solution(problem: Sensing, steps: int = 400) -> Tensor:
@@ -64,6 +67,7 @@ def convex_solution(problem: Sensing, steps: int = 400) -> Tensor:
 
 
 def objective(problem: Sensing, x: Tensor) -> Tensor:
+    """1/2 |residual|^2 + DECAY |X|_*: x (..., w, p, q) -> (..., w)."""
     return problem.residual(x).square().sum(-1) / 2 + DECAY * torch.linalg.matrix_norm(x, "nuc")
 
 
@@ -73,8 +77,8 @@ def factored_minimum(
     """B A (starts, w, p, q) after descent on 1/2 |residual|^2 + decay/2 (|A|^2 + |B|^2) from random
     starts.
 
-    The least of decay/2 (|A|^2 + |B|^2) over all factorisations of X is decay |X|_*: both problems
-    share their minimum.
+    Over all factorisations of X, the least of decay/2 (|A|^2 + |B|^2) is decay |X|_*, so this
+    problem and the convex one share their minimum.
     """
     worlds, count = problem.values.shape
     rngs = [generator(f"{name} rank {rank} of {count}", seed) for seed in range(worlds)]
@@ -94,6 +98,7 @@ def factored_minimum(
 
 
 def rank_of(x: Tensor) -> Tensor:
+    """(..., p, q) -> (...): singular values above a thousandth of the largest."""
     return torch.linalg.matrix_rank(x, rtol=1e-3)
 
 
@@ -117,24 +122,25 @@ def check_no_spurious(settings: Settings) -> Iterator[Observation]:
     for count in (3, 10, 20):
         problem = sensing(count, settings.seeds, "landscape-no-spurious")
         best = objective(problem, convex_solution(problem))
-        found = factored_minimum(problem, jang_rank(count) + 1, 3, DECAY, "landscape-no-spurious")
-        gap = (objective(problem, found) / best).amax(0)
-        for seed, ratio in enumerate(gap.tolist()):
-            yield Observation(f"KN={count}, r={jang_rank(count) + 1}", seed, 1.0, ratio)
+        rank = jang_rank(count) + 1
+        reached = factored_minimum(problem, rank, 3, DECAY, "landscape-no-spurious")
+        worst = (objective(problem, reached) / best).amax(0)
+        for seed, ratio in enumerate(worst.tolist()):
+            yield Observation(f"KN={count}, r={rank}", seed, 1.0, ratio)
 
 
 def check_low_rank(settings: Settings) -> Iterator[Observation]:
     for count in COUNTS[:2]:
         problem = sensing(count, settings.seeds, "landscape-low-rank")
         wanted = convex_solution(problem)
-        found = factored_minimum(problem, SIDE, 1, DECAY, "landscape-low-rank", steps=1200)[0]
-        distance = (found - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2))
+        reached = factored_minimum(problem, SIDE, 1, DECAY, "landscape-low-rank", steps=1200)[0]
+        distance = (reached - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2))
         for seed, share in enumerate(distance.tolist()):
             yield Observation(f"KN={count}, trained at r={SIDE}", seed, 0.0, share)
 
 
 def manifold_dimension(rank: int) -> int:
-    """Of the (p, q) matrices of that rank: r (p + q) - r^2."""
+    """Dimension of the set of (p, q) matrices of that rank: r (p + q) - r^2."""
     return rank * 2 * SIDE - rank**2
 
 
@@ -143,8 +149,8 @@ def check_fit(settings: Settings) -> Iterator[Observation]:
         enough = math.floor(manifold_dimension(rank) / 1.35)
         for count, fits in ((enough, 1.0), (manifold_dimension(rank) + 4, 0.0)):
             problem = sensing(count, settings.seeds, "landscape-fit")
-            found = factored_minimum(problem, rank, 4, 0.0, "landscape-fit")
-            loss = problem.residual(found).square().mean(-1).amin(0)  # the best of four starts
+            reached = factored_minimum(problem, rank, 4, 0.0, "landscape-fit")
+            loss = problem.residual(reached).square().mean(-1).amin(0)  # the best of four starts
             for seed, value in enumerate(loss.tolist()):
                 side = "1.35 KN <= dimension" if fits else "KN > dimension"
                 yield Observation(f"r={rank}, KN={count}, {side}", seed, fits, float(value < 1e-4))
@@ -152,17 +158,17 @@ def check_fit(settings: Settings) -> Iterator[Observation]:
 
 def captured(change: Tensor, covariance: Tensor, frozen: Tensor, trained: str) -> Tensor:
     """Share of E|change x|^2, x ~ N(0, covariance), that one trained factor explains beside a
-    frozen orthonormal one.
+    frozen orthonormal one; (...).
 
-    trained "B": frozen A (.., r, d_in), best B by least squares. trained "A": frozen B^T (.., r,
-    d_out).
+    change (d_out, d_in). With trained "B", `frozen` is A (..., r, d_in); with trained "A" it is B^T
+    (..., r, d_out). The trained factor is the best one, by least squares.
     """
     power = torch.trace(change @ covariance @ change.T)
     if trained == "A":
         seen = frozen @ change
         return (seen @ covariance @ seen.mT).diagonal(dim1=-2, dim2=-1).sum(-1) / power
     through = frozen @ covariance
-    cross = through @ change.T  # (.., r, d_out)
+    cross = through @ change.T  # (..., r, d_out)
     return (cross * torch.linalg.solve(through @ frozen.mT, cross)).sum((-2, -1)) / power
 
 
@@ -170,25 +176,15 @@ def check_asymmetry(settings: Settings) -> Iterator[Observation]:
     rank, d_in, d_out, draws = 8, 32, 48, 64
     for seed in range(settings.seeds):
         rng = generator("asymmetry", seed)
-        change = normal(d_out, rank, rng=rng) @ normal(
-            rank, d_in, rng=rng
-        )  # a full LoRA of this rank explains all of it
+        # A full LoRA of this rank explains all of the change.
+        change = normal(d_out, rank, rng=rng) @ normal(rank, d_in, rng=rng)
         flat = torch.eye(d_in, dtype=torch.float64)
         a, b = (
             torch.stack([orthonormal(rank, d, rng) for _ in range(draws)]) for d in (d_in, d_out)
         )
-        yield Observation(
-            "B trained, A frozen: r / d_in",
-            seed,
-            rank / d_in,
-            float(captured(change, flat, a, "B").mean()),
-        )
-        yield Observation(
-            "A trained, B frozen: r / d_out",
-            seed,
-            rank / d_out,
-            float(captured(change, flat, b, "A").mean()),
-        )
+        by_b, by_a = captured(change, flat, a, "B").mean(), captured(change, flat, b, "A").mean()
+        yield Observation("B trained, A frozen: r / d_in", seed, rank / d_in, float(by_b))
+        yield Observation("A trained, B frozen: r / d_out", seed, rank / d_out, float(by_a))
 
 
 def check_asymmetry_covariance(settings: Settings) -> Iterator[Observation]:
@@ -213,13 +209,20 @@ CLAIMS = (
     Claim(
         id="landscape-existence",
         title="the regularised solution has rank r with r (r + 1) / 2 <= KN",
-        statement="Full fine-tuning in the NTK regime has a low-rank solution: about sqrt(2 KN). Found: the bound is "
-        "generous; Gaussian problems end at rank 1 to 4 where it allows 2 to 5.",
+        statement=(
+            "Full fine-tuning in the NTK regime has a low-rank solution: about sqrt(2 KN). Found: "
+            "the bound is generous; Gaussian problems end at rank 1 to 4 where it allows 2 to 5."
+        ),
         formula="r (r + 1) / 2 <= KN",
         source=JANG,
-        assumptions="linearised model, squared loss, nuclear norm (weight decay) 0.1, Gaussian features; X is 8 x 8",
-        derivation="an optimum of larger rank could move along a direction that no measurement sees (Pataki's "
-        "argument)",
+        assumptions=(
+            "linearised model, squared loss, nuclear norm (weight decay) 0.1, Gaussian features; "
+            "X is 8 x 8"
+        ),
+        derivation=(
+            "an optimum of larger rank could move along a direction that no measurement sees "
+            "(Pataki's argument)"
+        ),
         computed="rank of the convex solution, KN = 3, 6, 10, 20",
         relation="<=",
         tolerance=0.0,
@@ -228,13 +231,19 @@ CLAIMS = (
     Claim(
         id="landscape-no-spurious",
         title="for r (r + 1) / 2 > KN every start descends to the global optimum",
-        statement="Above that rank LoRA's own problem has no bad minima: descent from random factors reaches the "
-        "convex optimum.",
+        statement=(
+            "Above that rank LoRA's own problem has no bad minima: "
+            "descent from random factors reaches the convex optimum."
+        ),
         formula="min over B, A found by descent = min_X 1/2 |residual|^2 + decay |X|_*",
         source=JANG,
         assumptions="as landscape-existence; sufficient, not necessary (see landscape-fit)",
-        derivation="decay/2 (|A|^2 + |B|^2) is at least decay |BA|_*, with equality for balanced factors",
-        computed="worst of three starts over the convex optimum, the least rank that meets the condition",
+        derivation=(
+            "decay/2 (|A|^2 + |B|^2) is at least decay |BA|_*, with equality for balanced factors"
+        ),
+        computed=(
+            "worst of three starts over the convex optimum, the least rank that meets the condition"
+        ),
         relation="==",
         tolerance=0.02,
         check=check_no_spurious,
@@ -244,11 +253,16 @@ CLAIMS = (
         title="trained at full rank with weight decay, B A is the low-rank convex solution",
         statement="Weight decay makes a generous adapter end at the low-rank global minimum.",
         formula="B A = argmin_X (1/2 |residual|^2 + decay |X|_*), r = 8",
-        source="Kim et al. 2025, arXiv 2502.09376 [paper: abstract], its converging half; 'fails loudly' is not "
-        "checked",
+        source=(
+            "Kim et al. 2025, arXiv 2502.09376 [paper: abstract], its converging half; "
+            "'fails loudly' is not checked"
+        ),
         assumptions="as landscape-existence",
         derivation="both problems share their minimum",
-        computed="relative distance of B A from the convex solution (rank 1 to 3) after descent at r = 8, KN = 3, 6",
+        computed=(
+            "relative distance of B A from the convex solution (rank 1 to 3) after descent at r = "
+            "8, KN = 3, 6"
+        ),
         relation="==",
         tolerance=0.05,
         check=check_low_rank,
@@ -256,8 +270,11 @@ CLAIMS = (
     Claim(
         id="landscape-fit",
         title="rank r fits KN numbers if r(p+q) - r^2 >= 1.35 KN, and cannot if it is below KN",
-        statement="The weaker capacity condition: the dimension of the rank-r matrices, with 1.35 to spare, is enough "
-        "for descent to fit. Jang's condition would ask for r = 5 and 8 here where r = 1 and 3 do.",
+        statement=(
+            "The weaker capacity condition: the dimension of the rank-r matrices, with 1.35 to "
+            "spare, is enough for descent to fit. Jang's condition would ask for r = 5 and 8 here "
+            "where r = 1 and 3 do."
+        ),
         formula="r (p + q) - r^2 > 1.35 KN",
         source="arXiv 2605.03724 [paper: abstract]; the impossible half [derived]",
         assumptions="Gaussian features and values, no decay, X is 8 x 8",
@@ -270,12 +287,17 @@ CLAIMS = (
     Claim(
         id="asymmetry-share",
         title="with one factor frozen at random, the other explains r/d_in (B) or r/d_out (A)",
-        statement="'Training B with a frozen random A is nearly as good' is not a statement about fitting one fixed "
-        "change: a full LoRA of that rank explains all of it, a half-frozen one r/d_in with isotropic inputs.",
+        statement=(
+            "'Training B with a frozen random A is nearly as good' is not a statement about "
+            "fitting one fixed change: a full LoRA of that rank explains all of it, a half-frozen "
+            "one r/d_in with isotropic inputs."
+        ),
         formula="E share = r / d_in (A frozen), r / d_out (B frozen)",
         source="Zhu et al. 2024, arXiv 2402.16842 [recall]; corrected here for least squares",
         assumptions="orthonormal random frozen factor, inputs of covariance I, a change of rank r",
-        derivation="a uniformly random r-dimensional subspace of R^d holds r/d of any fixed vector's power",
+        derivation=(
+            "a uniformly random r-dimensional subspace of R^d holds r/d of any fixed vector's power"
+        ),
         computed="mean share over 64 draws, r = 8, d_in = 32, d_out = 48",
         relation="==",
         tolerance=0.05,
@@ -284,12 +306,17 @@ CLAIMS = (
     Claim(
         id="asymmetry-covariance",
         title="on inputs with a decaying spectrum, training B beats training A",
-        statement="The asymmetry itself: B's best fit uses the input covariance, A's cannot, so B explains more.",
+        statement=(
+            "The asymmetry itself: B's best fit uses the input covariance, A's cannot, "
+            "so B explains more."
+        ),
         formula="share(B trained) >= share(A trained) = r / d",
         source="Zhu et al. 2024, arXiv 2402.16842 [recall]; checked here",
         assumptions="d_in = d_out = 32, r = 8, generic change, spectrum i^-1 and i^-2",
-        derivation="share(B) = tr(D S A^T (A S A^T)^-1 A S D^T) / tr(D S D^T), at least r/d on average, equal for S "
-        "= I",
+        derivation=(
+            "share(B) = tr(D S A^T (A S A^T)^-1 A S D^T) / tr(D S D^T), at least r/d on average, "
+            "equal for S = I"
+        ),
         computed="mean shares over 64 draws",
         relation=">=",
         tolerance=0.0,

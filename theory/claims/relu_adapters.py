@@ -1,13 +1,13 @@
 """What low-rank adapters on a ReLU network can reach (Zeng and Lee 2024, arXiv 2310.17513, section
 4).
 
-The frozen network has M layers for every layer of the target. Within a group the first M - 1 layers
-get biases so large that every unit is active on the sample, so they act as matrices; the last
-layer's bias takes those offsets back and its ReLU is the target's. So a group is the linear case,
-and with E_i the tail that rank R leaves on target layer i:
+The frozen network has M layers for every layer of the target. In a group of M layers, the first
+M - 1 get biases so large that every unit is active on the sample, so they act as matrices. The last
+layer's bias takes those offsets back, and its ReLU is the target's. So a group is the linear case.
+With E_i the tail that rank R leaves on target layer i:
 
     exact        if R M >= D
-    one layer    E||f - ft||^2 <= tr(E_1 Sigma E_1^T)                           ReLU is 1-Lipschitz
+    one layer    E||f - ft||^2 <= tr(E_1 Sigma E_1^T)            ReLU is 1-Lipschitz
     more layers  E||f - ft||   <= sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||
 
 Axis legend: b points, D width.
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
-from theory.leakage import arc_cosine
-from theory.linear_adapters import adapted, constructed, predicted_error, product
+from theory.claim import Claim, Observation, Settings, generator, near_rotation, normal, orthonormal
+from theory.claims.leakage import arc_cosine
+from theory.claims.linear_adapters import adapted, constructed, predicted_error, product
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Network:
 def adapt(
     frozen: list[Tensor], target: Network, rank: int, sample: Tensor
 ) -> tuple[Network, list[Tensor]]:
-    """The frozen weights with rank-`rank` adapters and free biases, nearest to the target by the
-    construction above.
+    """The frozen weights with adapters of this rank and free biases, as near to the target as the
+    construction above brings them.
 
-    sample (b, D): the points on which the inner layers are kept active. Returns the network and the
+    sample (b, D): the points on which the inner layers stay active. Returns the network and the
     tails E_i (D, D).
     """
     per_layer = len(frozen) // len(target.weights)
@@ -70,12 +70,9 @@ def adapt(
 def problem(
     dim: int, depth: int, target_depth: int, seed: int, name: str
 ) -> tuple[list[Tensor], Network, Tensor]:
-    """Frozen factors, target network with biases, and 4,000 points from N(0, I)."""
+    """Frozen factors, a target network with biases, and a sample (4000, D) from N(0, I)."""
     rng = generator(f"{name} D={dim} L={depth} Lt={target_depth}", seed)
-    frozen = [
-        orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5
-        for _ in range(depth)
-    ]
+    frozen = [near_rotation(dim, rng) for _ in range(depth)]
     goals = [normal(dim, dim, rng=rng) / dim**0.5 for _ in range(target_depth)]
     target = Network(goals, [0.3 * normal(dim, rng=rng) for _ in goals])
     return frozen, target, normal(4000, dim, rng=rng)
@@ -83,9 +80,9 @@ def problem(
 
 def check_exact(settings: Settings) -> Iterator[Observation]:
     for dim, depth, target_depth in ((16, 1, 1), (16, 2, 1), (8, 4, 1), (8, 4, 2), (9, 6, 3)):
+        rank = math.ceil(dim / (depth // target_depth))
         for seed in range(settings.seeds):
             frozen, target, sample = problem(dim, depth, target_depth, seed, "relu-exact")
-            rank = math.ceil(dim / (depth // target_depth))
             network, _ = adapt(frozen, target, rank, sample)
             error = float((network(sample) - target(sample)).abs().max())
             yield Observation(f"D={dim}, L={depth}, Lt={target_depth}, R={rank}", seed, 0.0, error)
@@ -102,8 +99,10 @@ def check_one_layer(settings: Settings) -> Iterator[Observation]:
 
 
 def expected_error(reached: Tensor, goal: Tensor) -> float:
-    """E||relu(W x) - relu(Wt x)||^2, x ~ N(0, I), no bias: half of |w|^2 + |wt|^2 - 2 |w| |wt|
-    J(angle), by rows."""
+    """E||relu(W x) - relu(Wt x)||^2 for x ~ N(0, I), without bias; W and Wt are (D, D).
+
+    Row by row it is half of |w|^2 + |wt|^2 - 2 |w| |wt| J(angle).
+    """
     cos = torch.nn.functional.cosine_similarity(reached, goal, dim=1).clamp(-1, 1)
     cross = reached.norm(dim=1) * goal.norm(dim=1) * arc_cosine(cos.arccos())
     return float((reached.square().sum(1) + goal.square().sum(1) - 2 * cross).sum() / 2)
@@ -113,16 +112,12 @@ def check_closed_form(settings: Settings) -> Iterator[Observation]:
     dim = 16
     for seed in range(settings.seeds):
         frozen, target, sample = problem(dim, 2, 1, seed, "relu-closed-form")
-        unbiased = Network(target.weights, [torch.zeros(dim, dtype=torch.float64)])
+        (goal,) = target.weights
+        unbiased = Network([goal], [torch.zeros(dim, dtype=torch.float64)])
         for rank in (1, 3, 5, 7):
             network, (tail,) = adapt(frozen, unbiased, rank, sample)
             mse = float((network(sample) - unbiased(sample)).square().sum(1).mean())
-            yield Observation(
-                f"R={rank}",
-                seed,
-                1.0,
-                mse / expected_error(target.weights[0] + tail, target.weights[0]),
-            )
+            yield Observation(f"R={rank}", seed, 1.0, mse / expected_error(goal + tail, goal))
 
 
 AUTHORS = {  # D = 8, L = 2: rank -> (singular values of E, published test error per output)
@@ -132,8 +127,8 @@ AUTHORS = {  # D = 8, L = 2: rank -> (singular values of E, published test error
 
 
 def linear_prediction(singular: list[float], reach: int) -> float:
-    """(1/D) sum of the squared singular values that are left: the error per output were there no
-    ReLU."""
+    """The error per output if there were no ReLU: (1/D) sum of the squared singular values that
+    rank `reach` leaves."""
     return sum(s * s for s in singular[reach:]) / len(singular)
 
 
@@ -146,27 +141,24 @@ def check_authors(settings: Settings) -> Iterator[Observation]:
             frozen, target, sample = problem(dim, depth, 1, seed, f"relu-authors R={rank}")
             u, v = (orthonormal(dim, dim, generator(f"relu-authors {side}", seed)) for side in "uv")
             gap = u @ torch.diag(torch.tensor(singular, dtype=torch.float64)) @ v
-            network, _ = adapt(
-                frozen, goal := Network([product(frozen) + gap], target.biases), rank, sample
-            )
-            yield Observation(
-                f"rebuilt, R={rank}",
-                seed,
-                bound,
-                float((network(sample) - goal(sample)).square().mean()),
-            )
+            goal = Network([product(frozen) + gap], target.biases)
+            network, _ = adapt(frozen, goal, rank, sample)
+            mse = float((network(sample) - goal(sample)).square().mean())
+            yield Observation(f"rebuilt, R={rank}", seed, bound, mse)
 
 
 def layered_bound(target: Network, tails: list[Tensor], sample: Tensor) -> float:
-    """sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||, spectral norms, the mean over
-    the sample."""
-    total, x = 0.0, sample
+    """sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||, in spectral norms.
+
+    tails: each E_i (D, D). The expectation is the mean over the sample (b, D).
+    """
+    bound, x = 0.0, sample
     for weight, bias, tail in zip(target.weights, target.biases, tails, strict=True):
         tail_norm = float(torch.linalg.matrix_norm(tail, 2))
         growth = float(torch.linalg.matrix_norm(weight, 2)) + tail_norm
-        total = growth * total + tail_norm * float(x.norm(dim=1).mean())
+        bound = growth * bound + tail_norm * float(x.norm(dim=1).mean())
         x = torch.relu(x @ weight.T + bias)
-    return total
+    return bound
 
 
 def check_layers(settings: Settings) -> Iterator[Observation]:
@@ -177,9 +169,8 @@ def check_layers(settings: Settings) -> Iterator[Observation]:
                 network, tails = adapt(frozen, target, rank, sample)
                 error = float((network(sample) - target(sample)).norm(dim=1).mean())
                 bound = layered_bound(target, tails, sample)
-                yield Observation(
-                    f"D={dim}, L={depth}, Lt={target_depth}, R={rank}", seed, bound, error
-                )
+                case = f"D={dim}, L={depth}, Lt={target_depth}, R={rank}"
+                yield Observation(case, seed, bound, error)
 
 
 def check_tails(settings: Settings) -> Iterator[Observation]:
@@ -189,24 +180,32 @@ def check_tails(settings: Settings) -> Iterator[Observation]:
             _, tails = adapt(frozen, target, rank, sample)
             for i, tail in enumerate(tails):
                 gap = target.weights[i] - product(frozen[2 * i : 2 * i + 2])
-                norm = float(torch.linalg.matrix_norm(tail, 2))
-                yield Observation(
-                    f"layer {i + 1}, R={rank}", seed, predicted_error(gap, 2 * rank), norm
-                )
+                norm, predicted = torch.linalg.matrix_norm(tail, 2), predicted_error(gap, 2 * rank)
+                yield Observation(f"layer {i + 1}, R={rank}", seed, predicted, float(norm))
 
 
-PAPER = "Zeng and Lee 2024, arXiv 2310.17513, fully connected case [recall]; re-derived and checked here"
+PAPER = (
+    "Zeng and Lee 2024, arXiv 2310.17513, fully connected case [recall]; "
+    "re-derived and checked here"
+)
 
 CLAIMS = (
     Claim(
         id="relu-exact",
         title="ReLU nets: adapters of rank ceil(D / M) and free biases are exact on the sample",
-        statement="With M = L / Lt frozen layers to a target layer, rank ceil(D / M) reproduces any target network.",
+        statement=(
+            "With M = L / Lt frozen layers to a target layer, "
+            "rank ceil(D / M) reproduces any target network."
+        ),
         formula="R >= ceil(D / M)  =>  f = ft on the sample",
         source=PAPER,
-        assumptions="uniform partition; bounded sample; biases may change; non-singular as linear-error",
-        derivation="large biases keep the inner layers active, so each group is the linear case; the last bias "
-        "repairs them",
+        assumptions=(
+            "uniform partition; bounded sample; biases may change; non-singular as linear-error"
+        ),
+        derivation=(
+            "large biases keep the inner layers active, so each group is the linear case; "
+            "the last bias repairs them"
+        ),
         computed="largest output error on 4,000 points, five shapes (D, L, Lt)",
         relation="==",
         tolerance=1e-8,
@@ -215,12 +214,18 @@ CLAIMS = (
     Claim(
         id="relu-tails",
         title="below it, target layer i is missed by exactly sigma_{RM+1}(Wt_i - prod W_l)",
-        statement="Each group of frozen layers carries its own linear error, the same singular value as without ReLU.",
+        statement=(
+            "Each group of frozen layers carries its own linear error, "
+            "the same singular value as without ReLU."
+        ),
         formula="||E_i||_2 = sigma_{RM+1}",
         source=PAPER,
         assumptions="as relu-exact",
         derivation="linear-error within the group",
-        computed="spectral norm of the adapted group less the target layer, D = 12, M = 2, three layers, R = 1, 3, 5",
+        computed=(
+            "spectral norm of the adapted group less the target layer, D = 12, M = 2, "
+            "three layers, R = 1, 3, 5"
+        ),
         relation="==",
         tolerance=1e-9,
         check=check_tails,
@@ -241,8 +246,10 @@ CLAIMS = (
     Claim(
         id="relu-closed-form",
         title="and without bias that error is known exactly: about half of the linear one",
-        statement="For x ~ N(0, I) the error of each unit is an arc-cosine kernel; as the angle closes it tends to "
-        "one half of the linear error, which is why 'ReLU roughly halves it'.",
+        statement=(
+            "For x ~ N(0, I) the error of each unit is an arc-cosine kernel; as the angle closes "
+            "it tends to one half of the linear error, which is why 'ReLU roughly halves it'."
+        ),
         formula="E = (1/2) sum_i (|w_i|^2 + |wt_i|^2 - 2 |w_i| |wt_i| J(angle_i))",
         source="found here [derived]",
         assumptions="no bias in the target, x ~ N(0, I)",
@@ -254,9 +261,15 @@ CLAIMS = (
     ),
     Claim(
         id="relu-authors",
-        title="the authors' two examples lie below the linear prediction, and so do ours with their spectra",
-        statement="Published test errors .0329 (R = 3) and .0041 (R = 2) against (1/D) sum of squared tail singular "
-        "values .0847 and .0085; gaps rebuilt with these singular values give the same sizes.",
+        title=(
+            "the authors' two examples lie below the linear prediction, "
+            "and so do ours with their spectra"
+        ),
+        statement=(
+            "Published test errors .0329 (R = 3) and .0041 (R = 2) against (1/D) sum of squared "
+            "tail singular values .0847 and .0085; gaps rebuilt with these singular values give "
+            "the same sizes."
+        ),
         formula="MSE <= (1/D) sum_{i > RL} sigma_i^2",
         source="arXiv 2310.17513, code and examples [recall]",
         assumptions="x ~ N(0, I); rebuilt: random singular vectors, biases of size 0.3",
@@ -269,14 +282,18 @@ CLAIMS = (
     Claim(
         id="relu-layers",
         title="several layers: the error obeys the layered bound, with much to spare",
-        statement="Errors of lower layers grow through the upper ones at most by their norms. As recalled the bound"
-        " has max_k and Frobenius norms and an unstated beta; this sharper form is proved below. It is "
-        "loose: observed errors are 10 to 100 times smaller.",
+        statement=(
+            "Errors of lower layers grow through the upper ones at most by their norms. As "
+            "recalled the bound has max_k and Frobenius norms and an unstated beta; this sharper "
+            "form is proved below. It is loose: observed errors are 10 to 100 times smaller."
+        ),
         formula="E||f - ft|| <= sum_i prod_{k>i} (||Wt_k|| + ||E_k||) ||E_i|| E||xt_{i-1}||",
         source=PAPER + "; this form [derived]",
         assumptions="the construction of relu-exact",
         derivation="d_i <= (||Wt_i|| + ||E_i||) d_{i-1} + ||E_i|| ||xt_{i-1}||, unrolled",
-        computed="mean error on 4,000 points below the threshold, (D, L, Lt) = (8, 4, 2) and (12, 6, 3)",
+        computed=(
+            "mean error on 4,000 points below the threshold, (D, L, Lt) = (8, 4, 2) and (12, 6, 3)"
+        ),
         relation="<=",
         tolerance=0.0,
         check=check_layers,

@@ -3,21 +3,24 @@
 For rows of U ~ N(0, I_d) and theta the angle between a and b (Cho and Saul 2009, arc-cosine kernel
 of order 1):
 
-    E[phi(a).phi(b)] / E||phi(a)||^2 = J(theta) ||b|| / ||a||,   J(theta) = (sin theta + (pi - theta) cos theta) / pi
+    E[phi(a).phi(b)] / E||phi(a)||^2  =  J(theta) ||b|| / ||a||
+    J(theta)                          =  (sin theta + (pi - theta) cos theta) / pi
 
-In the clean geometry (all V e_x, e_R orthonormal) every angle between prompts follows from counting
-shared terms: cos = shared / sqrt(terms_a terms_b). "x R1" has the two terms V e_x, e_R1; "x R1 R2"
-the three V e_x, V e_R1, e_R2.
+In the clean geometry (all V e_x and e_R orthonormal) every angle between prompts follows from the
+terms that they share: cos = shared / sqrt(terms_a terms_b). "x R1" has the two terms V e_x and
+e_R1; "x R1 R2" has the three terms V e_x, V e_R1 and e_R2.
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal
 from theory.one_layer import chain_world, random_features
+from theory.pictures import BLUE, INK
 
 PAIRS = {
     # name: (prompt a, prompt b, terms they share), prompts written as subject and relations
@@ -33,26 +36,27 @@ PAIRS = {
 
 
 def arc_cosine(theta: Tensor) -> Tensor:
-    """J(theta) for angles in [0, pi]: J(0) = 1, J(60 deg) = 0.609, J(90 deg) = 1/pi, J(180 deg) =
-    0."""
+    """J for angles in [0, pi]: J(0) = 1, J(60 deg) = 0.609, J(90 deg) = 1/pi, J(180 deg) = 0."""
     return (torch.sin(theta) + (math.pi - theta) * torch.cos(theta)) / math.pi
 
 
 def arc_cosine_second(theta: Tensor) -> Tensor:
-    """Order 2, scaled to 1 at 0: E[relu(g_a)^2 relu(g_b)^2] = (3/2) of it, for unit a and b."""
+    """Kernel of order 2, scaled to 1 at 0: E[relu(g_a)^2 relu(g_b)^2] is 3/2 of it (unit a, b)."""
     cos, sin = torch.cos(theta), torch.sin(theta)
     return (3 * sin * cos + (math.pi - theta) * (1 + 2 * cos**2)) / (3 * math.pi)
 
 
 def angles(a: Tensor, b: Tensor) -> Tensor:
-    """(i, d), (j, d) -> (i, j) angles between rows."""
+    """(i, d), (j, d) -> (i, j): the angles between rows, in radians."""
     cos = torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T
     return torch.arccos(cos.clamp(-1, 1))
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """(i, d), (j, d) -> (i, j): E[relu(u.a) relu(u.b)] over u ~ N(0, I); what phi(a).phi(b) / m
-    tends to."""
+    """(i, d), (j, d) -> (i, j): E[relu(u.a) relu(u.b)] over u ~ N(0, I).
+
+    phi(a).phi(b) / m tends to it as the number m of features grows.
+    """
     return torch.outer(a.norm(dim=1), b.norm(dim=1)) * arc_cosine(angles(a, b)) / 2
 
 
@@ -71,8 +75,10 @@ def standard_error(cos: float, m: int) -> float:
 
 
 def measured_overlaps(n: int, m: int, rng: torch.Generator) -> dict[str, float]:
-    """Each pair of PAIRS on one random-feature model, averaged over the n choices of (x, y = the
-    next entity)."""
+    """Each pair of PAIRS on one model with m sampled features.
+
+    Each overlap is averaged over the n choices of x; y is the entity after x.
+    """
     first, second = relations = chain_world(n, 2, rng)
     model = random_features(relations, n, None, m, rng)
     tokens = {"x": torch.arange(n), "y": torch.arange(n).roll(-1)}
@@ -100,10 +106,10 @@ RATE_PAIRS = {"60 deg": 0.5, "two-hop prompt, 66 deg": 1 / math.sqrt(6)}
 
 
 def error_curve(cos: float, repeats: int, rng: torch.Generator) -> list[float]:
-    """Root mean square Monte-Carlo error of J at each m of SIZES, the smaller m as blocks of the
-    largest one's draw.
+    """Root mean square Monte-Carlo error of J at each m of SIZES.
 
-    Only u.a and u.b matter, so two Gaussians with correlation cos stand for U.
+    Only u.a and u.b matter, so two Gaussians with correlation cos stand for U. A smaller m is a
+    block of the largest one's draw.
     """
     g, h = normal(2, repeats, SIZES[-1], rng=rng)
     error = 2 * torch.relu(g) * torch.relu(cos * g + math.sqrt(1 - cos**2) * h)
@@ -112,13 +118,12 @@ def error_curve(cos: float, repeats: int, rng: torch.Generator) -> list[float]:
 
 
 def check_rate(settings: Settings) -> Iterator[Observation]:
+    repeats = 400 if settings.full else 100
     x = torch.tensor(SIZES, dtype=torch.float64).log()
     for seed in range(settings.seeds):
         for name, cos in RATE_PAIRS.items():
-            rng = generator(f"leak-rate {name}", seed)
-            y = torch.tensor(
-                error_curve(cos, 400 if settings.full else 100, rng), dtype=torch.float64
-            ).log()
+            errors = error_curve(cos, repeats, generator(f"leak-rate {name}", seed))
+            y = torch.tensor(errors, dtype=torch.float64).log()
             slope = float((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum())
             yield Observation(name, seed, -0.5, slope)
 
@@ -133,18 +138,34 @@ def check_constant(settings: Settings) -> Iterator[Observation]:
 def check_fall(settings: Settings) -> Iterator[Observation]:
     for seed in range(settings.seeds):
         for degrees in range(0, 181, 30):
-            theta = torch.tensor(math.radians(degrees), dtype=torch.float64)
-            a, b = (
-                torch.tensor([1.0, 0.0], dtype=torch.float64),
-                torch.stack([theta.cos(), theta.sin()]),
-            )
-            keys = torch.relu(
-                torch.stack([a, b]) @ normal(2, 65536, rng=generator("leak-fall", seed))
-            )
-            predicted = float(arc_cosine(theta))
-            yield Observation(
-                f"{degrees} deg", seed, predicted, float(keys[0] @ keys[1] / keys[0].norm() ** 2)
-            )
+            turn = torch.tensor([0.0, math.radians(degrees)], dtype=torch.float64)
+            pair = torch.stack([turn.cos(), turn.sin()], dim=1)
+            keys = torch.relu(pair @ normal(2, 65536, rng=generator("leak-fall", seed)))
+            measured = float(keys[0] @ keys[1] / keys[0].norm() ** 2)
+            yield Observation(f"{degrees} deg", seed, float(arc_cosine(turn[1])), measured)
+
+
+def picture(axes: Any) -> None:
+    """Predicted overlap of every kind of pair, beside the measured one of five seeds."""
+    names = sorted(PAIRS, key=lambda name: overlap(*PAIRS[name]))
+    runs = [measured_overlaps(16, 8192, generator("picture leakage", seed)) for seed in range(5)]
+    predicted = [overlap(*PAIRS[name]) for name in names]
+    rows = range(len(names))
+    axes.plot(predicted, rows, "|", color=INK, ms=22, mew=1.5, label="predicted")
+    measured = [[run[name] for name in names] for run in runs]
+    axes.plot(measured[0], rows, "o", color=BLUE, ms=5, alpha=0.6, label="measured, 5 seeds")
+    for run in measured[1:]:
+        axes.plot(run, rows, "o", color=BLUE, ms=5, alpha=0.6)
+    for value, row in zip(predicted, rows, strict=True):
+        above = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+        axes.annotate(f"{value:.3f}", (value, row), (0, 13), **above)
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(names) - 0.2)
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel(r"overlap of the keys,  $\phi(a)\cdot\phi(b)\,/\,|\phi(a)|^2$")
+    title = r"Leakage: $J(\theta)\,|b|/|a|$ against sampled features (m = 8192)"
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, loc="lower right")
 
 
 SOURCE = "Cho and Saul 2009 (arc-cosine kernel); [derived]"
@@ -153,29 +174,45 @@ CLAIMS = (
     Claim(
         id="leak-kernel",
         title="overlap of any two prompts' keys is J(theta) |b|/|a|",
-        statement="The share of one prompt's key that is seen through another's is set by the angle of their "
-        "residuals: 0.609 for another entity of the same relation, 0.318 for another entity and relation;"
-        " the two-hop prompt sees its first hop and every second hop alike at 0.673.",
-        formula="phi(a).phi(b) / |phi(a)|^2 -> J(theta) |b|/|a|,  J = (sin t + (pi - t) cos t) / pi",
+        statement=(
+            "The share of one prompt's key that is seen through another's is set by the angle of "
+            "their residuals: 0.609 for another entity of the same relation, 0.318 for another "
+            "entity and relation; the two-hop prompt sees its first hop and every second hop alike "
+            "at 0.673."
+        ),
+        formula=(
+            "phi(a).phi(b) / |phi(a)|^2 -> J(theta) |b|/|a|,  J = (sin t + (pi - t) cos t) / pi"
+        ),
         source=SOURCE,
         assumptions="rows of U ~ N(0, I); all V e_x, e_R orthonormal (clean geometry)",
-        derivation="u.a and u.b are jointly Gaussian with correlation cos theta; integrate relu relu over the wedge "
-        "where both are positive. The angles follow from the terms that two prompts share.",
-        computed="eight kinds of pairs on sampled models, m = 8192, the mean over 16 entities against J",
+        derivation=(
+            "u.a and u.b are jointly Gaussian with correlation cos theta; integrate relu relu over "
+            "the wedge where both are positive. The angles follow from the terms that two prompts "
+            "share."
+        ),
+        computed=(
+            "eight kinds of pairs on sampled models, m = 8192, the mean over 16 entities against J"
+        ),
         relation="==",
         tolerance=0.04,
         check=check_kernel,
+        picture=picture,
     ),
     Claim(
         id="leak-rate",
         title="its Monte-Carlo error falls as m^(-1/2)",
-        statement="The distance of the sampled overlap from J(theta) shrinks as one over the root of the number of "
-        "features.",
+        statement=(
+            "The distance of the sampled overlap from J(theta) shrinks as one over the root of the "
+            "number of features."
+        ),
         formula="slope of log rms error on log m = -1/2",
         source=SOURCE,
         assumptions="independent rows of U",
         derivation="a mean of m independent terms of finite variance",
-        computed="rms over blocks of 100 draws at m = 512 .. 16384, least-squares slope in log-log, two kinds of pairs",
+        computed=(
+            "rms over blocks of 100 draws at m = 512 .. "
+            "16384, least-squares slope in log-log, two kinds of pairs"
+        ),
         relation="==",
         tolerance=0.12,
         check=check_rate,
@@ -183,11 +220,15 @@ CLAIMS = (
     Claim(
         id="leak-constant",
         title="and its size is the closed-form standard error",
-        statement="The size of that error is known too: it comes from the arc-cosine kernel of order 2.",
+        statement=(
+            "The size of that error is known too: it comes from the arc-cosine kernel of order 2."
+        ),
         formula="rms error / sqrt((6 J2(theta) - J(theta)^2) / m) = 1",
         source=SOURCE,
         assumptions="rows of U ~ N(0, I)",
-        derivation="Var = E[4 relu(g_a)^2 relu(g_b)^2] - J^2 and E[relu^2 relu^2] = (3/2) J2, J2(0) = 1",
+        derivation=(
+            "Var = E[4 relu(g_a)^2 relu(g_b)^2] - J^2 and E[relu^2 relu^2] = (3/2) J2, J2(0) = 1"
+        ),
         computed="rms over 640 draws at m = 512 over the prediction",
         relation="==",
         tolerance=0.18,
@@ -196,9 +237,11 @@ CLAIMS = (
     Claim(
         id="leak-fall",
         title="J falls from 1 through 1/pi at 90 deg to 0 at 180 deg",
-        statement="ReLU features of prompts whose residuals are at most orthogonal never decorrelate: they overlap "
-        "by 1/pi or more. Found on checking: 'never' needs that condition, for past 90 degrees the "
-        "overlap falls on, to 0 at 180.",
+        statement=(
+            "ReLU features of prompts whose residuals are at most orthogonal never decorrelate: "
+            "they overlap by 1/pi or more. Found on checking: 'never' needs that condition, for "
+            "past 90 degrees the overlap falls on, to 0 at 180."
+        ),
         formula="J(theta) >= 1/pi for theta <= 90 deg,  J(180 deg) = 0",
         source="[derived], corrected here",
         assumptions="rows of U ~ N(0, I)",

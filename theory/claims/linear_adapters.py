@@ -1,9 +1,10 @@
 """What low-rank adapters on a product of matrices can reach (Zeng and Lee 2024, arXiv 2310.17513,
 section 3).
 
-Frozen W_L ... W_1, target Wt, E = Wt - W_L ... W_1. With a rank-R update of every factor:
+Frozen W_L ... W_1, target Wt, gap E = Wt - W_L ... W_1. With a rank-R update of every factor:
 
-    min || (W_L + dW_L) ... (W_1 + dW_1) - Wt ||_2 = sigma_{RL+1}(E),        zero iff R >= ceil(rank E / L)
+    min || (W_L + dW_L) ... (W_1 + dW_1) - Wt ||_2 = sigma_{RL+1}(E)
+    the minimum is zero iff R >= ceil(rank E / L)
 
 Lower bound: the product changes by rank RL at most (telescoping), then Eckart-Young. Upper bound,
 by construction: factor l takes on the l-th slice of R singular directions of E. All matrices are
@@ -12,27 +13,32 @@ by construction: factor l takes on the l-th slice of R singular directions of E.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
+from theory.claim import Claim, Observation, Settings, generator, near_rotation, normal
+from theory.pictures import BLUE, GREEN, ORANGE
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
     """W_1 .. W_L, first applied first -> W_L ... W_1."""
-    total = factors[0]
+    whole = factors[0]
     for factor in factors[1:]:
-        total = factor @ total
-    return total
+        whole = factor @ whole
+    return whole
 
 
 def constructed(frozen: Sequence[Tensor], target: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Adapters (A (rank, D), B (D, rank)) for W_1 .. W_L that bring their product to Wt but for E's
-    tail.
+    """Adapters (A (rank, D), B (D, rank)) for W_1 .. W_L that bring their product to Wt, but for
+    the tail of E.
 
-    With E = U S V^T and Q_l the l-th slice of `rank` directions, and P_{l-1} the adapted factors below l:
+    With E = U S V^T, Q_l the l-th slice of `rank` directions, and P_{l-1} the product of the
+    adapted factors below l:
+
         B_l A_l = (W_L ... W_{l+1})^-1  E V_Q V_Q^T  P_{l-1}^-1,
+
     so W_L .. W_{l+1} (W_l + B_l A_l) P_{l-1} gains E V_Q V_Q^T.
 
     Raises:
@@ -54,24 +60,31 @@ def constructed(frozen: Sequence[Tensor], target: Tensor, rank: int) -> list[tup
 
 
 def adapted(frozen: Sequence[Tensor], adapters: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The factors with their adapters: W + B A each."""
     return [w + b @ a for w, (a, b) in zip(frozen, adapters, strict=True)]
 
 
+def spectral_error(factors: Sequence[Tensor], target: Tensor) -> float:
+    """|| product of the factors - target ||_2."""
+    return float(torch.linalg.matrix_norm(product(factors) - target, 2))
+
+
+def constructed_error(frozen: Sequence[Tensor], target: Tensor, rank: int) -> float:
+    """Spectral error of the constructed adapters of this rank."""
+    return spectral_error(adapted(frozen, constructed(frozen, target, rank)), target)
+
+
 def predicted_error(gap: Tensor, reach: int) -> float:
-    """sigma_{reach+1}(E): the best spectral error of any change of rank `reach`; 0 from rank D
-    on."""
+    """sigma_{reach+1}(E): the best spectral error of any change of rank `reach`; 0 from D on."""
     singular = torch.linalg.svdvals(gap)
     return float(singular[reach]) if reach < len(singular) else 0.0
 
 
 def problem(dim: int, depth: int, seed: int, name: str) -> tuple[list[Tensor], Tensor]:
-    """Frozen factors near a rotation (safe to invert, whatever the depth) and a target of entries
+    """Frozen factors near rotations (safe to invert at any depth), and a target of entries
     N(0, 1/D)."""
     rng = generator(f"{name} D={dim} L={depth}", seed)
-    frozen = [
-        orthonormal(dim, dim, rng) + 0.3 * normal(dim, dim, rng=rng) / dim**0.5
-        for _ in range(depth)
-    ]
+    frozen = [near_rotation(dim, rng) for _ in range(depth)]
     return frozen, normal(dim, dim, rng=rng) / dim**0.5
 
 
@@ -80,10 +93,10 @@ def check_error(settings: Settings) -> Iterator[Observation]:
     for depth in (1, 2, 3, 4) + ((8,) if settings.full else ()):
         for seed in range(settings.seeds):
             frozen, target = problem(dim, depth, seed, "linear-error")
+            gap = target - product(frozen)
             for rank in range(1, dim + 1):
-                reached = product(adapted(frozen, constructed(frozen, target, rank)))
-                error = float(torch.linalg.matrix_norm(reached - target, 2))
-                predicted = predicted_error(target - product(frozen), rank * depth)
+                predicted = predicted_error(gap, rank * depth)
+                error = constructed_error(frozen, target, rank)
                 yield Observation(f"L={depth}, R={rank}", seed, predicted, error)
 
 
@@ -91,23 +104,15 @@ def check_threshold(settings: Settings) -> Iterator[Observation]:
     """E of rank 7 exactly: the smallest rank with no error."""
     dim, gap_rank = 16, 7
     for depth in (1, 2, 3, 4):
+        case, predicted = f"L={depth}, rank E = {gap_rank}", math.ceil(gap_rank / depth)
         for seed in range(settings.seeds):
             frozen, _ = problem(dim, depth, seed, "linear-threshold")
             rng = generator(f"linear-threshold gap L={depth}", seed)
-            target = (
-                product(frozen)
-                + normal(dim, gap_rank, rng=rng) @ normal(gap_rank, dim, rng=rng) / dim
-            )
-            errors = [
-                torch.linalg.matrix_norm(
-                    product(adapted(frozen, constructed(frozen, target, r))) - target, 2
-                )
-                for r in range(1, dim + 1)
-            ]
-            smallest = 1 + next(i for i, error in enumerate(errors) if error < 1e-8)
-            yield Observation(
-                f"L={depth}, rank E = {gap_rank}", seed, math.ceil(gap_rank / depth), smallest
-            )
+            gap = normal(dim, gap_rank, rng=rng) @ normal(gap_rank, dim, rng=rng) / dim
+            target = product(frozen) + gap
+            ranks = range(1, dim + 1)
+            exact = (r for r in ranks if constructed_error(frozen, target, r) < 1e-8)
+            yield Observation(case, seed, predicted, next(exact))
 
 
 def check_lower(settings: Settings) -> Iterator[Observation]:
@@ -124,10 +129,30 @@ def check_lower(settings: Settings) -> Iterator[Observation]:
                     (a + size * normal(*a.shape, rng=rng), b + size * normal(*b.shape, rng=rng))
                     for a, b in best
                 ]
-                error = float(torch.linalg.matrix_norm(product(adapted(frozen, noisy)) - target, 2))
-                yield Observation(
-                    f"R={rank}, {size:g} away from the construction", seed, floor, error
-                )
+                error = spectral_error(adapted(frozen, noisy), target)
+                case = f"R={rank}, {size:g} away from the construction"
+                yield Observation(case, seed, floor, error)
+
+
+def picture(axes: Any) -> None:
+    """Error against rank: predicted lines, dots for the construction, thresholds dotted."""
+    dim = 16
+    ranks = range(dim + 1)
+    for depth, colour in ((1, BLUE), (2, ORANGE), (4, GREEN)):
+        frozen, target = problem(dim, depth, 0, "picture")
+        gap, threshold = target - product(frozen), math.ceil(dim / depth)
+        predicted = [predicted_error(gap, r * depth) for r in ranks]
+        built = [constructed_error(frozen, target, r) for r in ranks]
+        axes.plot(ranks, predicted, color=colour, lw=1.2)
+        label = f"L = {depth}: exact from R = {threshold}"
+        axes.plot(ranks, built, "o", color=colour, ms=5, label=label)
+        axes.axvline(threshold, color=colour, ls=":", lw=1)
+    axes.set_xlabel("rank R of each adapter")
+    axes.set_ylabel("spectral error")
+    title = r"Adapters on L factors: lines $\sigma_{RL+1}(E)$, dots constructed (D = 16)"
+    axes.set_title(title, fontsize=10)
+    axes.set_ylim(bottom=-0.05)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.72, 1.0), framealpha=1, edgecolor="none")
 
 
 PAPER = "Zeng and Lee 2024, arXiv 2310.17513, linear case [recall]; re-derived and checked here"
@@ -136,21 +161,31 @@ CLAIMS = (
     Claim(
         id="linear-error",
         title="adapters on L factors reach sigma_{RL+1}(E), at every rank and depth",
-        statement="The best spectral error of rank-R adapters on a product of L matrices is the (RL+1)-th singular "
-        "value of the gap, and a construction attains it.",
+        statement=(
+            "The best spectral error of rank-R adapters on a product of L matrices is the "
+            "(RL+1)-th singular value of the gap, and a construction attains it."
+        ),
         formula="min ||prod (W_l + dW_l) - Wt||_2 = sigma_{RL+1}(E)",
         source=PAPER,
         assumptions="W_l and the partial results prod W_l + LR_r(E), r <= R(L-1), are non-singular",
-        derivation="each layer adds R singular directions of E: B_l A_l = (W_L..W_{l+1})^-1 E V_Q V_Q^T P_{l-1}^-1",
-        computed="constructed adapters, D = 16, R = 1 .. 16, L = 1 .. 4: spectral error against sigma",
+        derivation=(
+            "each layer adds R singular directions of E: "
+            "B_l A_l = (W_L..W_{l+1})^-1 E V_Q V_Q^T P_{l-1}^-1"
+        ),
+        computed=(
+            "constructed adapters, D = 16, R = 1 .. 16, L = 1 .. 4: spectral error against sigma"
+        ),
         relation="==",
         tolerance=1e-7,
         check=check_error,
+        picture=picture,
     ),
     Claim(
         id="linear-threshold",
         title="and are exact iff R >= ceil(rank E / L)",
-        statement="The smallest rank without error is the gap's rank divided by the depth, rounded up.",
+        statement=(
+            "The smallest rank without error is the gap's rank divided by the depth, rounded up."
+        ),
         formula="R* = ceil(rank E / L)",
         source=PAPER,
         assumptions="as linear-error",
@@ -163,12 +198,17 @@ CLAIMS = (
     Claim(
         id="linear-lower",
         title="no adapters of that rank come below sigma_{RL+1}(E)",
-        statement="The lower half of the theorem, tried near the construction, where it is tight, and far from it.",
+        statement=(
+            "The lower half of the theorem, tried near the construction, where it is tight, "
+            "and far from it."
+        ),
         formula="rank(prod (W + dW) - prod W) <= RL, hence error >= sigma_{RL+1}(E)",
         source=PAPER,
         assumptions="none",
-        derivation="the difference telescopes into L terms with one dW_l each; Eckart-Young (Weyl) for the spectral "
-        "norm",
+        derivation=(
+            "the difference telescopes into L terms with one dW_l each; "
+            "Eckart-Young (Weyl) for the spectral norm"
+        ),
         computed="perturbed constructions at four sizes, R = 1, 2, 4, 5, D = 12, L = 2",
         relation=">=",
         tolerance=1e-9,

@@ -1,7 +1,9 @@
 """Fact editing: what one update of W does to one fact, to its neighbours, and to N facts at once.
 
-One edit (arXiv 2506.13479, Proposition 1):   dW = (i_new - i_old) phi^T / ||phi||^2          rank 1
-N edits at once (least squares):              dW = (I_new - I_old) Phi^+                      rank |Y| - components
+    one edit (arXiv 2506.13479, Proposition 1)    dW = (i_new - i_old) phi^T / ||phi||^2    rank 1
+    N edits at once (least squares)               dW = (I_new - I_old) Phi^+
+
+The second one has rank |Y| - components (`exact_rank`).
 
 Axis legend: n facts, m features, a answers. Answers here are numbered 0 .. a-1.
 """
@@ -13,23 +15,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from theory.adapter import Adapter, least_squares
 from theory.claim import Claim, Observation, Settings, generator
-from theory.leakage import arc_cosine
+from theory.claims.leakage import arc_cosine
 from theory.one_layer import (
-    Adapter,
     OneLayer,
     Relation,
+    accuracy,
     chain_world,
     derangement,
-    least_squares,
     memorise,
     one_hot,
     random_features,
 )
 
-LEAK = float(
-    arc_cosine(torch.tensor(math.pi / 3, dtype=torch.float64))
-)  # 0.609: same relation, other entity
+# J(60 deg) = 0.609: the overlap of two entities under one relation.
+LEAK = float(arc_cosine(torch.tensor(math.pi / 3, dtype=torch.float64)))
 PAPER = "arXiv 2506.13479, Proposition 1 [paper]"
 
 
@@ -45,14 +46,18 @@ def changes(relation: Relation, answers: int) -> Tensor:
 
 
 def all_edits(keys: Tensor, relation: Relation, answers: int) -> Adapter:
-    """Every fact of the relation rewritten at once; factored, B = I_new - I_old and A = (Phi
-    Phi^T)^-1 Phi."""
+    """The adapter that rewrites every fact of the relation at once.
+
+    keys Phi (n, m), of the relation's prompts -> B = I_new - I_old, A = (Phi Phi^T)^-1 Phi.
+    """
     return least_squares(keys, changes(relation, answers))
 
 
 def exact_rank(relation: Relation, answers: int) -> int:
-    """Rank of the least-squares edit: answers minus the components of the graph with an edge old -
-    new per fact."""
+    """Rank of the least-squares edit: answers minus the components of a graph.
+
+    The answers are the graph's nodes, and every fact is an edge from its old to its new answer.
+    """
     parent = list(range(answers))
 
     def root(i: int) -> int:
@@ -65,17 +70,9 @@ def exact_rank(relation: Relation, answers: int) -> int:
     return answers - sum(i == root(i) for i in range(answers))
 
 
-def truncated(adapter: Adapter, rank: int) -> Adapter:
-    """The nearest adapter of that rank in Frobenius norm, by SVD of a small core."""
-    q_a, r_a = torch.linalg.qr(adapter.a.T)
-    q_b, r_b = torch.linalg.qr(adapter.b)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
-    return Adapter(a=vh[:rank] @ q_a.T, b=q_b @ (u[:, :rank] * s[:rank]))
-
-
 def random_relation(n: int, seed: int, name: str, m: int = 2048) -> tuple[OneLayer, Relation]:
-    """One relation between n subjects and n answers, bijective before and after, and the model that
-    holds it."""
+    """A relation between n subjects and n answers, bijective before and after its edit, and the
+    base with m features that knows it."""
     rng = generator(f"{name} n={n}", seed)
     relations = chain_world(n, 1, rng)
     return random_features(relations, n, None, m, rng), relations[0]
@@ -84,14 +81,10 @@ def random_relation(n: int, seed: int, name: str, m: int = 2048) -> tuple[OneLay
 def numbered(
     model: OneLayer, relation: Relation, old: Tensor, new: Tensor
 ) -> tuple[OneLayer, Relation]:
-    """The same prompts with other answers before and after the edit, and W fitted to the old
-    ones."""
+    """The same prompts with the answers `old` before the edit and `new` after it, each (n,), and
+    the base with W fitted to the old ones."""
     relation = replace(relation, old=old, new=new)
     return memorise(model, [relation]), relation
-
-
-def accuracy(logits: Tensor, answers: Tensor) -> float:
-    return float((logits.argmax(1) == answers).double().mean())
 
 
 def check_one_exact(settings: Settings) -> Iterator[Observation]:
@@ -109,25 +102,19 @@ def check_one_exact(settings: Settings) -> Iterator[Observation]:
 
 def check_one_neighbours(settings: Settings) -> Iterator[Observation]:
     n = 32
+    shared = torch.arange(n) // 4  # four subjects to an answer: 8 answers; the edit brings a ninth
     for seed in range(settings.seeds):
         model, bijection = random_relation(n, seed, "edit-one-neighbours", m=4096)
-        shared = (
-            torch.arange(n) // 4
-        )  # four subjects to an answer: 8 answers, and the edit brings in a ninth
-        for case, kept, old in (
-            ("bijection", 1.0, bijection.old),
-            ("old answer shared", 0.0, shared),
-        ):
+        cases = (
+            ("bijection", bijection.old, range(1, n), 1.0),
+            ("old answer shared", shared, range(1, 4), 0.0),
+        )
+        for case, old, others, kept in cases:
             edited, relation = numbered(model, bijection, old, torch.full_like(old, 2 * n))
             keys, answers = edited.keys(relation.prompts), edited.down.shape[0]
             dw = one_edit(keys[0], int(old[0]), 2 * n, answers)
-            neighbours = torch.arange(1, n) if case == "bijection" else torch.arange(1, 4)
-            yield Observation(
-                case,
-                seed,
-                kept,
-                accuracy((keys @ (edited.down + dw).T)[neighbours], old[neighbours]),
-            )
+            logits, neighbours = keys @ (edited.down + dw).T, torch.tensor(others)
+            yield Observation(case, seed, kept, accuracy(logits[neighbours], old[neighbours]))
 
 
 def check_sum_telescopes(settings: Settings) -> Iterator[Observation]:
@@ -135,16 +122,12 @@ def check_sum_telescopes(settings: Settings) -> Iterator[Observation]:
         for seed in range(settings.seeds):
             model, relation = random_relation(n, seed, "edit-sum-telescopes", m=4096)
             keys, answers = model.keys(relation.prompts), model.down.shape[0]
-            dw = changes(relation, answers).T @ (
-                keys / keys.square().sum(1, keepdim=True)
-            )  # the sum of N one_edits
+            scaled = keys / keys.square().sum(1, keepdim=True)
+            dw = changes(relation, answers).T @ scaled  # the sum of N one_edits
             logits, rows = keys @ (model.down + dw).T, torch.arange(n)
-            yield Observation(
-                f"old answer, N={n}", seed, LEAK, float(logits[rows, relation.old].mean())
-            )
-            yield Observation(
-                f"new answer, N={n}", seed, 1 - LEAK, float(logits[rows, relation.new].mean())
-            )
+            old, new = (float(logits[rows, y].mean()) for y in (relation.old, relation.new))
+            yield Observation(f"old answer, N={n}", seed, LEAK, old)
+            yield Observation(f"new answer, N={n}", seed, 1 - LEAK, new)
 
 
 def check_all_exact(settings: Settings) -> Iterator[Observation]:
@@ -153,9 +136,8 @@ def check_all_exact(settings: Settings) -> Iterator[Observation]:
             model, relation = random_relation(n, seed, "edit-all-exact")
             keys, answers = model.keys(relation.prompts), model.down.shape[0]
             logits = keys @ (model.down + all_edits(keys, relation, answers).delta).T
-            yield Observation(
-                f"N={n}", seed, 0.0, float((logits - one_hot(relation.new, answers)).abs().max())
-            )
+            worst = (logits - one_hot(relation.new, answers)).abs().max()
+            yield Observation(f"N={n}", seed, 0.0, float(worst))
 
 
 def check_rank(settings: Settings) -> Iterator[Observation]:
@@ -164,17 +146,11 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
             rng = generator(f"edit-rank n={n}", seed)
             model, relation = random_relation(n, seed, "edit-rank", m=1024)
             maps = {
-                "bijection": (torch.randperm(n, generator=rng), torch.randperm(n, generator=rng)),
-                "one cycle": (torch.arange(n), torch.arange(n).roll(1)),
-                "pairs swapped": (torch.arange(n), torch.arange(n) ^ 1),
-                "any map": (
-                    torch.randint(n, (n,), generator=rng),
-                    torch.randint(n, (n,), generator=rng),
-                ),
-                "two answers": (
-                    torch.randint(2, (n,), generator=rng),
-                    torch.randint(2, (n,), generator=rng),
-                ),
+                "bijection": [torch.randperm(n, generator=rng) for _ in range(2)],
+                "one cycle": [torch.arange(n), torch.arange(n).roll(1)],
+                "pairs swapped": [torch.arange(n), torch.arange(n) ^ 1],
+                "any map": [torch.randint(n, (n,), generator=rng) for _ in range(2)],
+                "two answers": [torch.randint(2, (n,), generator=rng) for _ in range(2)],
             }
             for case, (old, new) in maps.items():
                 _, edit = numbered(model, relation, old, new)
@@ -184,8 +160,8 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
 
 
 def moved_logit(share: float) -> float:
-    """What the edit of one long cycle, truncated to r = share N, moves from the old answer to the
-    new."""
+    """Mean logit that the edit of one long cycle moves from the old answer to the new one when it
+    is truncated to r = share N."""
     return share + math.sin(math.pi * share) / math.pi
 
 
@@ -200,50 +176,36 @@ def check_truncation(settings: Settings) -> Iterator[Observation]:
         keys, answers = edited.keys(edit.prompts), edited.down.shape[0]
         whole, base = all_edits(keys, edit, answers), keys @ edited.down.T
         for rank in (n // 8, n // 4, n // 2, 3 * n // 4):
-            logits = base + keys @ truncated(whole, rank).a.T @ truncated(whole, rank).b.T
+            share = rank / n
+            logits = base + whole.truncated(rank)(keys)
             moved = float(logits[torch.arange(n), new].mean())
-            yield Observation(
-                f"mean new logit, r = {rank / n:g} N", seed, moved_logit(rank / n), moved
-            )
+            yield Observation(f"mean new logit, r = {share:g} N", seed, moved_logit(share), moved)
             if rank in (n // 8, n // 2):
-                yield Observation(
-                    f"accuracy, r = {rank / n:g} N",
-                    seed,
-                    float(rank == n // 2),
-                    accuracy(logits, new),
-                )
+                right = accuracy(logits, new)
+                yield Observation(f"accuracy, r = {share:g} N", seed, float(share == 0.5), right)
 
 
 def check_preserve(settings: Settings) -> Iterator[Observation]:
     n = 24
     for seed in range(settings.seeds):
         rng = generator("edit-preserve", seed)
-        relations = chain_world(n, 3, rng)
+        edited, *others = relations = chain_world(n, 3, rng)
         model = random_features(relations, n, 64, 4096, rng)
-        keys = [model.keys(r.prompts) for r in relations]
+        keys = torch.cat([model.keys(r.prompts) for r in relations])
         answers = model.down.shape[0]
         nothing = torch.zeros(2 * n, answers, dtype=torch.float64)
-        edit = least_squares(
-            torch.cat(keys), torch.cat([changes(relations[0], answers), nothing])
-        ).delta
-        goal = torch.cat(
-            [one_hot(relations[0].new, answers)] + [one_hot(r.old, answers) for r in relations[1:]]
-        )
-        logits = torch.cat(keys) @ (model.down + edit).T
-        yield Observation("edited facts", seed, 0.0, float((logits - goal)[:n].abs().max()))
-        yield Observation("other facts", seed, 0.0, float((logits - goal)[n:].abs().max()))
-        rank = int(torch.linalg.matrix_rank(edit))
-        yield Observation(
-            "rank less the rank without preserving",
-            seed,
-            0.0,
-            rank - exact_rank(relations[0], answers),
-        )
+        edit = least_squares(keys, torch.cat([changes(edited, answers), nothing])).delta
+        goal = one_hot(torch.cat([edited.new, *(r.old for r in others)]), answers)
+        missed = (keys @ (model.down + edit).T - goal).abs()
+        yield Observation("edited facts", seed, 0.0, float(missed[:n].max()))
+        yield Observation("other facts", seed, 0.0, float(missed[n:].max()))
+        more = int(torch.linalg.matrix_rank(edit)) - exact_rank(edited, answers)
+        yield Observation("rank less the rank without preserving", seed, 0.0, more)
 
 
 def same_subject_leak() -> float:
-    """What an adapter on (x, R3) does to (x, R1): (J(60) - J(90)) / (1 - J(60)) = 0.744 of its own
-    change."""
+    """Share of its own change that an adapter on (x, R3) also makes at (x, R1):
+    (J(60 deg) - J(90 deg)) / (1 - J(60 deg)) = 0.744."""
     return (LEAK - 1 / math.pi) / (1 - LEAK)
 
 
@@ -262,9 +224,8 @@ def check_sum_leak(settings: Settings) -> Iterator[Observation]:
             relation = replace(relation, new=relation.old[derangement(n, rng)])
             adapter = all_edits(model.keys(relation.prompts), relation, model.down.shape[0])
             seen = model.keys(first.prompts) @ adapter.delta.T
-            yield Observation(
-                case, seed, predicted, float(seen[torch.arange(n), relation.new].mean())
-            )
+            leaked = float(seen[torch.arange(n), relation.new].mean())
+            yield Observation(case, seed, predicted, leaked)
 
 
 CLAIMS = (
@@ -284,14 +245,22 @@ CLAIMS = (
     Claim(
         id="edit-one-neighbours",
         title="one edit keeps the neighbours' answers, if no one shares the old answer",
-        statement="A single edit leaves all other facts' argmax alone when the relation is a bijection. Found on "
-        "checking: it flips every fact that shared the old answer, so 'one edit is harmless' holds for "
-        "bijections only.",
-        formula="at (y, R): new 0.609 < 1 of y's own; where r(y) = r(x): old 1 - 0.609 = 0.391 < new 0.609",
+        statement=(
+            "A single edit leaves all other facts' argmax alone when the relation is a bijection. "
+            "Found on checking: it flips every fact that shared the old answer, so 'one edit is "
+            "harmless' holds for bijections only."
+        ),
+        formula=(
+            "at (y, R): new 0.609 < 1 of y's own; where r(y) = r(x): "
+            "old 1 - 0.609 = 0.391 < new 0.609"
+        ),
         source="[derived], corrected here",
         assumptions="clean geometry, large m",
         derivation="the edit at x is seen through (y, R) at J(60 deg) = 0.609",
-        computed="share of neighbours that keep their answer, N = 32, bijection and four subjects an answer",
+        computed=(
+            "share of neighbours that keep their answer, N = 32, "
+            "bijection and four subjects an answer"
+        ),
         relation="==",
         tolerance=0.0,
         check=check_one_neighbours,
@@ -299,11 +268,17 @@ CLAIMS = (
     Claim(
         id="edit-sum-telescopes",
         title="summing N one-fact edits fails: old logit 0.609, new 0.391",
-        statement="The sum of N single edits of a bijection leaves the old answer ahead of the new one at every fact.",
+        statement=(
+            "The sum of N single edits of a bijection leaves the old answer ahead of the new one "
+            "at every fact."
+        ),
         formula="old = J(60 deg) = 0.609, new = 1 - J(60 deg) = 0.391, whatever N",
         source="[derived]",
         assumptions="bijections with the same answers before and after, clean geometry",
-        derivation="cross-talk J * sum over y != x of (i_new(y) - i_old(y)) telescopes to -J (i_new(x) - i_old(x))",
+        derivation=(
+            "cross-talk J * sum over y != x of (i_new(y) - i_old(y)) telescopes to -J (i_new(x) - "
+            "i_old(x))"
+        ),
         computed="mean logits of old and new answers, N = 16, 64, m = 4096",
         relation="==",
         tolerance=0.03,
@@ -312,7 +287,9 @@ CLAIMS = (
     Claim(
         id="edit-all-exact",
         title="the least-squares edit rewrites all N facts exactly",
-        statement="Editing all facts at once against their Gram matrix is exact for every one of them.",
+        statement=(
+            "Editing all facts at once against their Gram matrix is exact for every one of them."
+        ),
         formula="dW = (I_new - I_old) Phi^+  =>  (W + dW) Phi = I_new",
         source="[derived]",
         assumptions="the N keys are independent (m >= N)",
@@ -325,15 +302,24 @@ CLAIMS = (
     Claim(
         id="edit-rank",
         title="rank of the exact edit = answers - components (N - #cycles for bijections)",
-        statement="The exact edit's rank counts cycles. Found on checking: for any maps, not only bijections, it is"
-        " the number of answers less the components of the graph that joins each fact's old and new "
-        "answer.",
-        formula="rank dW = |Y| - #components(old - new),  = N - #cycles(r^-1 r~) for bijections,  <= min(N, |Y| - 1)",
+        statement=(
+            "The exact edit's rank counts cycles. Found on checking: for any maps, not only "
+            "bijections, it is the number of answers less the components of the graph that joins "
+            "each fact's old and new answer."
+        ),
+        formula=(
+            "rank dW = |Y| - #components(old - new),  = N - #cycles(r^-1 r~) for bijections,  "
+            "<= min(N, |Y| - 1)"
+        ),
         source="[derived], made general here",
         assumptions="the N keys are independent",
-        derivation="the columns i_new - i_old are the incidence matrix of that graph, whose rank is vertices - "
-        "components; Phi^+ has full rank",
-        computed="numerical rank for bijections, one cycle, swaps, any maps, two answers; N = 8, 24, 48",
+        derivation=(
+            "the columns i_new - i_old are the incidence matrix of that graph, "
+            "whose rank is vertices - components; Phi^+ has full rank"
+        ),
+        computed=(
+            "numerical rank for bijections, one cycle, swaps, any maps, two answers; N = 8, 24, 48"
+        ),
         relation="==",
         tolerance=0.0,
         check=check_rank,
@@ -341,16 +327,26 @@ CLAIMS = (
     Claim(
         id="edit-truncation",
         title="cut by SVD to r = rho N it moves rho + sin(pi rho)/pi of logit (one cycle)",
-        statement="How far the exact edit can be truncated follows from the cycles of the edit. Found on checking: "
-        "for one long cycle the new answer overtakes the old at r = 0.265 N, not N/2; N/2 is where a "
-        "4-cycle leaves its exact tie.",
-        formula="mean new logit = rho + sin(pi rho) / pi = 1 - mean old logit; above 1/2 from rho = 0.265",
+        statement=(
+            "How far the exact edit can be truncated follows from the cycles of the edit. Found on "
+            "checking: for one long cycle the new answer overtakes the old at r = 0.265 N, not "
+            "N/2; N/2 is where a 4-cycle leaves its exact tie."
+        ),
+        formula=(
+            "mean new logit = rho + sin(pi rho) / pi = 1 - mean old logit; "
+            "above 1/2 from rho = 0.265"
+        ),
         source="[derived], made precise here",
         assumptions="large m (then the Gram matrix is isotropic on vectors that sum to 0)",
-        derivation="an n-cycle's i_new - i_old is circulant with singular values 2 sin(pi k/n); the largest r of "
-        "them are the frequencies nearest pi, and each adds (1 - cos theta)/n to the new logit. A 4-cycle"
-        " has 2, sqrt 2, sqrt 2: the first alone gives 1/2 against 1/2",
-        computed="one cycle of N = 64 at m = 4096: mean new logit at r = N/8 .. 3N/4, accuracy at N/8 (0) and N/2 (1)",
+        derivation=(
+            "an n-cycle's i_new - i_old is circulant with singular values 2 sin(pi k/n); the "
+            "largest r of them are the frequencies nearest pi, and each adds (1 - cos theta)/n to "
+            "the new logit. A 4-cycle has 2, sqrt 2, sqrt 2: the first alone gives 1/2 against 1/2"
+        ),
+        computed=(
+            "one cycle of N = 64 at m = 4096: mean new logit at r = N/8 .. "
+            "3N/4, accuracy at N/8 (0) and N/2 (1)"
+        ),
         relation="==",
         tolerance=0.04,
         check=check_truncation,
@@ -358,13 +354,18 @@ CLAIMS = (
     Claim(
         id="edit-preserve",
         title="an edit can preserve every other fact exactly, at no more rank",
-        statement="Fitting the edit beside the facts that must stay (change 0) keeps them exactly; the rank stays "
-        "the same.",
+        statement=(
+            "Fitting the edit beside the facts that must stay (change 0) keeps them exactly; "
+            "the rank stays the same."
+        ),
         formula="dW = [I_new - I_old, 0] [Phi_edit, Phi_keep]^+",
         source="[derived]",
         assumptions="all keys, edited and preserved, are independent",
         derivation="the columns of dW's left factor are those of the edit and zeros",
-        computed="largest logit error on edited and on 2N other facts, and the difference of ranks; d = 64",
+        computed=(
+            "largest logit error on edited and on 2N other facts, and the difference of ranks; "
+            "d = 64"
+        ),
         relation="==",
         tolerance=1e-9,
         check=check_preserve,
@@ -372,17 +373,25 @@ CLAIMS = (
     Claim(
         id="edit-sum-leak",
         title="a summed adapter leaks 0.744 into its subjects' other relations, 0 elsewhere",
-        statement="Found on checking: in a sum, adapters fitted on their own facts interfere through the keys of the "
-        "same subject (60 degrees apart), not through J(90 deg) as first thought: that part cancels for "
-        "bijections.",
+        statement=(
+            "Found on checking: in a sum, adapters fitted on their own facts interfere through the "
+            "keys of the same subject (60 degrees apart), not through J(90 deg) as first thought: "
+            "that part cancels for bijections."
+        ),
         formula="(J(60) - J(90)) / (1 - J(60)) = 0.744",
         source="[derived], corrected here",
-        assumptions="bijections, clean geometry; at finite d the inner products of order 1/sqrt d add noise",
-        derivation="(x, R1) sees x's other key at J(60) and the rest at J(90). Against the Gram matrix (1 - J60) I +"
-        " J60 11^T the constant part meets the sum of i_new - i_old, which is 0; the excess J60 - J90 is "
-        "left, over 1 - J60",
-        computed="mean logit that one adapter gives to its new answer on the other relation's prompts, N = 16, m = "
-        "4096",
+        assumptions=(
+            "bijections, clean geometry; at finite d the inner products of order 1/sqrt d add noise"
+        ),
+        derivation=(
+            "(x, R1) sees x's other key at J(60) and the rest at J(90). Against the Gram matrix (1 "
+            "- J60) I + J60 11^T the constant part meets the sum of i_new - i_old, which is 0; the "
+            "excess J60 - J90 is left, over 1 - J60"
+        ),
+        computed=(
+            "mean logit that one adapter gives to its new answer on the other relation's prompts, "
+            "N = 16, m = 4096"
+        ),
         relation="==",
         tolerance=0.08,
         check=check_sum_leak,

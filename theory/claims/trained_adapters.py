@@ -1,8 +1,9 @@
 """How far gradient training lands above the constructed adapters of `linear_adapters` and
 `relu_adapters`.
 
-All ranks and seeds train at once: one batch of models whose adapters have D columns, of which a
-mask keeps R. Models of different ranks do not mix: every sum below is over one model's own loss.
+All ranks and seeds train at once, as one batch of models: every adapter has D columns, of which a
+mask keeps R. Models of different ranks do not mix, for every sum below is over one model's own
+loss.
 
 Axis legend: n models (ranks x seeds), L layers, D width, b points.
 """
@@ -14,17 +15,17 @@ import torch
 from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, normal
-from theory.linear_adapters import problem as linear_problem
-from theory.linear_adapters import product
-from theory.relu_adapters import Network, adapt
-from theory.relu_adapters import problem as relu_problem
+from theory.claims.linear_adapters import problem as linear_problem
+from theory.claims.linear_adapters import product
+from theory.claims.relu_adapters import Network, adapt
+from theory.claims.relu_adapters import problem as relu_problem
 
 
 def masked_adapters(
     ranks: Sequence[int], depth: int, dim: int, seed: int, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A (n, L, D, D) random, B (n, L, D, D) zero, mask (n, 1, D, 1) that keeps each model's first R
-    rows of A."""
+    """A (n, L, D, D) random, B (n, L, D, D) zero, and a mask (n, 1, D, 1) that keeps each model's
+    first R rows of A."""
     rng = generator(name, seed)
     a = normal(len(ranks), depth, dim, dim, rng=rng) / dim**0.5
     mask = (torch.arange(dim)[None] < torch.tensor(ranks)[:, None]).double()[:, None, :, None]
@@ -32,7 +33,8 @@ def masked_adapters(
 
 
 def descend(loss: Callable[[], Tensor], weights: Sequence[Tensor], steps: int, rate: float) -> None:
-    """Adam with a cosine to zero; loss() gives (n,), one a model."""
+    """Adam on the weights in place, with a cosine to zero; loss() gives (n,), one for each
+    model."""
     optimiser = torch.optim.Adam(weights, lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
@@ -45,23 +47,18 @@ def descend(loss: Callable[[], Tensor], weights: Sequence[Tensor], steps: int, r
 def trained_linear(
     dim: int, depth: int, ranks: Sequence[int], seeds: int, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """(ranks, seeds) squared Frobenius errors after training, and their floors sum_{i>RL}
-    sigma_i(E)^2."""
-    frozen, goals, floors = [], [], []
+    """Squared Frobenius errors after training, and their floors sum_{i>RL} sigma_i(E)^2; both
+    (ranks, seeds)."""
+    frozen, goals, floors, parts = [], [], [], []
     for seed in range(seeds):
         factors, target = linear_problem(dim, depth, seed, "trained-linear")
-        tail = torch.linalg.svdvals(target - product(factors)).square().flip(0).cumsum(0).flip(0)
+        squares = torch.linalg.svdvals(target - product(factors)).square()
+        tails = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
         frozen.append(torch.stack(factors))
         goals.append(target)
-        floors.append(
-            torch.stack([tail[r * depth] if r * depth < dim else tail.new_zeros(()) for r in ranks])
-        )
-    parts = [
-        masked_adapters(ranks, depth, dim, seed, "trained-linear adapters") for seed in range(seeds)
-    ]
-    a, b, mask = (
-        torch.stack(x, dim=1).flatten(0, 1) for x in zip(*parts, strict=True)
-    )  # models: ranks x seeds
+        floors.append(tails[[min(r * depth, dim) for r in ranks]])
+        parts.append(masked_adapters(ranks, depth, dim, seed, "trained-linear adapters"))
+    a, b, mask = (torch.stack(x, dim=1).flatten(0, 1) for x in zip(*parts, strict=True))
     weights = torch.stack(frozen).repeat(len(ranks), 1, 1, 1)
     target = torch.stack(goals).repeat(len(ranks), 1, 1)
     a.requires_grad_()
@@ -77,15 +74,15 @@ def trained_linear(
 def trained_relu(
     dim: int, ranks: Sequence[int], seed: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(ranks,) mean squared errors per output of trained and of constructed adapters, and the
-    linear prediction."""
+    """Mean squared errors per output of trained and of constructed adapters, and the linear
+    prediction; each (ranks,)."""
     depth = 2
     frozen, target, held_out = relu_problem(dim, depth, 1, seed, "trained-relu")
     rng = generator("trained-relu batches", seed)
     a, b, mask = masked_adapters(ranks, depth, dim, seed, "trained-relu adapters")
     built = [adapt(frozen, target, rank, held_out) for rank in ranks]
-    # Biases start as in the construction for the frozen product itself: inner layer active, last
-    # one compensating.
+    # Biases start as in the construction for the frozen product itself: the inner layer is active,
+    # and the last one compensates.
     start, _ = adapt(frozen, Network([product(frozen)], target.biases), 1, held_out)
     biases = torch.stack(start.biases)[None, :, None].repeat(len(ranks), 1, 1, 1)  # (n, L, 1, D)
     weights = torch.stack(frozen)
@@ -110,6 +107,7 @@ def trained_relu(
 
 
 def error(network: Network, target: Network, points: Tensor) -> Tensor:
+    """Mean squared error per output on points (b, D)."""
     return (network(points) - target(points)).square().mean()
 
 
@@ -119,12 +117,11 @@ relu_runs = cache(trained_relu)  # two claims read the same runs, of each kind
 
 
 def check_linear_never_below(settings: Settings) -> Iterator[Observation]:
-    errors, floors = linear_runs(
-        16, 2, LINEAR_RANKS, settings.seeds, 2000 if settings.full else 500
-    )
-    for rank, found, least in zip(LINEAR_RANKS, errors, floors, strict=True):
+    steps = 2000 if settings.full else 500
+    errors, floors = linear_runs(16, 2, LINEAR_RANKS, settings.seeds, steps)
+    for rank, reached, least in zip(LINEAR_RANKS, errors, floors, strict=True):
         for seed in range(settings.seeds):
-            yield Observation(f"R={rank}", seed, 1.0, float(found[seed] / least[seed]))
+            yield Observation(f"R={rank}", seed, 1.0, float(reached[seed] / least[seed]))
 
 
 def check_relu_low(settings: Settings) -> Iterator[Observation]:
@@ -140,13 +137,19 @@ def check_relu_threshold(settings: Settings) -> Iterator[Observation]:
             yield Observation(f"R={rank}", seed, float(constructed[i]), float(trained[i]))
 
 
-SETTING = "D = 16, L = 2, as in the authors' experiments; Adam, cosine schedule, all ranks and seeds in one batch"
+SETTING = (
+    "D = 16, L = 2, as in the authors' experiments; Adam, cosine schedule, all ranks and seeds in "
+    "one batch"
+)
 
 CLAIMS = (
     Claim(
         id="trained-linear-bound",
         title="gradient-trained linear adapters never come below the constructed error",
-        statement="Training cannot beat the singular values: the squared error stays at or above their tail.",
+        statement=(
+            "Training cannot beat the singular values: "
+            "the squared error stays at or above their tail."
+        ),
         formula="||prod (W + B A) - Wt||_F^2 >= sum_{i>RL} sigma_i(E)^2",
         source="Zeng and Lee 2024, arXiv 2310.17513, experiments [recall]; bound [derived]",
         assumptions=SETTING,
@@ -159,7 +162,10 @@ CLAIMS = (
     Claim(
         id="trained-linear-close",
         title="and come within 5 % of it, at ranks 1 .. 6 (threshold 8)",
-        statement="In the linear case the landscape is no obstacle: plain Adam finds what the construction gives.",
+        statement=(
+            "In the linear case the landscape is no obstacle: "
+            "plain Adam finds what the construction gives."
+        ),
         formula="trained / bound <= 1.05",
         source="measured here",
         assumptions=SETTING,
@@ -172,8 +178,11 @@ CLAIMS = (
     Claim(
         id="trained-relu-low",
         title="ReLU, rank 1: training beats the construction, which is not optimal",
-        statement="Below the threshold the linear construction ignores the ReLU, and training lands under it. So for "
-        "ReLU the formula is an upper bound on the best error, not the best error.",
+        statement=(
+            "Below the threshold the linear construction ignores the ReLU, and training lands "
+            "under it. So for ReLU the formula is an upper bound on the best error, not the best "
+            "error."
+        ),
         formula="trained / constructed <= 1 at R = 1",
         source="found here",
         assumptions=SETTING + "; biases trained too; 300 steps of 128 fresh points",
@@ -186,7 +195,10 @@ CLAIMS = (
     Claim(
         id="trained-relu-threshold",
         title="ReLU, at the threshold: training stays far above the construction",
-        statement="At R = 6 and 8 exact or nearly exact adapters exist, and short training does not find them.",
+        statement=(
+            "At R = 6 and 8 exact or nearly exact adapters exist, "
+            "and short training does not find them."
+        ),
         formula="trained >= constructed at R = 6, 8",
         source="Zeng and Lee 2024, arXiv 2310.17513, experiments [recall]; measured here",
         assumptions=SETTING + "; biases trained too; 300 steps of 128 fresh points",

@@ -1,17 +1,19 @@
-"""Experts trained by gradient on the one-layer model, through the loop that trains the study's:
-does the theory hold there?
+"""Experts trained by gradient on the one-layer model, by the loop that trains the study's experts:
+does the theory hold for them?
 
 The theory writes every edit as least squares: new answers get logit 1, old ones 0, and dW lies in
-the span of its own keys. Here base and experts learn by cross-entropy with AdamW: `lora.attach`,
-`recycle.train.fit`, all experts at once (Rows). What training put on an expert's own prompts is
-read off the model (T, one row a fact), and the theory says the rest:
+the span of its own keys. Here base and experts learn by cross-entropy with AdamW, through
+`lora.attach` and recycle's training loop, all experts at once (Rows). T, one row a fact, is what
+training put on an expert's own prompts; it is read off the model, and the theory says the rest:
 
-    change on any prompt   g^T G^-1 T       G the Gram matrix of the expert's own keys, g their overlaps with the prompt's
-    recall at weight w     w D > gap        D what the edit adds to new less old, gap how far old led before
+    change on any prompt   g^T G^-1 T    G the Gram matrix of the expert's own keys, g their
+                                         overlaps with the prompt's key
+    recall at weight w     w D > gap     D what the edit adds to new less old, gap the lead that
+                                         old had before it
 
-Found: bridge and recall are as predicted once the experts are trained well; the leak is larger, for
-Adam leaves the span of the keys; and training overshoots the D = 2 gap at which least squares
-stops, which breaks the tie of claim two-hop-tie.
+Found: bridge and recall are as predicted once the experts are trained well. The leak is larger, for
+Adam leaves the span of the keys. Training overshoots the D = 2 gap at which least squares stops,
+which breaks the tie of claim two-hop-tie.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,10 +26,19 @@ from torch import Tensor, nn
 from lora import Rows, attach, extract, init_adapter, train_only, using
 from recycle.train.fit import TrainConfig, fit
 from theory.claim import Claim, Observation, Settings, generator
-from theory.editing import accuracy
-from theory.leakage import kernel
-from theory.one_layer import OneLayer, Relation, chain_world, random_features, two_hop_prompts
-from theory.two_hop import answer_types, by_type, composed
+from theory.claims.leakage import kernel
+from theory.claims.two_hop import answer_types, by_type, composed
+from theory.one_layer import (
+    OneLayer,
+    Relation,
+    accuracy,
+    chain_world,
+    random_features,
+    two_hop_prompts,
+)
+
+Batch = tuple[Tensor, Tensor]  # tokens, and where they are learned
+Groups = Sequence[Sequence[nn.Parameter]]  # clipped apart, one group for each expert
 
 N, FEATURES, RANK = 16, 1024, 8
 BASE_STEPS, STEPS = 60, 100
@@ -46,8 +57,10 @@ class Network(nn.Module):
         nn.init.zeros_(self.down.weight)
 
     def hidden_states(self, tokens: Tensor) -> Tensor:
-        """(b, l) -> logits over the entities (b, l, a): h at a position is V (sum of earlier e) +
-        its own e."""
+        """(b, length) -> logits over the entities (b, length, a).
+
+        h at a position is V (sum of the earlier e) + its own e.
+        """
         own = self.embed[tokens]
         residual = (own.cumsum(1) - own) @ self.value.T + own
         return self.down(torch.relu(residual @ self.up.T))
@@ -58,7 +71,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """What training left, in float64: the base's W in `model`, each expert's factors with scaling
+    """What training left, in float64: `model` has the base's W; the experts' factors have scale
     1."""
 
     model: OneLayer
@@ -68,24 +81,27 @@ class Run:
     b: tuple[Tensor, ...]  # (answers, rank)
 
 
-def texts(relations: Sequence[Relation], answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Every fact as tokens "x R y", (f, 3), and where they are learned: y alone."""
-    tokens = torch.cat(
-        [torch.cat([r.prompts, y[:, None]], dim=1) for r, y in zip(relations, answers, strict=True)]
-    )
+def texts(relations: Sequence[Relation], answers: Sequence[Tensor]) -> Batch:
+    """Every fact as tokens "x R y", (f, 3), and where they are learned, (f, 3): at y alone."""
+    facts = zip(relations, answers, strict=True)
+    tokens = torch.cat([torch.cat([r.prompts, y[:, None]], dim=1) for r, y in facts])
     return tokens, torch.tensor([False, False, True]).expand_as(tokens)
 
 
 def train_run(rate: float, seed: int, steps: int) -> Run:
-    """The old facts into W, then one expert a relation for its new facts."""
+    """Train the old facts into W, then one expert a relation for its new facts, at this learning
+    rate and for so many steps."""
     rng = generator(f"trained-experts {rate}", seed)
     relations = chain_world(N, 2, rng)
     model = random_features(relations, N, None, FEATURES, rng)
     network = Network(model)
 
+    def train(label: str, groups: Groups, batch: Batch, steps: int, lr: float) -> None:
+        config = TrainConfig(steps=steps, lr=lr)
+        fit(network, groups, lambda step: batch, config, label=label)
+
     old = texts(relations, [r.old for r in relations])
-    config = TrainConfig(steps=BASE_STEPS, lr=1e-3)
-    fit(network, [list(network.down.parameters())], lambda step: old, config, label="base")
+    train("base", [list(network.down.parameters())], old, BASE_STEPS, 1e-3)
 
     names = [f"r{k}" for k in range(len(relations))]
     fresh = {
@@ -94,22 +110,22 @@ def train_run(rate: float, seed: int, steps: int) -> Run:
     new = texts(relations, [r.new for r in relations])
     attach(network, fresh)
     with using(network, Rows(names)):
-        config = TrainConfig(steps=steps, lr=rate)
-        fit(network, train_only(network, names), lambda step: new, config, label="experts")
-    learned = [extract(network, name, fresh[name]).factors["down"] for name in names]
+        train("experts", train_only(network, names), new, steps, rate)
+    learned = [extract(network, name, start).factors["down"] for name, start in fresh.items()]
     return Run(
         OneLayer(model.embed, model.value, model.up, network.down.weight.detach().double()),
         relations,
-        start=tuple(fresh[name].factors["down"][0].double() for name in names),
+        start=tuple(start.factors["down"][0].double() for start in fresh.values()),
         a=tuple(a.double() for a, _ in learned),
         b=tuple(b.double() for _, b in learned),
     )
 
 
-trained_run = cache(train_run)  # six claims read the same runs
+trained_run = cache(train_run)  # seven claims read the same runs
 
 
 def runs(settings: Settings) -> Iterator[tuple[str, int, Run]]:
+    """(name of the training, seed, run), every training with every seed."""
     for name, rate in RATES.items():
         for seed in range(settings.seeds):
             yield name, seed, trained_run(rate, seed, STEPS)
@@ -121,26 +137,26 @@ def moved(run: Run, k: int) -> Tensor:
 
 
 def change(run: Run, k: int, prompts: Tensor) -> Tensor:
-    """(b, l) -> (b, answers): what expert k adds to the logits."""
+    """(b, length) -> (b, answers): what expert k adds to the logits."""
     return run.model.keys(prompts) @ (run.start[k] + moved(run, k)).T @ run.b[k].T
 
 
 def merged(run: Run, weight: float, prompts: Tensor) -> Tensor:
-    """Logits with every expert at one weight: 1 is the sum, 1/K the mean."""
-    return run.model.logits(prompts) + weight * sum(
-        (change(run, k, prompts) for k in range(len(run.relations))), start=torch.zeros(())
-    )
+    """(b, length) -> (b, answers): logits with every expert at one weight; 1 is the sum, 1/K the
+    mean."""
+    added = [change(run, k, prompts) for k in range(len(run.relations))]
+    return run.model.logits(prompts) + weight * torch.stack(added).sum(0)
 
 
 def carried(own: Tensor, other: Tensor, values: Tensor) -> Tensor:
-    """g^T G^-1 T: own residuals (n, d) with values T (n, answers), other residuals (b, d) -> (b,
-    answers)."""
+    """g^T G^-1 T (b, answers): what values T (n, answers) on the residuals `own` (n, d) become on
+    the residuals `other` (b, d)."""
     return torch.linalg.solve(kernel(own, own), kernel(own, other)).T @ values
 
 
 def predicted_merge(run: Run, weight: float, prompts: Tensor) -> Tensor:
-    """The theory's logits on any prompts, from the logits on the facts themselves and the
-    arc-cosine kernel."""
+    """(b, length) -> (b, answers): the theory's logits on any prompts, from the logits on the facts
+    themselves and the arc-cosine kernel."""
     facts, residual = torch.cat([r.prompts for r in run.relations]), run.model.residual(prompts)
     logits = carried(run.model.residual(facts), residual, run.model.logits(facts))
     for k, relation in enumerate(run.relations):
@@ -150,14 +166,12 @@ def predicted_merge(run: Run, weight: float, prompts: Tensor) -> Tensor:
 
 
 def gains(run: Run, k: int) -> tuple[Tensor, Tensor]:
-    """(n,), (n,): D, what expert k adds to new less old on its own facts, and the gap by which old
-    led."""
+    """D (n,), what expert k adds to new less old on its own facts, and gap (n,), the lead of old
+    before it."""
     relation, rows = run.relations[k], torch.arange(N)
     added, base = change(run, k, relation.prompts), run.model.logits(relation.prompts)
-    return (
-        added[rows, relation.new] - added[rows, relation.old],
-        base[rows, relation.old] - base[rows, relation.new],
-    )
+    gained = added[rows, relation.new] - added[rows, relation.old]
+    return gained, base[rows, relation.old] - base[rows, relation.new]
 
 
 def predicted_recall(run: Run, k: int, weight: float) -> float:
@@ -173,12 +187,11 @@ def crossed(run: Run, k: int) -> Tensor:
 
 
 def leak_slope(run: Run, k: int, prompts: Tensor) -> float:
-    """The change on these prompts against what least squares through the same keys would carry
-    there; 1 if equal."""
-    own, other = run.model.keys(run.relations[k].prompts), run.model.keys(prompts)
-    expected = torch.linalg.solve(own @ own.T, own @ other.T).T @ change(
-        run, k, run.relations[k].prompts
-    )
+    """Expert k's change on these prompts (b, length) over the change that least squares through the
+    same keys would make there; 1 where they are equal."""
+    facts = run.relations[k].prompts
+    own, other = run.model.keys(facts), run.model.keys(prompts)
+    expected = torch.linalg.solve(own @ own.T, own @ other.T).T @ change(run, k, facts)
     return float((change(run, k, prompts) * expected).sum() / expected.square().sum())
 
 
@@ -190,7 +203,8 @@ def outside(run: Run, k: int) -> float:
 
 
 def answered(run: Run) -> tuple[float, float]:
-    """Shares of the two-hop prompts that the sum answers with the bridge, and rightly."""
+    """Shares of the two-hop prompts that the sum answers with the bridge, and that it answers
+    rightly."""
     logits = merged(run, 1.0, two_hop_prompts(run.relations))
     return accuracy(logits, run.relations[0].new), accuracy(logits, composed(run.relations))
 
@@ -217,11 +231,10 @@ def check_logits(settings: Settings) -> Iterator[Observation]:
         types = answer_types(run.relations, run.model.down.shape[0])
         for merge, weight in (("sum", 1.0), ("mean", 0.5)):
             expected = by_type(predicted_merge(run, weight, prompts), types)
-            found = by_type(merged(run, weight, prompts), types)
+            seen = by_type(merged(run, weight, prompts), types)
             for kind in types:
-                yield Observation(
-                    f"{name}, {merge}: {kind}", seed, expected[kind] / unit, found[kind] / unit
-                )
+                case = f"{name}, {merge}: {kind}"
+                yield Observation(case, seed, expected[kind] / unit, seen[kind] / unit)
 
 
 def check_leak(settings: Settings) -> Iterator[Observation]:
@@ -242,41 +255,43 @@ def check_overshoot(settings: Settings) -> Iterator[Observation]:
     for name, seed, run in runs(settings):
         for k in range(2):
             gained, gap = gains(run, k)
-            yield Observation(
-                f"{name}: expert {k + 1}", seed, 2.0, float(gained.mean() / gap.mean())
-            )
+            overshoot = float(gained.mean() / gap.mean())
+            yield Observation(f"{name}: expert {k + 1}", seed, 2.0, overshoot)
+
+
+WEIGHTS = {"1": 1.0, "1/2": 1 / 2, "1/3": 1 / 3, "1/4": 1 / 4, "1/8": 1 / 8}
 
 
 def check_recall(settings: Settings) -> Iterator[Observation]:
     for name, seed, run in runs(settings):
-        for share, weight in (
-            ("1", 1.0),
-            ("1/2", 1 / 2),
-            ("1/3", 1 / 3),
-            ("1/4", 1 / 4),
-            ("1/8", 1 / 8),
-        ):
+        for share, weight in WEIGHTS.items():
             expected = sum(predicted_recall(run, k, weight) for k in range(2)) / 2
-            found = sum(accuracy(merged(run, weight, r.prompts), r.new) for r in run.relations) / 2
-            yield Observation(f"{name}: weight {share}", seed, expected, found)
+            hops = [accuracy(merged(run, weight, r.prompts), r.new) for r in run.relations]
+            yield Observation(f"{name}: weight {share}", seed, expected, sum(hops) / 2)
 
 
 SOURCE = "arXiv 2506.13479, section 3 [paper: the model]; [derived], measured here"
 TRAINED = (
-    "base and experts trained by recycle's loop (AdamW, cross-entropy, rank 8, all experts at once); clean geometry, "
-    "N = 16, m = 1024"
+    "base and experts trained by recycle's loop (AdamW, cross-entropy, rank 8, all experts at "
+    "once); clean geometry, N = 16, m = 1024"
 )
 
 CLAIMS = (
     Claim(
         id="gradient-bridge",
         title="experts trained by gradient: the sum still answers 'x R1 R2' with the bridge",
-        statement="The theory's answer to the two-hop prompt does not hang on least squares: experts that were trained "
-        "by recycle's own loop to a loss near 0, and then summed, answer it with r~1(x) and never with r~2(r~1(x)).",
+        statement=(
+            "The theory's answer to the two-hop prompt does not hang on least squares: experts "
+            "that were trained by recycle's own loop to a loss near 0, and then summed, answer it "
+            "with r~1(x) and never with r~2(r~1(x))."
+        ),
         formula="share of bridge answers 1, of right answers 0",
         source=SOURCE,
         assumptions=TRAINED + "; loss about 1e-5",
-        derivation="two-hop-blind and two-hop-answer, with whatever training put on the facts in place of i_new - i_old",
+        derivation=(
+            "two-hop-blind and two-hop-answer, "
+            "with whatever training put on the facts in place of i_new - i_old"
+        ),
         computed="16 two-hop prompts a seed under the sum",
         relation="==",
         tolerance=0.13,
@@ -284,9 +299,15 @@ CLAIMS = (
     ),
     Claim(
         id="gradient-bridge-early",
-        title="found: experts trained just enough answer the bridge less often, but more than half the time",
-        statement="Disagreement: the theory says 1 as soon as the facts are learned. Stopped at a loss of 1e-2, the "
-        "bridge's lead is no larger than what the experts stir up elsewhere, and some prompts go to other answers.",
+        title=(
+            "found: experts trained just enough answer the bridge less often, "
+            "but more than half the time"
+        ),
+        statement=(
+            "Disagreement: the theory says 1 as soon as the facts are learned. Stopped at a loss "
+            "of 1e-2, the bridge's lead is no larger than what the experts stir up elsewhere, and "
+            "some prompts go to other answers."
+        ),
         formula="share of bridge answers >= 1/2 where the theory has 1; right answers stay rare",
         source="[derived], measured here",
         assumptions=TRAINED + "; loss about 1e-2",
@@ -298,14 +319,25 @@ CLAIMS = (
     ),
     Claim(
         id="gradient-logits",
-        title="their two-hop logits follow from the one-hop ones by the kernel, to 12 percent of an edit",
-        statement="The mean logit of each type of answer on the two-hop prompt is carried over from the logits on the "
-        "facts themselves by the kernel alone. The bridge stands up to a tenth of D higher than "
-        "predicted, for trained experts leak more.",
-        formula="g_all^T G_all^-1 T_base + w sum_k g_k^T G_k^-1 T_k, in units of D, the gain of new over old",
+        title=(
+            "their two-hop logits follow from the one-hop ones by the kernel, "
+            "to 12 percent of an edit"
+        ),
+        statement=(
+            "The mean logit of each type of answer on the two-hop prompt is carried over from the "
+            "logits on the facts themselves by the kernel alone. The bridge stands up to a tenth "
+            "of D higher than predicted, for trained experts leak more."
+        ),
+        formula=(
+            "g_all^T G_all^-1 T_base + w sum_k g_k^T G_k^-1 T_k, in units of D, "
+            "the gain of new over old"
+        ),
         source=SOURCE,
         assumptions=TRAINED,
-        derivation="two-hop-logits with T as trained; exact if every update lay in the span of its keys and m -> oo",
+        derivation=(
+            "two-hop-logits with T as trained; "
+            "exact if every update lay in the span of its keys and m -> oo"
+        ),
         computed="five types of answer under the sum and the mean, mean logit over mean D",
         relation="==",
         tolerance=0.12,
@@ -314,27 +346,47 @@ CLAIMS = (
     Claim(
         id="gradient-leak",
         title="found: gradient-trained experts leak more than least squares through the same keys",
-        statement="Disagreement: what an expert does to its own facts is felt on the same subject's other prompts 3 to "
-        "20 percent more strongly than the theory's edit would be.",
-        formula="slope of the change on g^T G^-1 T, sampled G and g; least squares has 1, found >= 1.03",
+        statement=(
+            "Disagreement: what an expert does to its own facts is felt on the same subject's "
+            "other prompts 3 to 20 percent more strongly than the theory's edit would be."
+        ),
+        formula=(
+            "slope of the change on g^T G^-1 T, sampled G and g; least squares has 1, found >= 1.03"
+        ),
         source="[derived], measured here",
         assumptions=TRAINED,
-        derivation="Adam divides by each coordinate's own size, so its step in A is no combination of keys but nearly a "
-        "sign pattern, and sign patterns of ReLU keys overlap more than the keys do: (1 + cos t) / 2 > J(t)",
-        computed="on 'x R2' for x's expert on R1 (and the reverse), and on the two-hop prompt, two lengths of training",
+        derivation=(
+            "Adam divides by each coordinate's own size, so its step in A is no combination of "
+            "keys but nearly a sign pattern, and sign patterns of ReLU keys overlap more than the "
+            "keys do: (1 + cos t) / 2 > J(t)"
+        ),
+        computed=(
+            "on 'x R2' for x's expert on R1 (and the reverse), and on the two-hop prompt, "
+            "two lengths of training"
+        ),
         relation=">=",
         tolerance=0.0,
         check=check_leak,
     ),
     Claim(
         id="gradient-span",
-        title="found: over a quarter of A's movement lies outside the span of the expert's own keys",
-        statement="Disagreement: the theory's update, and plain gradient descent's, is a combination of the expert's "
-        "keys; AdamW's is not.",
-        formula="|dA (I - P)|^2 / |dA|^2, P the projection on the rows of Phi; 0 for gradient descent, found >= 0.25",
+        title=(
+            "found: over a quarter of A's movement lies outside the span of the expert's own keys"
+        ),
+        statement=(
+            "Disagreement: the theory's update, and plain gradient descent's, "
+            "is a combination of the expert's keys; AdamW's is not."
+        ),
+        formula=(
+            "|dA (I - P)|^2 / |dA|^2, P the projection on the rows of Phi; "
+            "0 for gradient descent, found >= 0.25"
+        ),
         source="[derived], measured here",
         assumptions=TRAINED,
-        derivation="the gradient of A is B^T (dL/dlogits)^T Phi, in the span; Adam rescales it coordinate by coordinate",
+        derivation=(
+            "the gradient of A is B^T (dL/dlogits)^T Phi, in the span; "
+            "Adam rescales it coordinate by coordinate"
+        ),
         computed="both experts, two lengths of training",
         relation=">=",
         tolerance=0.0,
@@ -343,8 +395,10 @@ CLAIMS = (
     Claim(
         id="gradient-overshoot",
         title="found: training overshoots the edit, so the tie at K = 2 is broken for the new fact",
-        statement="Disagreement: least squares moves new less old from -gap to +gap, so half of it ties; cross-entropy "
-        "moves it further, and the longer the further.",
+        statement=(
+            "Disagreement: least squares moves new less old from -gap to +gap, so half of it ties; "
+            "cross-entropy moves it further, and the longer the further."
+        ),
         formula="D / gap = 2 for least squares; found >= 2, up to 6 after long training",
         source="[derived], measured here",
         assumptions=TRAINED,
@@ -357,12 +411,17 @@ CLAIMS = (
     Claim(
         id="gradient-recall",
         title="one-hop recall at weight w is the share of facts with w D > gap",
-        statement="What a merge leaves of trained facts is decided by scale alone, as for least squares, but with the "
-        "gain that training really reached: the mean of two keeps most, not half.",
+        statement=(
+            "What a merge leaves of trained facts is decided by scale alone, as for least squares, "
+            "but with the gain that training really reached: the mean of two keeps most, not half."
+        ),
         formula="recall(w) = share of facts with w D > gap",
         source="[derived], measured here",
         assumptions=TRAINED,
-        derivation="the other expert moves these logits too little to change which of old and new is larger",
+        derivation=(
+            "the other expert moves these logits too little to change which of old and new is "
+            "larger"
+        ),
         computed="sum and weights 1/2, 1/3, 1/4, 1/8 of two experts, recall of both relations",
         relation="==",
         tolerance=0.15,
