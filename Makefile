@@ -1,17 +1,24 @@
-# make study | make test | make theory | make bench | make interop: each makes its own environment in .venv first.
-# PYTHON picks the interpreter (3.10 to 3.13); CONSTRAINTS= (empty) leaves the versions to pip, for a torch of your own.
+# make study | make test | make lint | make theory | make bench | make interop | make pages
+# Each makes its own environment in .venv first. PYTHON picks the interpreter (3.10 to 3.13);
+# CONSTRAINTS= (empty) leaves the versions to pip, for a torch of your own.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+PIN = $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check $(PIN)
 
-.PHONY: study test theory bench interop lint clean
+.PHONY: study test lint theory bench interop pages clean
 study: $(VENV)/plots
 	$(RUN) -m recycle study two-hop --preset quick
 
 test: $(VENV)/dev
 	$(RUN) -m pytest -q
+
+lint: $(VENV)/dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 theory: $(VENV)/plots
 	$(RUN) -m theory
@@ -22,9 +29,11 @@ bench: $(VENV)/plots
 interop: $(VENV)/dev $(VENV)/interop
 	$(RUN) -m pytest -q -m interop
 
-lint: $(VENV)/dev
-	$(RUN) -m ruff check .
-	$(RUN) -m mypy
+# The generated pages, from the recorded results beside them.
+pages: $(VENV)/plots
+	$(RUN) -m recycle results
+	$(RUN) -m theory table > theory/results/README.md
+	$(RUN) -m bench table > bench/results/README.md
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)

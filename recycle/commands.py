@@ -83,7 +83,7 @@ def methods(options: Namespace) -> None:
 
 def results(options: Namespace) -> None:
     for path in write_results(options.folder):
-        print(f"made: {path}")
+        print(f"made: {os.path.relpath(path)}")
 
 
 def table(options: Namespace) -> None:

@@ -63,14 +63,14 @@ MEAN_OF_PRODUCTS = Method(
     "mean_of_products",
     "merge",
     "(1/N) sum_i dW_i",
-    "arXiv 2506.13479, Uniform",
+    "arXiv 2506.13479 (Uniform, of the products)",
     _merged(mean_of_products),
 )
 PRODUCT_OF_MEANS = Method(
     "product_of_means",
     "merge",
     "s mean_i(B_i) mean_i(A_i)",
-    "arXiv 2307.13269, LoraHub's combination at equal weights",
+    "arXiv 2307.13269 (LoraHub at weights 1/N)",
     _merged(product_of_means),
 )
 PLAIN_SUM = Method(

@@ -1,4 +1,4 @@
-"""How figures are drawn: one palette, one way to save. Figures need matplotlib (the plots extra)."""
+"""How figures are drawn: one palette, one way to save. They need matplotlib (the plots extra)."""
 
 from __future__ import annotations
 

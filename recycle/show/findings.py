@@ -1,4 +1,4 @@
-"""What a run found, in two sentences: whether it may decide anything, and what the best merge does."""
+"""A run's findings in two sentences: whether it may decide anything, and how the best merge does."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ def _decided(controls: Sequence[Control], claims: Sequence[Claim]) -> str:
     if failed:
         c = failed[0]
         value = f"{c.value:.2f}, needs {c.bound}" if c.measured else "not measured"
-        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        if len(failed) == 1:
+            return (
+                f"No claim is decided, because the control {c.id} ({value}) fails: {c.statement}."
+            )
         return (
-            f"No claim is decided, because the control {c.id} ({value}){more} does not pass: "
+            f"No claim is decided, because {len(failed)} controls fail, first {c.id} ({value}): "
             f"{c.statement}."
         )
     counted = Counter(claim.verdict.state for claim in claims)
@@ -52,6 +55,11 @@ def _best(study: Study, metrics: Metrics) -> list[str]:
         return []
     best = max(measured, key=lambda name: _share(measured[name], harder[-1]))
     own = measured[best]
+    if not _share(own, harder[-1]):
+        return [
+            f"None of {len(measured)} merges and routers of the {library} library answers any "
+            f"{harder[-1]} question."
+        ]
     weakest = min(_share(own, form) for form in world.components)
     answers = _listed([f"{_share(own, form):.2f} of the {form} questions" for form in harder])
     sentence = (

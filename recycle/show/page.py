@@ -99,7 +99,10 @@ def _opening(
 def _judged(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
     if not any(control.measured for control in controls):  # a study of recipes decides nothing
         return []
-    out = ["<h2>Controls</h2><div class=wide><table><tr><th>control<th class=text>statement"]
+    out = [
+        "<h2>Controls</h2><div class=wide><table class=stack><tr><th>control"
+        "<th class=text>statement"
+    ]
     out.append("<th>value<th>needs<th></tr>")
     for c in controls:
         colour = {"passes": "good", "FAILS": "bad"}.get(c.state, "open")
@@ -107,7 +110,7 @@ def _judged(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
             f"<tr><td>{e(c.id)}<td class=text>{e(c.statement)} <small>(worst: {e(c.where)})</small>"
             f"<td>{c.value:.2f}<td>{e(c.bound)}<td class={colour}>{c.state}</tr>"
         )
-    out.append("</table></div><h2>Claims</h2><div class=wide><table><tr><th>claim")
+    out.append("</table></div><h2>Claims</h2><div class=wide><table class=stack><tr><th>claim")
     out.append(
         "<th class=text>statement and rule<th class=text>verdict<th class=text>evidence</tr>"
     )
@@ -283,7 +286,10 @@ def _figure(title: str, draw: Any) -> list[str]:
     if not drawing.available():
         return []
     image = drawing.png(draw())
-    return [f"<h3>{e(title)}</h3><img alt='{e(title)}' src='data:image/png;base64,{image}'>"]
+    return [
+        f"<h3>{e(title)}</h3><div class=figure>"
+        f"<img alt='{e(title)}' src='data:image/png;base64,{image}'></div>"
+    ]
 
 
 def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:

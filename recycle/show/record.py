@@ -189,7 +189,7 @@ def _has_figure(recorded: Mapping[str, Any]) -> bool:
 
 
 def results_figure(recorded: Mapping[str, Any]) -> str:
-    """The accuracy of the recorded study's methods as SVG, in the groups that its claims speak of."""
+    """The accuracy of the recorded study's methods as SVG, in the groups of its claims."""
     design, metrics = DESIGNS[recorded["task"]], recorded_metrics(recorded)
     study = Study(design, design.default)
     groups = [group for group in metrics.groups if group in design.rules.groups]

@@ -22,9 +22,16 @@ th[aria-sort=ascending]::after { content: " \\25b2"; font-size: .7em; }
 th[aria-sort=descending]::after { content: " \\25bc"; font-size: .7em; }
 .filter { margin: .6rem 0; } .filter label { margin-right: .9rem; white-space: nowrap; }
 .good { color: #11682f; } .bad { color: #a11212; } .open { color: #7a5b00; }
-img { max-width: 100%; height: auto; } pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; }
+img { max-width: 100%; height: auto; }
+pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; }
 details { margin: .5rem 0; } summary { cursor: pointer; font-weight: 600; }
-@media (max-width: 600px) { body { font-size: 14px; padding: .6rem; } th, td { padding: .15rem .3rem; }
+.figure { overflow-x: auto; }
+@media (max-width: 600px) {
+  .figure img { max-width: none; width: 44rem; }
+  .stack, .stack tbody, .stack tr, .stack td { display: block; text-align: left; border: 0; }
+  .stack tr:first-child { display: none; } .stack tr { border-bottom: 1px solid var(--line); }
+  .stack td { padding: .1rem 0; white-space: normal; } .stack td:first-child { font-weight: 600; }
+ body { font-size: 14px; padding: .6rem; } th, td { padding: .15rem .3rem; }
   td:first-child { white-space: normal; min-width: 8.5rem; } td.text { min-width: 8rem; } }
 """
 

@@ -146,10 +146,9 @@ def terminal(study: Study, metrics: Metrics) -> str:
 def _judged_text(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
     width = max(len(control.id) for control in controls)
     out = ["controls"]
-    out += [
-        f"  {c.id:{width}}  {c.value:.2f} (needs {c.bound})  {c.state:12}  {c.statement} [{c.where}]"
-        for c in controls
-    ]
+    for c in controls:
+        value = f"{c.value:.2f} (needs {c.bound})"
+        out.append(f"  {c.id:{width}}  {value}  {c.state:12}  {c.statement} [{c.where}]")
     out.append("claims")
     out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
     return out
