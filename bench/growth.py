@@ -20,6 +20,9 @@ SWEEPS = {
 }
 
 
+GROUPS = {f"growth with {axis}": axis for axis in SWEEPS}  # groups of rows, by axis
+
+
 def sweep(axis: str, value: int, dtype: torch.dtype, device: str, budget: float) -> list[Row]:
     """The rows of one point of one sweep."""
     sizes = {**STANDARD, axis: value}

@@ -245,4 +245,4 @@ def measure(case: Case, device: str, budget: float) -> list[Row]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return str(dtype).rpartition(".")[2]

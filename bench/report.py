@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.growth import GROUPS as GROWTH
 from bench.protocol import AGAIN, FROZEN, Row, recovered
 from recycle.run.disk import read_json
 
@@ -82,7 +83,8 @@ def overheads(rows: Sequence[Row]) -> dict[str, float]:
         naive, ours = (find(rows, group, case, arm) for arm in ("naive", "ours"))
         if naive and ours:
             share = recovered(naive["ratio"], ours["ratio"], ours["floor"])
-            shares[f"{group}, {case}".removeprefix("one adapter, ")] = round(share, 3)
+            name = case if group == "one adapter" else f"{group}, {case}"
+            shares[name] = round(share, 3)
     return shares
 
 
@@ -237,12 +239,11 @@ def _growth_table(rows: Sequence[Row]) -> list[str]:
     cells = []
     for ours in rows:
         group, case = ours["group"], ours["case"]
-        if not group.startswith("growth with ") or ours["arm"] != "ours":
+        if group not in GROWTH or ours["arm"] != "ours":
             continue
         ratios = {peer: value_of(rows, group, case, peer, "ratio") for peer in GROWTH_PEERS}
         beside = [f"{peer} {ratio:.2f}" for peer, ratio in ratios.items() if ratio is not None]
-        axis = group.removeprefix("growth with ")
-        cells.append((axis, case, _cell(ours["floor"]), beside[0], _cell(ours["ratio"])))
+        cells.append((GROWTH[group], case, _cell(ours["floor"]), beside[0], _cell(ours["ratio"])))
     return _table(("growth", "value", "FLOP floor", "peer", "ours"), cells)
 
 
@@ -263,7 +264,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     FLOP floors."""
     from matplotlib.figure import Figure
 
-    layer_rows = [row for row in rows if "ratio" in row and not row["group"].startswith("growth")]
+    layer_rows = [row for row in rows if "ratio" in row and row["group"] not in GROWTH]
     groups = list(dict.fromkeys(row["group"] for row in layer_rows))
     figure = Figure(figsize=(5 * len(groups), 4), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""A run's findings in two sentences: whether it may decide anything, and how the best merge does."""
+"""The findings of a run in two sentences: may it decide, and how does the best merge do?"""
 
 from __future__ import annotations
 
