@@ -1,4 +1,4 @@
-"""A task is one file: the history world is the two-hop world in its own words, and the study runs
+"""The history world is the two-hop world in its own words, and the study runs
 it unchanged."""
 
 import json

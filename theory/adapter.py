@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lora import product_core
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -27,19 +29,9 @@ class Adapter:
         """What the update adds to the outputs: (n, d_in) -> (n, d_out)."""
         return inputs @ self.a.T @ self.b.T
 
-    def core(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Q_B (d_out, r), core (r, r) and Q_A (d_in, r) with B A = Q_B core Q_A^T.
-
-        The columns of Q_A and Q_B are orthonormal, so the singular values of the core are those of
-        B A, and the large matrix is never formed.
-        """
-        q_a, r_a = torch.linalg.qr(self.a.T)
-        q_b, r_b = torch.linalg.qr(self.b)
-        return q_b, r_b @ r_a.T, q_a
-
     def truncated(self, rank: int) -> "Adapter":
         """The nearest adapter of that rank in Frobenius norm (Eckart and Young 1936)."""
-        q_b, core, q_a = self.core()
+        q_b, core, q_a = product_core(self.a, self.b)
         u, s, vh = torch.linalg.svd(core)
         return Adapter(a=vh[:rank] @ q_a.T, b=q_b @ (u[:, :rank] * s[:rank]))
 

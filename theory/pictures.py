@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recycle.show.drawing import BLUE, GREEN, GREY
+from recycle.show.drawing import DARK as INK
+from recycle.show.drawing import RED as ORANGE
 from theory.claim import TheoryError
 
-INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2b6cb0", "#c05621", "#2f855a", "#a0aec0"
+__all__ = ["BLUE", "GREEN", "GREY", "INK", "ORANGE", "canvas", "check_png", "draw", "save"]
 
 
 def draw(picture: Callable[[Any], None], path: Path) -> Path:

@@ -18,6 +18,9 @@ from recycle.train.base import Base
 from tasks import Question, Text, World
 
 
+BATCH = 512  # questions that are decoded together
+
+
 @dataclass(frozen=True)
 class Answer:
     question: Question
@@ -37,9 +40,7 @@ def ask(
     base: Base,
     questions: Sequence[Question],
     stages: Sequence[Stage] | None = None,
-    *,
     contexts: Sequence[Sequence[Text]] | None = None,
-    batch: int = 512,
 ) -> list[Answer]:
     """Greedy answers, in the order of the questions.
 
@@ -47,8 +48,8 @@ def ask(
     ``contexts`` are texts that stand before each question, as they stand in training."""
     model, tokenizer, world = base.model, base.tokenizer, base.world
     answers = []
-    for start in range(0, len(questions), batch):
-        part = questions[start : start + batch]
+    for start in range(0, len(questions), BATCH):
+        part = questions[start : start + BATCH]
         prompts = [
             encode_prompt(tokenizer, q, () if contexts is None else contexts[start + i])
             for i, q in enumerate(part)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models import Tokenizer, Transformer
+from models.layout import Place
 from tasks.two_hop_words import SPOUSES, Triple
 from theory.against_study.answers import tokens
 from theory.claims.leakage import PAIRS as THEORY_PAIRS
@@ -64,9 +65,10 @@ def keys(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> tupl
         return module.register_forward_pre_hook(lambda _, args: into.append(args[0][:, -1]))
 
     hooks = []
-    for block in model.layers.children():
-        hooks.append(record(block.get_submodule("mlp"), inputs))
-        hooks.append(record(block.get_submodule("mlp.down_proj"), features))
+    for number in range(len(model.layers)):
+        mlp, down = Place(number, "mlp"), Place(number, "mlp", "down_proj")
+        hooks.append(record(model.get_submodule(mlp.path), inputs))
+        hooks.append(record(model.get_submodule(down.path), features))
     try:
         model.hidden_states(tokens(tokenizer, texts))
     finally:

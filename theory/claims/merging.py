@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lora import product_core
 from theory.adapter import Adapter, mean_of_products, product_of_means
 from theory.claim import Claim, Observation, Settings, generator, normal, orthonormal
 
@@ -33,7 +34,7 @@ def random_adapters(
 
 def core_singular_values(adapter: Adapter) -> Tensor:
     """(r,): the singular values of B A, from its r x r core."""
-    _, core, _ = adapter.core()
+    _, core, _ = product_core(adapter.a, adapter.b)
     return torch.linalg.svdvals(core)
 
 
