@@ -2,7 +2,6 @@
 and a method that is added changes no verdict."""
 
 import json
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
 from recycle.train.settings import change
 
 RESULTS = Path(__file__).parent.parent / "recycle" / "results"
-# Of today's slugs of experts and paths of cells, as checksums: they may grow, and never change.
-SLUGS, CELLS = 3637494966, 4112125418
 SMALL = {
     "two-hop": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
     "history": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
@@ -75,6 +72,13 @@ def test_claims_name_methods_and_libraries_that_exist():
     assert set(two_hop_claims.DOSES.values()) <= bases
 
 
+def assert_all_found(rows, study):
+    """Every recorded key is a key of today, in the same order; today may have more."""
+    recorded_keys = list(dict.fromkeys(row.key for row in rows))
+    known = set(recorded_keys)
+    assert [cell.key for cell in study.cells if cell.key in known] == recorded_keys
+
+
 @pytest.mark.parametrize(
     "record, preset", [("two-hop-full", "full"), ("two-hop-regimes", "growth")]
 )
@@ -85,14 +89,13 @@ def test_the_recorded_rows_have_todays_names(record, preset):
     config = TWO_HOP.preset(preset)
     if record == "two-hop-regimes":
         config = replace(config, parts=("regimes",))
-    assert [row.key for row in rows[::4]] == [cell.key for cell in Study(TWO_HOP, config).cells]
+    assert_all_found(rows, Study(TWO_HOP, config))
 
 
 def test_the_recorded_word_problems_have_todays_names():
     design = DESIGNS["word-math"]
     rows = recorded_metrics(recorded("word-math-laptop")).rows
-    cells = Study(design, design.preset("laptop")).cells
-    assert [row.key for row in rows[::3]] == [cell.key for cell in cells]
+    assert_all_found(rows, Study(design, design.preset("laptop")))
 
 
 def test_slugs_stay_as_they_were():
@@ -103,9 +106,25 @@ def test_slugs_stay_as_they_were():
     assert Cell(3, library, PLAIN_SUM).key == Key(3, "standard", "F", library.name, "plain_sum")
     assert Expert("hop1", "F").slug == "hop1-F"
     assert Expert("joint", "H", Recipe("full")).slug == "joint-H-full"
-    slugs = " ".join(sorted({e.slug for library in LIBRARIES for e in library.experts}))
-    cells = " ".join(sorted(Cell(0, x, m).path for x in LIBRARIES for m in x.methods))
-    assert (zlib.crc32(slugs.encode()), zlib.crc32(cells.encode())) == (SLUGS, CELLS)
+    slugs = {(e.base.name, e.slug) for library in LIBRARIES for e in library.experts}
+    assert slugs >= {
+        ("standard", "hop2-other-F"),
+        ("standard", "joint-plain-H"),
+        ("standard", "hop1-F-unpreserved"),
+        ("standard", "joint-F-rank-32"),
+        ("standard", "hop2-F-rank_16-preservation_50-lr_30e-4"),
+        ("dose-0", "hop1-R"),
+        ("layers-4", "joint-F"),
+    }
+    cells = {Cell(0, x, m).path for x in LIBRARIES for m in x.methods}
+    assert cells >= {
+        "seed-0/standard/cells/base.none.alone.json",
+        "seed-0/standard/cells/H.2-combination,chains_for_hop_1.arrow_top1.json",
+        "seed-0/standard/cells/F.none,facts_in_context.alone.json",
+        "seed-0/standard/cells/F.combination,experts_16.oracle.json",
+        "seed-0/width-96/cells/F.2-combination,width_96.plain_sum.json",
+        "seed-0/standard/cells/F.2-combination,rank_4-preservation_0-lr_30e-4.arrow.json",
+    }
 
 
 def test_a_title_is_no_identity():
