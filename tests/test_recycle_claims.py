@@ -120,7 +120,7 @@ EVERY = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
 @pytest.mark.parametrize("seeds", [(0,), (1, 2, 3)])
 def test_what_the_paper_says_is_supported_by_such_rows(seeds):
     found = verdicts(seeds=seeds, recall=0.95, cot=0.9, familiar=(0.86, 0.9, 0.94))
-    assert found == dict.fromkeys(EVERY, "supported")
+    assert {claim: found[claim] for claim in EVERY} == dict.fromkeys(EVERY, "supported")
 
 
 def test_a_composing_oracle_refutes_c1():
