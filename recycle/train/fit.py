@@ -119,7 +119,7 @@ def fit(
                     f"lower lr = {config.lr}, or clip closer"
                 )
             curve.append({"step": step, "loss": values})
-            line.say(label, f", loss {sum(values) / len(values):.3f}")
+            line.say(label, f"loss {sum(values) / len(values):.3f}")
         if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             state = {
                 "step": step + 1,
