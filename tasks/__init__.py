@@ -1,4 +1,4 @@
-"""Seeded synthetic worlds and their scorers: what models read, what they are asked, what is right."""
+"""Seeded synthetic worlds: texts for models to read, questions to ask, and scorers of answers."""
 
 from tasks.history import History
 from tasks.two_hop import TwoHop, TwoHopConfig

@@ -1,13 +1,14 @@
-"""Runs straight-line Python that only assigns and calculates, so that a model's program can be
-scored without trusting it.
+"""An evaluator of straight-line Python that only assigns and calculates.
+
+It scores a model's program without trusting the program.
 
     apples = 5 ; pears = apples + 3 ; answer = pears        ->  5, 8, 8
 
-Nothing is ever handed to Python to execute. The text is parsed to a syntax tree, and the tree may
-hold names, whole numbers, + - * // % and a leading minus; there is no power, so a number has at
-most one digit more for each character of the program. Everything else (calls, attributes,
-subscripts, imports, strings, ...) ends the run. The work is bounded before it is done: by the
-length of the text, its statements, its depth, and the size of every number.
+Python never executes the text. The text is parsed to a syntax tree, and the tree may hold names,
+whole numbers, + - * // % and a leading minus. There is no power, so a number has at most one digit
+more for each character of the program. Everything else (calls, attributes, subscripts, imports,
+strings, ...) ends the run. Limits on the length of the text, on its statements, on its depth and on
+the size of every number bound the work before it begins.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ OPERATORS: Mapping[type, tuple[str, Callable[[int, int], int]]] = {
 
 @dataclass(frozen=True)
 class Assignment:
-    """One executed statement: what it assigns, its operators and operands in reading order, and the
-    value. The value is None where the statement is well formed but has none: a name without a
-    value, a division by zero, a number too large."""
+    """One statement: the assigned name, its operators and operands in reading order, the value.
+
+    The value is None where a well-formed statement has none: a name without a value, a division by
+    zero, a number above MAX_NUMBER.
+    """
 
     name: str
     operators: tuple[str, ...]
@@ -50,29 +53,35 @@ class _Refused(Exception):
 
 
 def run(program: str) -> tuple[list[Assignment], bool]:
-    """The statements in order, and whether all of them were executed; the first that cannot be ends
-    the run."""
+    """Run a program: its statements in order, and whether all of them have a value.
+
+    The run ends with the first statement that has no value, and before the first that is no
+    assignment of an arithmetic expression. A text that is too long or not ASCII has no statements.
+    Nothing is raised, whatever the text.
+    """
     if len(program) > MAX_LENGTH or not program.isascii():
         return [], False
     statements = [s for part in re.split(r"[;\n]", program) if (s := part.strip())]
     values: dict[str, int] = {}
-    done: list[Assignment] = []
+    assignments: list[Assignment] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "1if" is worth a warning to Python
+        warnings.simplefilter("ignore")  # Python's parser warns of "1if"
         for statement in statements[:MAX_STATEMENTS]:
             try:
-                done.append(_assign(statement, values))
+                assignment = _assign(statement, values)
             except _Refused:
-                return done, False
-            if (value := done[-1].value) is None:
-                return done, False
-            values[done[-1].name] = value
-    return done, len(statements) <= MAX_STATEMENTS
+                return assignments, False
+            assignments.append(assignment)
+            if assignment.value is None:
+                return assignments, False
+            values[assignment.name] = assignment.value
+    return assignments, len(statements) <= MAX_STATEMENTS
 
 
 def _assign(statement: str, values: Mapping[str, int]) -> Assignment:
+    # Deep nesting could exhaust Python's own parser, so brackets are counted before it is called.
     depth = 0
-    for character in statement:  # before Python's own parser sees them
+    for character in statement:
         depth += (character in "([{") - (character in ")]}")
         if depth > MAX_DEPTH:
             raise _Refused
@@ -97,7 +106,10 @@ def _value(
     operands: list[str | int],
     depth: int,
 ) -> int | None:
-    """The expression's value, None where it has none; notes what it meets in reading order."""
+    """The expression's value, or None where it has none.
+
+    Appends the operators and operands that it meets to the two lists, in reading order.
+    """
     if depth == 0:
         raise _Refused
     value: int | None

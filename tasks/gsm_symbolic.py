@@ -1,13 +1,14 @@
-"""Reads a user's own copy of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229). Nothing of it
-is part of this project: its licence forbids derivatives.
+"""Reads a user's own copy of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229).
 
-Two formats. The problems are JSON lines, one file for each level, with these fields:
+No text of GSM-Symbolic is part of this project, for its licence forbids derivatives. It has two
+formats. The problems are JSON lines, one file for each level, with these fields:
 
-    id                    the template, a whole number
-    instance              which of the template's instances, a whole number
-    question, answer      text; an answer ends in "#### n"
-    original_id           the GSM8K problem that the template was made from, a whole number; the levels share it
-    original_question, original_answer, canary      text; not used here
+    id                    the number of the template
+    instance              the number of the instance among the template's instances
+    question, answer      texts; an answer ends in "#### n"
+    original_id           the number of the GSM8K problem that the template was made from; the
+                          levels share it
+    original_question, original_answer, canary      texts that are not used here
 
 A template is a JSON file with question and answer as in GSM8K, id_orig and id_shuffled,
 answer_annotated, and question_annotated: the question with {name, default} placeholders, then three
@@ -22,8 +23,8 @@ sections.
     - n + m < 12
     #answer: n + m
 
-Sections are read and never evaluated. Every error names the file, the line, the field, its value,
-and what to do.
+Sections are read and never evaluated. Every fault of a file is a ValueError of one line that names
+the file, the line, the field, its value, and the remedy.
 """
 
 from __future__ import annotations
@@ -37,13 +38,8 @@ from pathlib import Path
 from typing import Any
 
 LEVELS = ("base", "P1", "P2")
-FIELDS = {
-    "id": int,
-    "instance": int,
-    "question": str,
-    "answer": str,
-    "original_id": int,
-}  # that are used
+# The fields that are used.
+FIELDS = {"id": int, "instance": int, "question": str, "answer": str, "original_id": int}
 TEMPLATE_FIELDS = {
     "question": str,
     "answer": str,
@@ -53,8 +49,8 @@ TEMPLATE_FIELDS = {
     "answer_annotated": str,
 }
 KINDS = {int: "a whole number", str: "a text"}
-# [0-9] and not \d, which takes the digits of all scripts; the bounds keep every number, and the
-# search for it, small.
+# The patterns take [0-9] and not \d, which takes the digits of all scripts. The bounds keep every
+# number small, and the search for it short.
 _NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
 _NUMBERS = re.compile(_NUMBER)
 _FINAL = re.compile(rf"####\s*\$?({_NUMBER})\s*$")
@@ -64,7 +60,7 @@ _SECTIONS = ("#init:", "#conditions:", "#answer:")
 
 @dataclass(frozen=True)
 class Problem:
-    """One instance of a template; ``number`` is the answer's final number, exactly."""
+    """One instance of a template. ``number`` is the exact final number of the answer."""
 
     level: str
     template: int
@@ -77,8 +73,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Template:
-    """An annotated question: its text with placeholders, their defaults, and its sections line by
-    line, not evaluated."""
+    """An annotated question: its text with placeholders, their defaults, and its three sections.
+
+    The sections ``init`` and ``conditions`` are lines, and ``result`` is the expression after
+    "#answer:"; none of them is evaluated.
+    """
 
     template: int
     original: int
@@ -93,14 +92,17 @@ class Template:
 
 
 def load_problems(path: str | Path, level: str) -> list[Problem]:
-    """All problems of one JSON-lines file, in its order; blank lines are skipped."""
+    """All problems of one JSON-lines file, in its order; blank lines are skipped.
+
+    Raises ValueError for a level that is not in LEVELS, and for a file that is not as described
+    above or holds an instance twice.
+    """
     if level not in LEVELS:
         raise ValueError(f"level = {level!r}: choose {', '.join(LEVELS)}")
     problems: list[Problem] = []
     lines: dict[tuple[int, int], int] = {}
-    for n, line in enumerate(
-        _read(path).split("\n"), 1
-    ):  # JSON may hold other line separators inside its strings
+    # Strings of JSON may hold other line separators, at which splitlines would split too.
+    for n, line in enumerate(_read(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {n}"
@@ -108,25 +110,28 @@ def load_problems(path: str | Path, level: str) -> list[Problem]:
         final = _FINAL.search(row["answer"])
         if final is None:
             raise ValueError(
-                f"{where}: answer ends in {row['answer'][-30:]!r}: it must end in '#### n', n a number"
+                f"{where}: answer ends in {row['answer'][-30:]!r}: "
+                "it must end in '#### n', n a number"
             )
-        key = (row["id"], row["instance"])
-        if first := lines.setdefault(key, n) != n and lines[key]:
+        template, instance = row["id"], row["instance"]
+        if (first := lines.setdefault((template, instance), n)) != n:
             raise ValueError(
-                f"{where}: id = {key[0]}, instance = {key[1]} stands in line {first} too: delete one of the two lines"
+                f"{where}: id = {template}, instance = {instance} stands in line {first} too: "
+                "delete one of the two lines"
             )
-        problems.append(
-            Problem(
-                level, *key, row["original_id"], row["question"], row["answer"], exact(final[1])
-            )
-        )
+        original, question, answer = row["original_id"], row["question"], row["answer"]
+        number = exact(final[1])
+        problems.append(Problem(level, template, instance, original, question, answer, number))
     if not problems:
         raise ValueError(f"{path} holds no problems: name a file of JSON lines")
     return problems
 
 
 def by_original(problems: Iterable[Problem]) -> dict[int, dict[str, list[Problem]]]:
-    """{original id: {level: problems}}: the same story with no, one and two more clauses."""
+    """{original id: {level: problems}}.
+
+    The problems of one original tell the same story; P1 adds one clause to it and P2 two.
+    """
     grouped: dict[int, dict[str, list[Problem]]] = {}
     for problem in problems:
         grouped.setdefault(problem.original, {}).setdefault(problem.level, []).append(problem)
@@ -134,42 +139,44 @@ def by_original(problems: Iterable[Problem]) -> dict[int, dict[str, list[Problem
 
 
 def load_template(path: str | Path) -> Template:
+    """Read one template file. Raises ValueError where the file is not as described above."""
     row = _row(_read(path), TEMPLATE_FIELDS, str(path))
     where, annotated = f"{path}: question_annotated", row["question_annotated"]
     text, *sections = re.split("|".join(_SECTIONS), annotated)
     if re.findall("|".join(_SECTIONS), annotated) != list(_SECTIONS):
         raise ValueError(
-            f"{where} must have the sections {', '.join(_SECTIONS)} once each, in this order: add or move them"
+            f"{where} must have the sections {', '.join(_SECTIONS)} once each, in this order: "
+            "add or move them"
         )
-    init, conditions = (
-        _items(section, f"{where}, {name}")
-        for section, name in zip(sections, _SECTIONS[:2], strict=False)
-    )
+    init = _items(sections[0], f"{where}, {_SECTIONS[0]}")
+    conditions = _items(sections[1], f"{where}, {_SECTIONS[1]}")
     defaults: dict[str, str] = {}
     for name, default in _PLACEHOLDER.findall(text):
         if defaults.setdefault(name, default) != default:
             raise ValueError(
-                f"{where}: {{{name}, {default}}} has the default {defaults[name]!r} before: give it one default"
+                f"{where}: {{{name}, {default}}} has the default {defaults[name]!r} before: "
+                "give it one default"
             )
     if not defaults:
         raise ValueError(
-            f"{where} = {text.strip()[:60]!r} has no placeholder: write {{name, default}} where a value varies"
+            f"{where} = {text.strip()[:60]!r} has no placeholder: "
+            "write {name, default} where a value varies"
         )
     if not (result := sections[2].strip()):
         raise ValueError(
-            f"{where}: nothing stands behind #answer: write the expression of the final number there"
+            f"{where}: nothing stands after #answer: write the expression of the final number there"
         )
     return Template(
-        row["id_shuffled"],
-        row["id_orig"],
-        row["question"],
-        row["answer"],
-        text.strip(),
-        row["answer_annotated"],
-        defaults,
-        init,
-        conditions,
-        result,
+        template=row["id_shuffled"],
+        original=row["id_orig"],
+        question=row["question"],
+        answer=row["answer"],
+        text=text.strip(),
+        answer_text=row["answer_annotated"],
+        defaults=defaults,
+        init=init,
+        conditions=conditions,
+        result=result,
     )
 
 
@@ -182,15 +189,17 @@ def _items(section: str, where: str) -> tuple[str, ...]:
 
 
 def exact(number: str) -> Fraction:
-    """A number as it is written, its commas removed."""
+    """The exact value of a written number, whose commas are removed."""
     return Fraction(number.replace(",", ""))
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number of a text: what GSM-Symbolic's answers are scored on. A hyphen behind a digit
-    is no sign."""
-    found = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
-    return exact(found[-1]) if found else None
+    """The last number of a text, by which answers to GSM-Symbolic are scored; None without one.
+
+    A hyphen after a digit is no sign.
+    """
+    numbers = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
+    return exact(numbers[-1]) if numbers else None
 
 
 def _read(path: str | Path) -> str:
@@ -210,15 +219,9 @@ def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
     """One JSON object with these fields, of these types."""
     try:
         row = json.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError also of a number with thousands of digits
-        reason = (
-            error.msg
-            if isinstance(error, json.JSONDecodeError)
-            else "nested too deeply or too long a number"
-        )
+    except (ValueError, RecursionError) as error:
+        # Only errors of JSON's grammar have a msg: a number of thousands of digits has none.
+        reason = getattr(error, "msg", "nested too deeply or too long a number")
         raise ValueError(
             f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again"
         ) from None
@@ -227,7 +230,8 @@ def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
     for name, kind in fields.items():
         if name not in row:
             raise ValueError(
-                f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: fetch the file again"
+                f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: "
+                "fetch the file again"
             )
         if type(row[name]) is not kind:
             raise ValueError(f"{where}: {name} = {str(row[name])[:40]!r}: must be {KINDS[kind]}")

@@ -1,6 +1,6 @@
 """Two-hop questions over a seeded world of people, spouses, homes and jobs.
 
-Worked example. Three people of a world, and the city each lives in:
+Worked example. Three facts of a world:
 
     ada hill's spouse is max cole;  max cole lives in port haven;  ada hill lives in old mill.
 
@@ -8,27 +8,33 @@ Worked example. Three people of a world, and the city each lives in:
     hop1         who is the spouse of ada hill ? answer : max cole .
     hop2         where does max cole live ? answer : port haven .
     direct       where does the spouse of ada hill live ? answer : port haven .
-    cot          where does the spouse of ada hill live ? think : the spouse of ada hill is max cole .
-                 the home of max cole is port haven . answer : port haven .
+    cot          where does the spouse of ada hill live ? think : the spouse of ada hill is
+                 max cole . the home of max cole is port haven . answer : port haven .
 
 The bridge is max cole. To the direct question, "port haven" is right, "max cole" is the bridge,
 "old mill" is a wrong answer of the right type, and "ada ada ." is malformed. A chain of thought is
 written in the very words of the statements, so a model that recalls facts in any context can
-compose them; a direct answer needs both hops in one pass.
+compose them. A direct answer needs both hops in one pass.
 
-Every text is a prompt and a completion, and training learns the completions: which person a
-statement is about cannot be predicted, and the noise of trying would drown what can.
+Every text is a prompt and a completion, and training learns the completions alone. Nobody can
+predict which person a statement is about, and the noise of trying would drown the part of the text
+that can be predicted.
 
-The real world is what the base model reads. A group of facts holds triples A -> B -> C for adapters
-to learn: F has new names and new cities, H new names and real cities, R real names (people whose
-job the base has read, but neither spouse nor home) and real cities, and K known facts: real people
-whose spouse and home the base has read, but never a two-hop text about A. Every new name is a new
-pair of words that the base has read.
+The base model reads of the real people and cities. A group of facts holds triples A -> B -> C for
+adapters to learn:
+
+    F    new names and new cities
+    H    new names and real cities
+    R    real names and real cities; the base has read these people's jobs, but no spouse or home
+    K    real people; the base has read their spouses and homes, but no two-hop text about A
+
+Every new name is a new pair of words that the base has read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
@@ -39,16 +45,18 @@ from tasks.two_hop_words import SPOUSES, Question, Triple
 from tasks.world import Leak, Phase, Text, World
 
 GROUPS = ("F", "H", "R", "K")
-NEW = ("F", "H", "R")  # whose facts the base has not read
+NEW = ("F", "H", "R")  # the groups whose facts the base has not read
 FORMS = ("hop1", "hop2", "direct", "cot")
 OUTCOMES = ("right", "bridge", "wrong city", "malformed")
 
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """What share of the texts that the base reads is of each kind. With any of identity, "who is B
-    ? answer : B .", the experts read it of their bridges too (Identity Bridge, arXiv
-    2509.24653)."""
+    """The share of each kind among the texts that the base reads.
+
+    ``identity`` is the share of texts "who is B ? answer : B .". Where it is above zero, the
+    experts read such texts of their bridges too (Identity Bridge, arXiv 2509.24653).
+    """
 
     statement: float = 0.5
     hop1: float = 0.1
@@ -60,8 +68,13 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class TwoHopConfig:
-    """Sizes of the world. ``question_share`` of the people with a home appear in one-hop questions.
-    ``held_out`` of them never appear in two-hop texts; ``dose`` of the others do."""
+    """The sizes of a world, as counts, and the shares of its people in the base's texts.
+
+    ``people`` and ``cities`` count the real ones, ``triples`` the facts of one group and
+    ``set_cities`` the cities of one group. Of the real people, ``question_share`` appear in one-hop
+    questions and ``held_out`` never appear in two-hop texts; of the others, ``dose`` appear there.
+    Raises ValueError for sizes and shares that make no world.
+    """
 
     people: int = 400
     cities: int = 40
@@ -75,7 +88,8 @@ class TwoHopConfig:
     def __post_init__(self) -> None:
         if self.people < 4 or self.people % 2:
             raise ValueError(
-                f"task.people = {self.people}: an even number of at least 4, they marry in pairs"
+                f"task.people = {self.people}: give an even number of at least 4, "
+                "for people marry in pairs"
             )
         if not 1 <= self.set_cities <= min(self.cities, self.triples):
             raise ValueError(
@@ -84,16 +98,20 @@ class TwoHopConfig:
             )
         if not 0 < self.question_share <= 1 or not 1 - self.question_share < self.held_out < 1:
             raise ValueError(
-                f"task.held_out = {self.held_out} must be below 1 and above 1 - task.question_share = "
-                f"{1 - self.question_share:.2f}: people held out from one-hop questions are held out from two-hop texts"
+                f"task.held_out = {self.held_out} must be below 1 and above 1 - "
+                f"task.question_share = {1 - self.question_share:.2f}: people held out from "
+                "one-hop questions are held out from two-hop texts"
             )
         if not 0 <= self.dose <= 1:
             raise ValueError(f"task.dose = {self.dose}: a share of people, from 0 to 1")
 
 
 class TwoHop(World):
-    """One seeded world: what the base reads, what the experts read, what is asked, and how answers
-    are scored."""
+    """One seeded world of people, spouses, homes and jobs, with its texts, questions and scorer.
+
+    Making a world raises ValueError where its words give too few names, and Leak where its splits
+    are broken.
+    """
 
     name = "two-hop"
     wording = SPOUSES
@@ -114,10 +132,8 @@ class TwoHop(World):
         rng = np.random.default_rng([seed, 2])
         size = 2 * config.triples  # people of one fact set: its As and its Bs
         real = pairs(words.given, words.family, config.people + size, rng)
-        self.people, self.newcomers = (
-            real[: config.people],
-            real[config.people :],
-        )  # of newcomers the base reads the job
+        # Of newcomers the base reads the job alone.
+        self.people, self.newcomers = real[: config.people], real[config.people :]
         new = new_pairs(real, 2 * size, rng)
         set_names = {"F": new[:size], "H": new[size:], "R": self.newcomers}
         self.cities = pairs(words.place, words.town, config.cities, rng)
@@ -127,9 +143,8 @@ class TwoHop(World):
         self.spouse = {
             self.people[i]: self.people[j] for a, b in married for i, j in ((a, b), (b, a))
         }
-        self.home = dict(
-            zip(self.people, self._spread(self.cities, config.people, rng), strict=True)
-        )
+        homes = self._spread(self.cities, config.people, rng)
+        self.home = dict(zip(self.people, homes, strict=True))
         workers = self.people + self.newcomers
         self.job = dict(zip(workers, self._spread(words.others, len(workers), rng), strict=True))
 
@@ -142,68 +157,64 @@ class TwoHop(World):
         self.sets: dict[str, list[Triple]] = {}
         for s in NEW:
             a, b = set_names[s][: config.triples], set_names[s][config.triples :]
-            pool = (
-                new_cities if s == "F" else [self.cities[i] for i in rng.permutation(config.cities)]
-            )
+            if s == "F":
+                pool = new_cities
+            else:
+                pool = [self.cities[i] for i in rng.permutation(config.cities)]
             c = self._spread(pool[: config.set_cities], config.triples, rng)
             self.sets[s] = [Triple(*abc, words) for abc in zip(a, b, c, strict=True)]
         couples = {frozenset((person, self.spouse[person])): person for person in self.held_out}
         self.sets["K"] = [self.triple(person) for person in couples.values()][: config.triples]
-        self.new_jobs = dict(
-            zip(
-                new,
-                self._spread(words.others, len(new), np.random.default_rng([seed, 4])),
-                strict=True,
-            )
-        )  # of new names: an expert's facts that have nothing to do with the question
+        # The jobs of new people: facts that have nothing to do with the question, for an expert.
+        new_jobs = self._spread(words.others, len(new), np.random.default_rng([seed, 4]))
+        self.new_jobs = dict(zip(new, new_jobs, strict=True))
         self.check_leaks()
 
     @staticmethod
     def _spread(
         values: list[str] | tuple[str, ...], count: int, rng: np.random.Generator
     ) -> list[str]:
-        """``count`` draws that use every value equally often (to one), in random order: chance is 1
-        / len(values)."""
+        """Deal out ``count`` values in random order, so that their counts differ by at most one.
+
+        The best constant guess is then right about once in len(values) times.
+        """
         return [values[i % len(values)] for i in rng.permutation(count)]
 
     # What is read ---------------------------------------------------------------------------------
 
     def statements(self, relation: str, x: str, y: str) -> list[Text]:
-        return [
-            Text(pattern.format(x=x), f"{y} .") for pattern in self.wording.statements[relation]
-        ]
+        """Both ways to state that ``x`` has the relation ("first", "second", "other") to ``y``."""
+        templates = self.wording.statements[relation]
+        return [Text(template.format(x=x), f"{y} .") for template in templates]
 
     def triple(self, person: str) -> Triple:
-        """The real triple that begins at ``person``."""
+        """The real triple that begins at ``person``, one of ``people``."""
         bridge = self.spouse[person]
         return Triple(person, bridge, self.home[bridge], self.wording)
 
     def base_texts(self) -> dict[str, list[Text]]:
-        """What the base model reads, by kind."""
-        known = [self.triple(person) for person in self.exposed]
+        """The texts that the base reads, by kind."""
+        composed = [self.triple(person) for person in self.exposed]
+        relations = (("first", self.spouse), ("second", self.home), ("other", self.job))
         return {
             "statement": [
                 text
-                for relation, facts in (
-                    ("first", self.spouse),
-                    ("second", self.home),
-                    ("other", self.job),
-                )
+                for relation, facts in relations
                 for x, y in facts.items()
                 for text in self.statements(relation, x, y)
             ],
             "hop1": [self.triple(person).question("hop1").text for person in self.asked],
-            "hop2": [
-                Triple("", person, self.home[person], self.wording).question("hop2").text
-                for person in self.asked
-            ],
-            "direct": [triple.question("direct").text for triple in known],
-            "cot": [triple.question("cot").text for triple in known],
+            "hop2": [self._home_question(person).text for person in self.asked],
+            "direct": [triple.question("direct").text for triple in composed],
+            "cot": [triple.question("cot").text for triple in composed],
             "identity": [Triple("", person, "", self.wording).identity for person in self.people],
         }
 
+    def _home_question(self, person: str) -> Question:
+        return Triple("", person, self.home[person], self.wording).question("hop2")
+
     def shares(self) -> dict[str, float]:
-        """What share of the base's texts is of each kind that there is."""
+        """The share of the base's texts that each kind gets; kinds without texts are left out."""
         read = self.base_texts()
         return {
             f.name: share
@@ -212,66 +223,51 @@ class TwoHop(World):
         }
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """What an expert reads.
+        """The texts of one curriculum (``reads``) about one group.
 
-        hop1         A -> B as statements, as a question with its answer, and as the first step of the base's own
-                     chain-of-thought template, up to where the home would be named
-        hop2         B -> C likewise, the second step behind the chain of some real person who is not A, so that it bears a
-                     foreign beginning (Composable CoT, arXiv 2505.22635)
-        hop1-plain, hop2-plain      without any chain of thought
-        hop2-other   B -> C in the other words only: neither statement nor chain says "the home of B is"
+        hop1         A -> B as statements, as a question with its answer, and as the first step of
+                     the base's own chain of thought, up to where the home would be named
+        hop2         B -> C likewise. The second step follows the chain of a real person who is not
+                     A, so that it learns to follow any beginning (Composable CoT, arXiv 2505.22635)
+        hop1-plain   hop1 without any chain of thought
+        hop2-plain   hop2 without any chain of thought
+        hop2-other   B -> C in the other words alone: no statement and no chain says "the home of B
+                     is"
         target       A -> C as direct questions
-        joint, joint-plain          both hops
+        joint        hop1 and hop2
+        joint-plain  hop1-plain and hop2-plain
         job          the jobs of As and Bs, which nobody asks for
 
-        No expert reads A and C together but ``target``.
+        ``target`` alone reads A and C together. Raises ValueError where no curriculum is named
+        ``reads``.
         """
         triples = self.sets[group]
         bridges = [t.identity for t in triples] if self.config.shares.identity else []
-        first = [
-            text
-            for t in triples
-            for text in (*self.statements("first", t.a, t.b), t.question("hop1").text)
-        ]
-        second = [
-            text
-            for t in triples
-            for text in (*self.statements("second", t.b, t.c), t.question("hop2").text)
-        ]
-        other = [
-            text
-            for t in triples
-            for text in (self.statements("second", t.b, t.c)[1], t.question("hop2").text)
-        ]
-        curricula = {
+
+        def texts(of: Callable[[Triple], Iterable[Text]]) -> list[Text]:
+            return [text for t in triples for text in of(t)]
+
+        first = texts(lambda t: (*self.statements("first", t.a, t.b), t.question("hop1").text))
+        second = texts(lambda t: (*self.statements("second", t.b, t.c), t.question("hop2").text))
+        other = texts(lambda t: (self.statements("second", t.b, t.c)[1], t.question("hop2").text))
+        chain, other_chain = self.wording.completions["cot"], self.wording.other_chain
+        curricula: dict[str, Callable[[], list[Text]]] = {
             "hop1": lambda: [*first, *bridges, *map(self._first_step, triples)],
-            "hop2": lambda: [
-                *second,
-                *bridges,
-                *self._second_steps(group, self.wording.completions["cot"]),
-            ],
+            "hop2": lambda: [*second, *bridges, *self._second_steps(group, chain)],
             "hop1-plain": lambda: [*first, *bridges],
             "hop2-plain": lambda: [*second, *bridges],
-            "hop2-other": lambda: [
-                *other,
-                *bridges,
-                *self._second_steps(group, self.wording.other_chain),
-            ],
+            "hop2-other": lambda: [*other, *bridges, *self._second_steps(group, other_chain)],
             "target": lambda: [t.question("direct").text for t in triples],
             "joint": lambda: self.expert_texts("hop1", group) + self.expert_texts("hop2", group),
-            "joint-plain": lambda: (
-                self.expert_texts("hop1-plain", group) + self.expert_texts("hop2-plain", group)
-            ),
-            "job": lambda: [
-                text
-                for t in triples
-                for x in (t.a, t.b)
-                for text in self.statements("other", x, self.job.get(x) or self.new_jobs[x])
-            ],
+            "joint-plain": lambda: [*first, *bridges, *second, *bridges],
+            "job": lambda: texts(lambda t: [*self._jobs(t.a), *self._jobs(t.b)]),
         }
         if reads not in curricula:
             raise ValueError(f"no expert reads {reads!r}: choose {', '.join(curricula)}")
         return curricula[reads]()
+
+    def _jobs(self, person: str) -> list[Text]:
+        return self.statements("other", person, self.job.get(person) or self.new_jobs[person])
 
     @staticmethod
     def _first_step(t: Triple) -> Text:
@@ -280,24 +276,24 @@ class TwoHop(World):
         return Text(chain.prompt, chain.completion.partition(f" {t.c}")[0], ends=False)
 
     def _second_steps(self, group: str, template: str) -> list[Text]:
-        """Chains of other people, two for each triple, learned from where B's home is named."""
+        """Chains of other people, two for each triple, learned from the word that names C."""
         rng = np.random.default_rng([self.seed, 3, GROUPS.index(group)])
         strangers = [person for person in self.people if person not in self.held_out]
         steps = []
         for t in self.sets[group]:
             for i in rng.choice(len(strangers), 2, replace=False):
+                question = self.wording.prompts["cot"].format(a=strangers[i])
                 chain = template.format(a=strangers[i], b=t.b, c=t.c)
-                begun = chain.partition(f" {t.c}")[0]
-                steps.append(
-                    Text(
-                        f"{self.wording.prompts['cot'].format(a=strangers[i])} {begun}",
-                        chain[len(begun) + 1 :],
-                    )
-                )
+                beginning = chain.partition(f" {t.c}")[0]
+                steps.append(Text(f"{question} {beginning}", chain[len(beginning) + 1 :]))
         return steps
 
     def needs(self, form: str) -> list[Phase]:
-        """A direct question needs hop 1 in the lower half of the layers and hop 2 in the upper."""
+        """The knowledge that a question needs, phase by phase.
+
+        A direct question needs hop 1 in the lower half of the layers and hop 2 in the upper half. A
+        chain of thought needs hop 1 up to the word before the home, then hop 2.
+        """
         copula = self.wording.statements["second"][0].split()[-1]  # hop 1 writes "the home of B is"
         plan = {
             "hop1": [Phase(("hop1",))],
@@ -310,63 +306,58 @@ class TwoHop(World):
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
         words = self.wording
-        fixed = dict.fromkeys(
-            w for template in words.templates() for w in template.split() if "{" not in w
-        )
+        in_templates = (word for template in words.templates() for word in template.split())
+        fixed = dict.fromkeys(word for word in in_templates if "{" not in word)
         return [*fixed, *words.given, *words.family, *words.place, *words.town, *words.others]
 
     # What is asked --------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
-        """All questions of a form over a group's triples; ``base`` asks of real people that were
-        held out from the form."""
+        """All questions of a form about a group's triples.
+
+        The group ``base`` asks about the real people that were held out from the form.
+        """
         if group != "base":
             return [triple.question(form) for triple in self.sets[group]]
         people = self.held_out if form in ("direct", "cot") else self.held_out_from_questions
         if form == "hop2":
-            return [
-                Triple("", person, self.home[person], self.wording).question("hop2")
-                for person in people
-            ]
+            return [self._home_question(person) for person in people]
         return [self.triple(person).question(form) for person in people]
 
     @cached_property
     def held_out_from_questions(self) -> list[str]:
+        """The real people whom neither one-hop nor two-hop questions of the base are about."""
         asked = set(self.asked)
         return [person for person in self.held_out if person not in asked]
 
     def chance(self, group: str) -> float:
-        """Accuracy of the best constant answer to the group's two-hop questions."""
+        """Accuracy of the best constant answer to the group's two-hop questions, from 0 to 1."""
         answers = [question.answer for question in self.questions(group, "direct")]
         return max(Counter(answers).values()) / len(answers)
 
     def alternatives(self, group: str, form: str) -> list[list[str]]:
-        """For each direct question, the completions of other questions of the group: right answers,
-        dealt out wrongly."""
+        """For each direct question, the right completions of other questions of the group.
+
+        The completions name other cities than the question's own. The list is empty for the other
+        forms and for the group ``base``.
+        """
         if form != "direct" or group == "base":
             return []
         questions = self.questions(group, form)
-        return [
-            [
-                q.completion
-                for shift in range(1, 9)
-                if (q := questions[(i + shift) % len(questions)]).answer != question.answer
-            ]
-            for i, question in enumerate(questions)
-        ]
+        alternatives = []
+        for i, question in enumerate(questions):
+            others = [questions[(i + shift) % len(questions)] for shift in range(1, 9)]
+            alternatives.append([q.completion for q in others if q.answer != question.answer])
+        return alternatives
 
     def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
-        """Of a direct question: the first word of the bridge, and of the answer."""
-        triples = self.sets[group]
-        return {
-            "direct": {
-                "bridge": [t.b.split()[0] for t in triples],
-                "answer": [t.c.split()[0] for t in triples],
-            }
-        }
+        """For each direct question, the first word of its bridge and of its answer."""
+        bridges = [t.b.split()[0] for t in self.sets[group]]
+        answers = [t.c.split()[0] for t in self.sets[group]]
+        return {"direct": {"bridge": bridges, "answer": answers}}
 
     def in_context(self, group: str) -> list[list[Text]]:
-        """For each triple, both facts as texts to stand before the question."""
+        """For each triple, both facts as texts to put before the question."""
         return [
             [self.statements("first", t.a, t.b)[0], self.statements("second", t.b, t.c)[0]]
             for t in self.sets[group]
@@ -376,16 +367,17 @@ class TwoHop(World):
 
     @cached_property
     def _all_cities(self) -> frozenset[str]:
-        return frozenset(self.cities) | {
-            triple.c for triples in self.sets.values() for triple in triples
-        }
+        taught = {triple.c for triples in self.sets.values() for triple in triples}
+        return frozenset(self.cities) | taught
 
     def score(self, question: Question, completion: str) -> str:
-        """One of OUTCOMES for a decoded completion; a chain of thought is scored on what follows
-        "answer :"."""
+        """One of OUTCOMES for a decoded completion.
+
+        A chain of thought is scored by the text after its last "answer :".
+        """
         if question.form == "cot":
-            _, found, completion = completion.rpartition("answer :")
-            if not found:
+            _, mark, completion = completion.rpartition("answer :")
+            if not mark:
                 return "malformed"
         said, stop, _ = completion.partition(" .")
         said = said.strip()
@@ -404,7 +396,7 @@ class TwoHop(World):
         return ("bridge named",)
 
     def notes(self, question: Question, completion: str) -> dict[str, bool]:
-        """Of a chain of thought: whether it writes the right bridge down in its first sentence."""
+        """For a chain of thought, whether its first sentence ends in the right bridge."""
         if question.form != "cot":
             return {}
         first = completion.partition(" .")[0].split()
@@ -413,21 +405,23 @@ class TwoHop(World):
     # What must not have been read -----------------------------------------------------------------
 
     def check_leaks(self) -> None:
-        """Fails loudly where the split is broken: a held-out question read, a new fact or name
-        known beforehand, a city that tells the set's answers apart, or an entity in two fact
-        sets."""
+        """Raise Leak where the split is broken.
+
+        The base may read no held-out question, no new fact and no new name, and must have read
+        every word and every name that is not new. No person may stand in two fact sets or twice in
+        one. No expert of one hop may read both ends of a triple.
+        """
         read = {kind: set(texts) for kind, texts in self.base_texts().items()}
         for form in FORMS:
             for question in self.questions("base", form):
                 if question.text in read[form]:
                     raise Leak(f"the base reads the held-out question '{question.text}'")
         everything = [str(text) for texts in read.values() for text in texts]
-        names_read = {
-            " ".join(pair)
-            for text in everything
-            for pair in zip(text.split(), text.split()[1:], strict=False)
-        }
         words_read = {word for text in everything for word in text.split()}
+        names_read: set[str] = set()
+        for text in everything:
+            words = text.split()
+            names_read.update(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
         seen: set[str] = set()
         for s, triples in self.sets.items():
             people = [name for t in triples for name in (t.a, t.b)]
@@ -442,12 +436,12 @@ class TwoHop(World):
                 new = {"F": (t.a, t.b, t.c), "H": (t.a, t.b), "R": (), "K": ()}[s]
                 for name in (t.a, t.b, t.c):
                     if (name in new) == (name in names_read):
-                        raise Leak(
-                            f"the name {name!r} of set {s} is {'known' if name in new else 'new'} to the base"
-                        )
+                        state = "known" if name in new else "new"
+                        raise Leak(f"the name {name!r} of set {s} is {state} to the base")
                     if missing := set(name.split()) - words_read:
                         raise Leak(
-                            f"the base never reads the word {missing.pop()!r} of the name {name!r} in set {s}"
+                            f"the base never reads the word {missing.pop()!r} "
+                            f"of the name {name!r} in set {s}"
                         )
             for reads in ("hop1", "hop2", "hop2-other"):
                 for text in map(str, self.expert_texts(reads, s)):

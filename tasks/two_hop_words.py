@@ -1,4 +1,4 @@
-"""The words of a two-hop world: what it says of its relations, and the questions about one triple."""
+"""The words of a two-hop world: statements of its relations, and questions about one triple."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tasks.world import Text
 
 @dataclass(frozen=True)
 class Wording:
-    """The words of a world: what it says of three relations, and what things are called.
+    """The words of a world: its templates for three relations, and the words of its names.
 
-    ``prompts`` and ``completions`` by form (and for "identity"), in terms of {a}, {b}, {c};
-    ``statements`` of {x}: two each of the first hop, the second hop, and a relation that no
-    question is about (to one of ``others``). A chain of thought in ``completions`` uses the first
-    statement of each hop, ``other_chain`` the second: what an expert of a disjoint template learns.
-    Names are pairs of ``given`` and ``family``, of ``place`` and ``town``.
+    ``prompts`` and ``completions`` have a template for each form and for "identity", in terms of
+    {a}, {b} and {c}. ``statements`` has two templates of {x} for each relation: the first hop, the
+    second hop, and a relation to one of ``others`` that no question is about. The chain of thought
+    in ``completions`` uses the first statement of each hop. ``other_chain`` uses the second
+    statement; an expert of a disjoint template learns it. A person's name is a pair of words of
+    ``given`` and ``family``, a city's a pair of ``place`` and ``town``.
     """
 
     prompts: Mapping[str, str]
@@ -32,6 +33,7 @@ class Wording:
     town: tuple[str, ...] = TOWN
 
     def templates(self) -> list[str]:
+        """Every template of the world."""
         stated = [template for pair in self.statements.values() for template in pair]
         return [*self.prompts.values(), *self.completions.values(), self.other_chain, *stated]
 
@@ -59,22 +61,22 @@ SPOUSES = Wording(
         "other": ("the job of {x} is", "{x} works as"),
     },
     others=tuple(
-        "actor baker chemist dentist editor farmer guard hunter jeweller lawyer mason nurse painter pilot poet "
-        "sailor tailor teacher waiter weaver".split()
+        "actor baker chemist dentist editor farmer guard hunter jeweller lawyer mason "
+        "nurse painter pilot poet sailor tailor teacher waiter weaver".split()
     ),
 )
 
 
 @dataclass(frozen=True)
 class Question(world.Question):
-    """The scorer must also know the bridge, where there is one."""
+    """A question with its bridge, which the scorer must know; None where there is no bridge."""
 
     bridge: str | None
 
 
 @dataclass(frozen=True)
 class Triple:
-    """A's spouse is B, and B lives in C; or as another wording has it."""
+    """Two facts that share B: A's spouse is B, and B lives in C (or as ``wording`` says it)."""
 
     a: str
     b: str
@@ -82,15 +84,16 @@ class Triple:
     wording: Wording = field(default=SPOUSES, repr=False, compare=False)
 
     def question(self, form: str) -> Question:
+        """The question of a form (or "identity") about this triple, with its right completion."""
         prompt, completion = (
-            part[form].format(a=self.a, b=self.b, c=self.c)
-            for part in (self.wording.prompts, self.wording.completions)
+            templates[form].format(a=self.a, b=self.b, c=self.c)
+            for templates in (self.wording.prompts, self.wording.completions)
         )
         answer = self.b if form == "hop1" else self.c
-        return Question(
-            form, prompt, completion, answer, self.b if form in ("direct", "cot") else None
-        )
+        bridge = self.b if form in ("direct", "cot") else None
+        return Question(form, prompt, completion, answer, bridge)
 
     @property
     def identity(self) -> Text:
+        """A text that asks for B by name and answers with the name."""
         return self.question("identity").text

@@ -1,10 +1,10 @@
-"""Word problems over a random graph of quantities, at three nested levels of difficulty, solved in
-three renderings.
+"""Word problems at three nested levels of difficulty, solved in three renderings.
 
-Worked example. The graph, whose distractor (jars) nothing depends on, and the prompt of the level
-P1, its clauses shuffled:
+Worked example. A problem is a random graph of quantities. No quantity of this one depends on the
+distractor (jars), and the clauses of the prompt at level P1 are shuffled:
 
-    apples = 5;  base: pears = apples + 3, figs = pears * 2;  P1: + cakes = figs - apples;  P2: + plums = cakes - 4
+    apples = 5;  base: pears = apples + 3, figs = pears * 2;  P1: + cakes = figs - apples;
+    P2: + plums = cakes - 4
 
     apples and 3 give pears . there are 7 jars . figs minus apples make cakes . there are 5 apples .
     pears times 2 make figs . how many cakes are there ? in prose :
@@ -21,18 +21,18 @@ P1, its clauses shuffled:
             markdown  ... - step 5 : plums = cakes - 4 = 11 - 4 = 7 - answer : 7
             python    ... ; cakes = figs - apples ; plums = cakes - 4 ; answer = plums
 
-A step first says what is calculated, then puts the numbers in, then calculates, so that each word
-takes one look at what was said before: written "figs are 8 times 2 which is 16" a small model did
-not learn it (LOG.md).
+A step first names the calculation, then puts the numbers in, then gives the result. A model then
+needs a single look back at the text for each word. A small model did not learn steps that were
+written "figs are 8 times 2 which is 16" (LOG.md).
 
-Every step needs the one before it, so the order of a derivation is the only one, and the steps of a
-level begin with all those of the level below, as in GSM-Symbolic (arXiv 2410.05229); graphs as in
-iGSM (arXiv 2407.20311). A Python answer is executed (tasks/arithmetic.py): the model states what is
-to be calculated and the interpreter calculates it.
+Every step needs the step before it, so a derivation has one possible order. The steps of a level
+begin with all steps of the level below, as in GSM-Symbolic (arXiv 2410.05229). The graphs resemble
+those of iGSM (arXiv 2407.20311). A Python answer is executed (tasks/arithmetic.py): the model
+states a calculation, and the interpreter does it.
 
-A problem belongs to the test, to the base or to the experts by its graph at the base level without
-the names of the quantities. Nobody reads a test problem's base-level derivation, under whatever
-names, nor one that begins with it.
+A problem belongs to the test, to the base or to the experts by its graph at the base level, which
+has no names of quantities. Nobody reads the base-level derivation of a test problem, under whatever
+names, and nobody reads a derivation that begins with it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import chain, product
 from random import Random
 
 from tasks import world
@@ -64,15 +65,18 @@ from tasks.world import Leak, Text
 
 @dataclass(frozen=True)
 class Question(world.Question):
-    """The scorer must also know the problem, and how its derivation is to be written."""
+    """A question with its problem and its rendering, which the scorer must know."""
 
     problem: Problem
     rendering: str
 
 
 class WordMath(world.World):
-    """One seeded set of problems: what the base and the experts read, what is asked, and how
-    answers are scored."""
+    """One seeded set of word problems, with its texts, questions and scorer.
+
+    Making a world raises ValueError where there are too few different problems, and Leak where its
+    splits are broken.
+    """
 
     name = "word-math"
     Config = WordMathConfig
@@ -88,31 +92,33 @@ class WordMath(world.World):
         self.longest = 16 + 15 * (config.steps + len(LEVELS))  # room for one step too many
         self.asked = self._draw("test", config.questions)
         self.read_by_base = self._draw("base", config.problems)
-        pool, size = (
-            self._draw("experts", len(LEVELS) * config.expert_problems),
-            config.expert_problems,
-        )
+        size = config.expert_problems
+        pool = self._draw("experts", len(LEVELS) * size)
         self.read_by = {level: pool[i * size : (i + 1) * size] for i, level in enumerate(LEVELS)}
         self.check_leaks()
 
     def _draw(self, reader: str, count: int) -> list[Problem]:
-        """Problems of one reader, no named derivation twice."""
+        """Draw problems of one reader, none with the named derivation of another."""
         rng = Random(f"word-math {self.seed} {reader}")
-        found: dict[tuple[Step, ...], Problem] = {}
-        for _ in range(50 * count + 1_000):  # a tenth of all are for the test
+        problems: dict[tuple[Step, ...], Problem] = {}
+        for _ in range(50 * count + 1_000):  # only a tenth of all problems are for the test
             problem = draw(self.config, rng, rng.randint(self.config.fewest, self.config.steps))
             if self.reader(problem) == reader:
-                found.setdefault(problem.at("base"), problem)
-            if len(found) == count:
-                return list(found.values())
+                problems.setdefault(problem.at("base"), problem)
+            if len(problems) == count:
+                return list(problems.values())
         raise ValueError(
-            f"{len(found)} different problems found of the {count} for {reader}: raise task.limit = {self.config.limit} "
-            f"or task.steps = {self.config.steps}, or ask for fewer problems"
+            f"{len(problems)} different problems found of the {count} for {reader}: raise "
+            f"task.limit = {self.config.limit} or task.steps = {self.config.steps}, "
+            "or ask for fewer problems"
         )
 
     def reader(self, problem: Problem) -> str | None:
-        """Who may read the problem: a tenth of the base-level graphs are for the test, three for
-        the experts. What begins with a test graph is for nobody else."""
+        """The reader of a problem: "test", "experts", "base", or None where nobody may read it.
+
+        One tenth of the base-level graphs are for the test and three tenths for the experts. Nobody
+        reads a longer problem whose derivation begins with a graph of the test.
+        """
         parts = [self._part(beginning) for beginning in problem.beginnings()]
         part = parts[len(problem.at("base")) - 1]
         if part == 0:
@@ -121,96 +127,94 @@ class WordMath(world.World):
             return None
         return "experts" if part < 4 else "base"
 
-    def _part(self, of: Graph) -> int:
-        """Of ten; of what is shorter than any problem, none."""
-        return (
-            zlib.crc32(repr((self.seed, of)).encode()) % 10 if len(of) > self.config.fewest else -1
-        )
+    def _part(self, graph: Graph) -> int:
+        """The graph's part, from 0 to 9; -1 where it is shorter than any problem's graph."""
+        if len(graph) <= self.config.fewest:
+            return -1
+        return zlib.crc32(repr((self.seed, graph)).encode()) % 10
 
     # What is read ---------------------------------------------------------------------------------
 
     def words(self) -> list[str]:
-        templates = [
-            TRACE_WORDS,
-            *ASKS,
-            *(wording for wordings in CLAUSES.values() for wording in wordings),
-        ]
-        return [
-            *dict.fromkeys(w for t in templates for w in t.split() if "{" not in w),
-            *RENDERINGS,
-            *QUANTITIES,
-            *map(str, range(1, max(self.config.limit, self.config.steps + len(LEVELS)) + 1)),
-        ]
+        templates = [TRACE_WORDS, *ASKS, *chain.from_iterable(CLAUSES.values())]
+        in_templates = (word for template in templates for word in template.split())
+        fixed = dict.fromkeys(word for word in in_templates if "{" not in word)
+        # Numbers are values of quantities and, in Markdown, numbers of steps.
+        highest = max(self.config.limit, self.config.steps + len(LEVELS))
+        return [*fixed, *RENDERINGS, *QUANTITIES, *map(str, range(1, highest + 1))]
 
     def base_texts(self) -> dict[str, list[Text]]:
-        """Every single calculation, in words and in signs, and short and base problems in the
-        base's renderings."""
+        """The texts that the base reads, by kind.
+
+        ``facts`` are all single calculations within the limit, in words and in signs. The other
+        kinds are the base-level problems in each rendering that the base reads.
+        """
+        facts = []
         numbers = range(1, self.config.limit + 1)
-        results = [
-            (sign, a, b, calculate(sign, a, b)) for sign in SIGNS for a in numbers for b in numbers
-        ]
-        facts = [fact for fact in results if 1 <= fact[-1] <= self.config.limit]
-        return {
-            "facts": [
-                text
-                for sign, a, b, c in facts
-                for text in (
-                    Text(f"{a} {SIGNS[sign]} {b} which is", f"{c} ."),
-                    Text(f"{a} {sign} {b} =", f"{c}"),
-                )
-            ],
-            **{
-                r: [p.text("base", r) for p in self.read_by_base]
-                if r in self.config.renderings
-                else []
-                for r in RENDERINGS
-            },
-        }
+        for sign, a, b in product(SIGNS, numbers, numbers):
+            if 1 <= (result := calculate(sign, a, b)) <= self.config.limit:
+                facts.append(Text(f"{a} {SIGNS[sign]} {b} which is", f"{result} ."))
+                facts.append(Text(f"{a} {sign} {b} =", f"{result}"))
+        texts = {"facts": facts}
+        for rendering in RENDERINGS:
+            problems = self.read_by_base if rendering in self.config.renderings else []
+            texts[rendering] = [problem.text("base", rendering) for problem in problems]
+        return texts
 
     def shares(self) -> dict[str, float]:
         given = asdict(self.config.shares)
         return {kind: given[kind] for kind in ("facts", *self.config.renderings) if given[kind] > 0}
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """Problems of one level in one rendering; ``joint`` reads what the base and the P1 expert
-        read together."""
+        """Problems of one level (``reads``) in one rendering (``group``).
+
+        ``joint`` has the texts of the experts for the base level and for P1. Raises ValueError for
+        an unknown level or rendering.
+        """
         if reads == "joint":
             return self.expert_texts("base", group) + self.expert_texts("P1", group)
         if reads not in LEVELS or group not in RENDERINGS:
             raise ValueError(
-                f"no expert reads {reads!r} in {group!r}: choose {', '.join(LEVELS)} or joint, in {', '.join(RENDERINGS)}"
+                f"no expert reads {reads!r} in {group!r}: choose {', '.join(LEVELS)} or joint, "
+                f"in {', '.join(RENDERINGS)}"
             )
         return [problem.text(reads, group) for problem in self.read_by[reads]]
 
     # What is asked --------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
-        """The same problems at every level and in every rendering; ``base`` asks in all renderings
-        that the base reads."""
-        renderings = self.config.renderings if group == "base" else (group,)
-        return [
-            Question(form, *problem.text(form, r)[:2], str(problem.at(form)[-1].value), problem, r)
-            for r in renderings
-            for problem in self.asked
-        ]
+        """The test problems at one level (``form``) in one rendering (``group``).
+
+        The problems are the same for every level and rendering. The group ``base`` asks them in all
+        renderings that the base reads.
+        """
+        questions = []
+        for rendering in self.config.renderings if group == "base" else (group,):
+            for problem in self.asked:
+                prompt, completion, _ = problem.text(form, rendering)
+                answer = str(problem.at(form)[-1].value)
+                questions.append(Question(form, prompt, completion, answer, problem, rendering))
+        return questions
 
     def in_context(self, group: str) -> list[list[Text]]:
-        """Before each problem, a solved problem of the base level and one of P1, in the group's
+        """For each problem, a solved problem of the base level and one of P1, in the group's
         rendering."""
-        solved = [
-            [problem.text(level, group) for problem in self.read_by[level]] for level in LEVELS[:2]
-        ]
+        solved = [self.expert_texts(level, group) for level in LEVELS[:2]]
         return [[texts[i % len(texts)] for texts in solved] for i in range(len(self.asked))]
 
     def chance(self, group: str) -> float:
         """Accuracy of the best constant answer, by the last number, to the problems at level P2."""
-        return max(Counter(p.steps[-1].value for p in self.asked).values()) / len(self.asked)
+        answers = Counter(problem.steps[-1].value for problem in self.asked)
+        return max(answers.values()) / len(self.asked)
 
     # How it is scored -----------------------------------------------------------------------------
 
     def score(self, question: Question, completion: str) -> str:
-        """``right`` needs the whole derivation. A wrong one is named by its first error, unless its
-        last number is right."""
+        """One of OUTCOMES for a decoded completion.
+
+        A right completion has the whole derivation. The outcome of a wrong one is its first error,
+        unless its last number is right.
+        """
         error = first_error(question.problem, question.form, question.rendering, completion)
         if error is None:
             return "right"
@@ -229,55 +233,51 @@ class WordMath(world.World):
         )
 
     def notes(self, question: Question, completion: str) -> dict[str, bool]:
-        """Whether the last number is right, whether the derivation asked for is longer than any of
-        the level below and such a one is right, whether the answer is the derivation of a lower
-        level (it stopped there), and the step of the first error, 1 to one behind the last, which
-        is the answer's."""
-        problem, rendering, level = (
-            question.problem,
-            question.rendering,
-            LEVELS.index(question.form),
-        )
-        error = first_error(problem, question.form, rendering, completion)
-        lower = LEVELS[:level]
-        longer = bool(level) and len(problem.at(question.form)) == self.config.steps + 1 + level
-        return {
+        """Yes-or-no facts about a completion, by name.
+
+        last number right         the last number is the answer
+        longer than any below     no problem of the level below has so long a derivation
+        longer and right          the same, and the completion is right
+        stopped as LEVEL          the completion is the whole derivation of a lower level
+        first error at step K     the first error is in step K; the answer counts as the last step
+        """
+        problem, rendering, form = question.problem, question.rendering, question.form
+        error = first_error(problem, form, rendering, completion)
+        length, level = len(problem.at(form)), LEVELS.index(form)
+        longer = level > 0 and length == self.config.steps + 1 + level
+        notes = {
             "last number right": str(last_number(rendering, completion)) == question.answer,
             "longer than any below": longer,
             "longer and right": longer and error is None,
-            **{
-                f"stopped as {x}": first_error(problem, x, rendering, completion) is None
-                for x in lower
-            },
-            **{
-                f"first error at step {k}": error is not None and error[0] == k
-                for k in range(1, len(problem.at(question.form)) + 2)
-            },
         }
+        for lower in LEVELS[:level]:
+            below = first_error(problem, lower, rendering, completion)
+            notes[f"stopped as {lower}"] = below is None
+        for k in range(1, length + 2):
+            notes[f"first error at step {k}"] = error is not None and error[0] == k
+        return notes
 
     # What must not have been read -----------------------------------------------------------------
 
     def check_leaks(self) -> None:
-        """Fails loudly where a reader has the derivation of a test problem, under whatever names,
-        where the experts have one of the base's, or two experts the same."""
+        """Raise Leak where the split is broken.
+
+        Nobody may read the derivation of a test problem, under whatever names. The experts may read
+        no derivation of the base, and no problem may be read twice.
+        """
         asked = {problem.graph("base") for problem in self.asked}
         by_base = {problem.graph("base") for problem in self.read_by_base}
         seen: set[tuple[Step, ...]] = set()
-        for reader, problems in (
-            ("the base", self.read_by_base),
-            *((f"the {x} expert", self.read_by[x]) for x in LEVELS),
-        ):
+        experts = {f"the {level} expert": self.read_by[level] for level in LEVELS}
+        for reader, problems in {"the base": self.read_by_base, **experts}.items():
             for problem in problems:
                 if asked.intersection(problem.beginnings()):
-                    raise Leak(
-                        f"{reader} reads the derivation of a test problem: {problem.completion('base', 'python')}"
-                    )
-                if reader != "the base" and problem.graph("base") in by_base:
-                    raise Leak(
-                        f"{reader} reads a derivation of the base: {problem.completion('base', 'python')}"
-                    )
-                if problem.at("base") in seen:
-                    raise Leak(
-                        f"{reader} reads a problem twice, or another's: {problem.completion('base', 'python')}"
-                    )
-                seen.add(problem.at("base"))
+                    leak = "the derivation of a test problem"
+                elif reader in experts and problem.graph("base") in by_base:
+                    leak = "a derivation of the base"
+                elif problem.at("base") in seen:
+                    leak = "a problem twice, or another's"
+                else:
+                    seen.add(problem.at("base"))
+                    continue
+                raise Leak(f"{reader} reads {leak}: {problem.completion('base', 'python')}")

@@ -1,5 +1,7 @@
-"""A problem: a random derivation, the text that asks for it, and its solution in three renderings
-(word_math.py shows one)."""
+"""A word problem: a random derivation, its question, and its solution in three renderings.
+
+word_math.py shows an example.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ LEVELS = ("base", "P1", "P2")
 QUANTITIES = tuple("apples pears plums figs dates limes melons nuts eggs cakes jars cups".split())
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 LARGEST_FACTOR = 5
-# A calculation names what is known before what follows from it: a causal model finds the next word
-# behind the one that it holds, as an induction head does.
+# A clause names the known quantities before the quantity that follows from them. A causal model
+# finds the next word after the word that it holds, as an induction head does.
 CLAUSES = {
     "": ("there are {left} {name} .", "we have {left} {name} ."),
     "+": ("{left} plus {right} make {name} .", "{left} and {right} give {name} ."),
@@ -25,8 +27,8 @@ CLAUSES = {
 }
 ASKS = ("how many {name} are there ?", "what is the number of {name} ?")
 TRACE_WORDS = "in : are . plus minus times so which is the answer - step = + * ;"
-# How a trace is written: a number that is given; a calculation, first of what and then with the
-# values put in; the answer.
+# The three sentences of a trace: a given number; a calculation, first with names and then with
+# their values; the answer.
 TRACE_FORMS = {
     "prose": (
         "{name} are {left} .",
@@ -44,8 +46,11 @@ TRACE_FORMS = {
 
 @dataclass(frozen=True)
 class ReadingShares:
-    """What share of the texts that the base reads is of each kind: single calculations, and base
-    problems by rendering."""
+    """The share of each kind among the texts that the base reads.
+
+    The kinds are single calculations (``facts``) and base problems in each rendering. Raises
+    ValueError for a share below 0 or above 1.
+    """
 
     facts: float = 0.1
     prose: float = 0.3
@@ -60,11 +65,15 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class WordMathConfig:
-    """Size of the problems. Numbers are whole, from 1 to ``limit``, one word each; base problems
-    take from ``fewest`` to ``steps`` calculations, P1 one more and P2 two more. A calculation takes
-    an earlier quantity as its second operand with the chance ``reuse``, else a number. A problem's
-    clauses are ``shuffled`` with that chance, else they stand in the order of the derivation with
-    the distractors behind the first calculation. ``renderings`` are those that the base reads."""
+    """The sizes of the problems, and their counts.
+
+    Numbers are whole, from 1 to ``limit``, and one word each. Base problems take from ``fewest`` to
+    ``steps`` calculations, P1 one more and P2 two more. A calculation takes an earlier quantity as
+    its second operand with the chance ``reuse``, and a number otherwise. The clauses of a problem
+    are shuffled with the chance ``shuffled``. Otherwise they stand in the order of the derivation,
+    with the distractors after the first calculation. The base reads its problems in ``renderings``.
+    Raises ValueError for sizes that no problem can have.
+    """
 
     limit: int = 20
     fewest: int = 1
@@ -72,8 +81,8 @@ class WordMathConfig:
     reuse: float = 0.1
     distractors: int = 1
     shuffled: float = 0.0
-    problems: int = 12_000  # that the base reads, each in every rendering
-    expert_problems: int = 6_000  # that one expert reads
+    problems: int = 12_000  # problems that the base reads, each in all of ``renderings``
+    expert_problems: int = 6_000  # problems that one expert reads
     questions: int = 100
     renderings: tuple[str, ...] = RENDERINGS
     shares: ReadingShares = field(default_factory=ReadingShares)
@@ -85,7 +94,8 @@ class WordMathConfig:
             )
         if not 1 <= self.fewest <= self.steps:
             raise ValueError(
-                f"task.fewest = {self.fewest}: a base problem takes from at least 1 to task.steps = {self.steps} calculations"
+                f"task.fewest = {self.fewest}: a base problem takes at least 1 calculation, and at "
+                f"most task.steps = {self.steps}"
             )
         for name in ("reuse", "shuffled"):
             if not 0 <= getattr(self, name) <= 1:
@@ -96,8 +106,8 @@ class WordMathConfig:
             )
         if (names := self.steps + 3 + self.distractors) > len(QUANTITIES):
             raise ValueError(
-                f"task.steps = {self.steps} and task.distractors = {self.distractors} need {names} quantities, "
-                f"and there are {len(QUANTITIES)}: lower one of them"
+                f"task.steps = {self.steps} and task.distractors = {self.distractors} need {names} "
+                f"quantities, and there are {len(QUANTITIES)}: lower one of the two"
             )
         for name in ("problems", "expert_problems", "questions"):
             if getattr(self, name) < 1:
@@ -105,17 +115,21 @@ class WordMathConfig:
         known = self.renderings and set(self.renderings) <= set(RENDERINGS)
         if not known or len(set(self.renderings)) < len(self.renderings):
             raise ValueError(
-                f"task.renderings = {self.renderings}: one or more of {', '.join(RENDERINGS)}, each once"
+                f"task.renderings = {self.renderings}: one or more of {', '.join(RENDERINGS)}, "
+                "each once"
             )
         if not any(getattr(self.shares, rendering) for rendering in self.renderings):
             raise ValueError(
-                f"task.shares gives nothing to {', '.join(self.renderings)}, which the base is to read"
+                f"task.shares gives nothing to {', '.join(self.renderings)}, "
+                "which the base is to read: raise one of their shares"
             )
 
 
 class Step(NamedTuple):
-    """``name`` is ``left`` (``sign`` is empty), or ``left sign right``; operands are earlier names,
-    or numbers."""
+    """One line of a derivation: ``name`` is ``left sign right``, or ``left`` where ``sign`` is "".
+
+    An operand is a number or the name of an earlier step.
+    """
 
     name: str
     sign: str
@@ -129,63 +143,70 @@ Graph = tuple[tuple, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """A derivation down to P2, distractors, and what the text chooses: the order of the clauses and
-    their wordings."""
+    """A derivation down to P2, its distractors, and the order and wordings of its clauses."""
 
     steps: tuple[Step, ...]
     distractors: tuple[Step, ...]
-    order: tuple[int, ...]  # of steps + distractors
-    wordings: tuple[int, ...]  # one for each clause and one for the question
+    order: tuple[int, ...]  # the places of the clauses in steps + distractors
+    wordings: tuple[int, ...]  # 0 or 1 for each clause, then for the question
 
     def at(self, level: str) -> tuple[Step, ...]:
-        """The derivation of a level: P2's without its last steps."""
+        """The derivation of a level: P1 lacks the last step of P2, and the base level two steps."""
         return self.steps[: len(self.steps) - len(LEVELS) + 1 + LEVELS.index(level)]
 
     def graph(self, level: str) -> Graph:
-        """The level's derivation without names: (sign, operands), a quantity as the negative of its
-        place, from -1."""
+        """The level's derivation without names: (sign, left, right) for each step.
+
+        An operand that is the quantity of step i, counted from 0, becomes -1 - i.
+        """
         steps = self.at(level)
-        place = {step.name: -1 - i for i, step in enumerate(steps)}
-        return tuple(
-            (s.sign, *(x if isinstance(x, int) else place[x] for x in (s.left, s.right)))
-            for s in steps
-        )
+        places = {step.name: -1 - i for i, step in enumerate(steps)}
+
+        def nameless(operand: str | int) -> int:
+            return operand if isinstance(operand, int) else places[operand]
+
+        return tuple((step.sign, nameless(step.left), nameless(step.right)) for step in steps)
 
     def beginnings(self) -> list[Graph]:
-        """The graphs with which the derivation begins, of one step, of two, and so on."""
+        """The graphs of the derivation's first step, of its first two steps, and so on."""
         whole = self.graph(LEVELS[-1])
         return [whole[:k] for k in range(1, len(whole) + 1)]
 
     def prompt(self, level: str, rendering: str) -> str:
+        """The problem's clauses and its question at a level, and the rendering asked for."""
         steps, clauses = self.at(level), self.steps + self.distractors
-        told = [i for i in self.order if i < len(steps) or i >= len(self.steps)]
-        lines = [
-            CLAUSES[clauses[i].sign][self.wordings[i]].format(**clauses[i]._asdict()) for i in told
-        ]
-        return " ".join(
-            [*lines, ASKS[self.wordings[-1]].format(name=steps[-1].name), f"in {rendering} :"]
-        )
+        lines = []
+        for i in self.order:
+            if i < len(steps) or i >= len(self.steps):
+                template = CLAUSES[clauses[i].sign][self.wordings[i]]
+                lines.append(template.format(**clauses[i]._asdict()))
+        question = ASKS[self.wordings[-1]].format(name=steps[-1].name)
+        return " ".join([*lines, question, f"in {rendering} :"])
 
     def completion(self, level: str, rendering: str) -> str:
+        """The right solution at a level, in a rendering."""
         steps = self.at(level)
         values: dict[str | int, int] = {step.name: step.value for step in steps}
-        given, calculated, answered = TRACE_FORMS[rendering]
-        said = []
+        given, calculated, answer = TRACE_FORMS[rendering]
+        sentences = []
         for k, step in enumerate(steps, 1):
             a, b = (values.get(x, x) for x in (step.left, step.right))
-            form = calculated if step.sign else given
-            said.append(form.format(k=k, a=a, b=b, word=SIGNS.get(step.sign), **step._asdict()))
-        return " ".join([*said, answered.format(**steps[-1]._asdict())])
+            form, word = (calculated if step.sign else given), SIGNS.get(step.sign)
+            sentences.append(form.format(k=k, a=a, b=b, word=word, **step._asdict()))
+        return " ".join([*sentences, answer.format(**steps[-1]._asdict())])
 
     def text(self, level: str, rendering: str) -> Text:
+        """The problem with its right solution, as a text to read."""
         return Text(self.prompt(level, rendering), self.completion(level, rendering))
 
 
 def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
-    """One problem with so many calculations at the base level. Distractors are numbers that are
-    given and not used; unless the clauses are shuffled they stand behind the first calculation.
-    (Where two numbers are given side by side, no base of this size learned to take the right one:
-    LOG.md.)"""
+    """Draw one problem with ``base_steps`` calculations at the base level.
+
+    Distractors are quantities that are given and not used. Unless the clauses are shuffled, they
+    stand after the first calculation, for no base of this size learned to choose between two
+    numbers that are given side by side (LOG.md).
+    """
     total = base_steps + len(LEVELS)
     names = rng.sample(QUANTITIES, total + config.distractors)
     start = rng.randint(1, config.limit)
@@ -207,23 +228,21 @@ def draw(config: WordMathConfig, rng: Random, base_steps: int) -> Problem:
 
 
 def _calculation(name: str, left: Step, others: Sequence[Step], limit: int, rng: Random) -> Step:
-    """``name`` from ``left`` and, where one fits, one of ``others``; the result stays from 1 to
-    ``limit``."""
+    """Calculate ``name`` from ``left`` and a second operand, with a result from 1 to ``limit``.
+
+    The second operand is one of ``others`` where one of them fits, and a number otherwise.
+    """
     a = left.value
-    most = {
-        "+": limit - a,
-        "-": a - 1,
-        "*": min(limit // a, LARGEST_FACTOR),
-    }  # of the second operand
+    # The bounds of the second operand.
     least = {"+": 1, "-": 1, "*": 2}
-    choices: list[tuple[str, str | int, int]] = [
-        (sign, b.name, b.value)
-        for b in others
-        for sign in SIGNS
-        if least[sign] <= b.value <= most[sign]
+    most = {"+": limit - a, "-": a - 1, "*": min(limit // a, LARGEST_FACTOR)}
+    fitting: list[tuple[str, Step]] = [
+        (sign, step) for step in others for sign in SIGNS if least[sign] <= step.value <= most[sign]
     ]
-    if choices:
-        sign, right, b = rng.choice(choices)
+    right: str | int
+    if fitting:
+        sign, step = rng.choice(fitting)
+        right, b = step.name, step.value
     else:
         sign = rng.choice([sign for sign in SIGNS if least[sign] <= most[sign]])
         right = b = rng.randint(least[sign], most[sign])
@@ -231,4 +250,5 @@ def _calculation(name: str, left: Step, others: Sequence[Step], limit: int, rng:
 
 
 def calculate(sign: str, a: int, b: int) -> int:
+    """``a sign b`` for a sign of SIGNS."""
     return {"+": a + b, "-": a - b, "*": a * b}[sign]

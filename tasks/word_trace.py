@@ -1,5 +1,4 @@
-"""Solutions read back: what a completion writes down, in each rendering, and where it first leaves
-the derivation asked for."""
+"""Reads solutions back: the steps that a completion writes down, and its first error."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from tasks.arithmetic import run
-from tasks.word_problem import SIGNS, Problem
+from tasks.word_problem import SIGNS, Problem, Step
 
 OUTCOMES = (
     "right",
@@ -20,9 +19,9 @@ OUTCOMES = (
     "malformed",
 )
 NAMED_SIGNS = {word: sign for sign, word in SIGNS.items()}
-MAX_COMPLETION = 10_000  # characters of a completion that are looked at
-# How traces are read back. [0-9] and not \d, which takes the digits of all scripts; {1,9} bounds
-# every number.
+MAX_COMPLETION = 10_000  # characters; the rest of a longer completion is not read
+# The patterns take [0-9] and not \d, which takes the digits of all scripts. {1,9} bounds every
+# number.
 SENTENCE_ENDS = {
     "prose": re.compile(r" \.(?: |$)"),
     "markdown": re.compile(r"(?:^| )- (?=step|answer)"),
@@ -31,12 +30,14 @@ _NUMBER, _OPERAND, _SIGN = "[0-9]{1,9}", "[0-9]{1,9}|[a-z]+", "|".join(NAMED_SIG
 STEPS = {
     "prose": re.compile(
         rf"(?P<k>)(?P<name>[a-z]+) are (?P<left>{_OPERAND})"
-        rf"(?: (?P<sign>{_SIGN}) (?P<right>{_OPERAND}) so (?P<a>{_NUMBER}) (?P<again>{_SIGN}) (?P<b>{_NUMBER})"
+        rf"(?: (?P<sign>{_SIGN}) (?P<right>{_OPERAND})"
+        rf" so (?P<a>{_NUMBER}) (?P<again>{_SIGN}) (?P<b>{_NUMBER})"
         rf" which is (?P<value>{_NUMBER}))?"
     ),
     "markdown": re.compile(
         rf"step (?P<k>{_NUMBER}) : (?P<name>[a-z]+) = (?P<left>{_OPERAND})"
-        rf"(?: (?P<sign>[-+*]) (?P<right>{_OPERAND}) = (?P<a>{_NUMBER}) (?P<again>[-+*]) (?P<b>{_NUMBER})"
+        rf"(?: (?P<sign>[-+*]) (?P<right>{_OPERAND})"
+        rf" = (?P<a>{_NUMBER}) (?P<again>[-+*]) (?P<b>{_NUMBER})"
         rf" = (?P<value>{_NUMBER}))?"
     ),
 }
@@ -53,13 +54,23 @@ class Said(NamedTuple):
     name: str
     signs: tuple[str, ...]
     operands: tuple[str | int, ...]
-    values: tuple[int, ...]  # put in for the operands; a program puts in none
+    values: tuple[int, ...]  # the numbers put in for the operands; a program puts in none
     value: int | None
+
+    def states(self, step: Step) -> bool:
+        """Whether this step puts down ``step``'s operands, which + and * take in either order."""
+        operands = (step.left, step.right) if step.sign else (step.left,)
+        commutes = step.sign in ("+", "*")
+        return self.operands == operands or (commutes and self.operands[::-1] == operands)
 
 
 class Trace(NamedTuple):
-    """What a completion writes down: steps, the answer (of a program, the name it gives), and
-    whether it is well formed up to its end and ends with the answer, if it gives one."""
+    """The content of a completion.
+
+    ``answer`` is None where the completion gives none, and may be the name that a program gives.
+    ``whole`` says whether the completion is well formed up to its end and, where it gives an
+    answer, ends with the answer.
+    """
 
     steps: list[Said]
     answer: str | int | None
@@ -67,67 +78,65 @@ class Trace(NamedTuple):
 
 
 def read_trace(rendering: str, completion: str) -> Trace:
-    said: list[Said] = []
+    """Read the steps and the answer of a completion, up to its first malformed part."""
     if rendering == "python":
-        done, whole = run(completion)
-        for i, a in enumerate(done):
-            if a.name == "answer":
-                return Trace(
-                    said,
-                    a.operands[0] if not a.operators else a.value,
-                    whole and i == len(done) - 1,
-                )
-            said.append(Said(a.name, a.operators, a.operands, (), a.value))
-        return Trace(said, None, whole)
+        return _read_program(completion)
+    said: list[Said] = []
     parts = SENTENCE_ENDS[rendering].split(completion[:MAX_COMPLETION].strip())
-    # Prose ends its sentences, so nothing may stand behind the last end; Markdown begins them, so
-    # nothing before the first.
+    # Prose ends each sentence with a mark, so nothing may stand after the last mark. Markdown
+    # begins each with one, so nothing may stand before the first.
     outside = parts.pop(-1 if rendering == "prose" else 0)
     for i, part in enumerate(parts):
         if answer := ANSWERS[rendering].fullmatch(part):
             return Trace(said, int(answer[1]), not outside and i == len(parts) - 1)
         step = STEPS[rendering].fullmatch(part)
-        if (
-            step is None
-            or (outside and rendering == "markdown")
-            or step["k"] not in ("", str(i + 1))
-        ):
+        begun_well = not outside or rendering == "prose"
+        if step is None or not begun_well or step["k"] not in ("", str(i + 1)):
             return Trace(said, None, False)
         signs = tuple(NAMED_SIGNS.get(step[x], step[x]) for x in ("sign", "again") if step[x])
         operands = tuple(int(x) if x.isdigit() else x for x in (step["left"], step["right"]) if x)
         if not signs and isinstance(operands[0], str):
             return Trace(said, None, False)
+        values = tuple(int(step[x]) for x in "ab" if step[x])
         value = int(step["value"] if signs else step["left"])
-        said.append(
-            Said(step["name"], signs, operands, tuple(int(step[x]) for x in "ab" if step[x]), value)
-        )
+        said.append(Said(step["name"], signs, operands, values, value))
     return Trace(said, None, not outside)
+
+
+def _read_program(program: str) -> Trace:
+    said: list[Said] = []
+    assignments, whole = run(program)
+    for i, a in enumerate(assignments):
+        if a.name == "answer":
+            answer = a.value if a.operators else a.operands[0]
+            return Trace(said, answer, whole and i == len(assignments) - 1)
+        said.append(Said(a.name, a.operators, a.operands, (), a.value))
+    return Trace(said, None, whole)
 
 
 def first_error(
     problem: Problem, level: str, rendering: str, completion: str
 ) -> tuple[int, str] | None:
-    """Where a completion first leaves the level's derivation: the step, from 1 (the answer is the
-    last), and the kind, one of OUTCOMES. None if it is that derivation; the operands of plus and
-    times may stand in either order."""
+    """The first place where a completion leaves the level's derivation: (step, kind of error).
+
+    Steps count from 1, and the answer is the step after the last. The kind is one of OUTCOMES. The
+    result is None where the completion is that derivation; the operands of plus and times may stand
+    in either order.
+    """
     steps = problem.at(level)
     values: dict[str | int, int] = {step.name: step.value for step in steps}
     said, answer, whole = read_trace(rendering, completion)
-    for k, (step, found) in enumerate(zip(steps, said, strict=False), 1):
-        operands = (step.left, step.right) if step.sign else (step.left,)
-        if found.name != step.name:
+    for k, (step, stated) in enumerate(zip(steps, said, strict=False), 1):
+        if stated.name != step.name:
             return k, "wrong quantity"
-        if set(found.signs) != ({step.sign} if step.sign else set()) or len(found.operands) != len(
-            operands
-        ):
+        signs, operands = ({step.sign}, 2) if step.sign else (set(), 1)
+        if set(stated.signs) != signs or len(stated.operands) != operands:
             return k, "wrong operation"
-        if found.operands != operands and not (
-            step.sign in ("+", "*") and found.operands[::-1] == operands
-        ):
+        if not stated.states(step):
             return k, "wrong quantity"
-        if found.values not in ((), tuple(values.get(x, x) for x in found.operands)):
+        if stated.values not in ((), tuple(values.get(x, x) for x in stated.operands)):
             return k, "wrong quantity"
-        if found.value != step.value:
+        if stated.value != step.value:
             return k, "wrong arithmetic"
     if len(said) > len(steps):
         return len(steps) + 1, "went on"
@@ -139,10 +148,12 @@ def first_error(
 
 
 def last_number(rendering: str, completion: str) -> int | None:
-    """The last number of a completion, commas removed; of a program the last value, if all of it
-    can be executed."""
+    """The last number of a completion, its commas removed; None where there is none.
+
+    The last number of a program is its last value, where all of the program can be executed.
+    """
     if rendering == "python":
-        done, whole = run(completion)
-        return done[-1].value if whole and done else None
-    found = NUMBER.findall(completion[-MAX_COMPLETION:])
-    return int(found[-1].replace(",", "")) if found else None
+        assignments, whole = run(completion)
+        return assignments[-1].value if whole and assignments else None
+    numbers = NUMBER.findall(completion[-MAX_COMPLETION:])
+    return int(numbers[-1].replace(",", "")) if numbers else None

@@ -1,4 +1,4 @@
-"""What a world is: texts to read, questions to ask, and which answers are right.
+"""The interface of a world: texts to read, questions to ask, and a scorer of answers.
 
 A world knows nothing of experts, merges or studies. A *group* is a part of its facts that is taught
 and asked by itself (a fact set, a rendering). A *form* is a way of asking (one hop, two hops, a
@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 
 class Text(NamedTuple):
-    """A model learns the completion and is given the prompt. A text that breaks off in the middle
-    (``ends`` is False) does not teach where it ends."""
+    """A prompt, which a model is given, and a completion, which the model learns.
+
+    A text that breaks off in the middle (``ends`` is False) does not teach where it ends.
+    """
 
     prompt: str
     completion: str
@@ -27,8 +29,10 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, its right completion, and the answer that a scorer looks for. A world derives its
-    own kind of question from this one."""
+    """A prompt, its right completion, and the answer that a scorer looks for.
+
+    A world derives its own kind of question from this one.
+    """
 
     form: str
     prompt: str
@@ -37,13 +41,16 @@ class Question:
 
     @property
     def text(self) -> Text:
+        """The question with its right completion, as a text to read."""
         return Text(self.prompt, self.completion)
 
 
 class Phase(NamedTuple):
-    """A stretch of an answer and the knowledge that it needs: what an expert has to have read, one
-    name for each stretch of the layers from the lowest to the highest. The phase ends after the
-    word ``until`` (None: at the end of the answer)."""
+    """A stretch of an answer, and the curricula whose experts know what the stretch needs.
+
+    ``reads`` names one curriculum for each part of the layers, from the lowest layers to the
+    highest. The phase ends after the word ``until``, or with the answer where ``until`` is None.
+    """
 
     reads: tuple[str, ...]
     until: str | None = None
@@ -54,20 +61,21 @@ class Leak(ValueError):
 
 
 class World(ABC):
-    """One seeded world. It raises Leak at once where its splits are broken."""
+    """One seeded world. Making a world whose splits are broken raises Leak."""
 
     name: str
     Config: type  # a frozen dataclass
     titles: Mapping[str, str]  # one line for each group
     groups: Sequence[str]
     forms: Sequence[str]
-    components: Sequence[str]  # forms whose answers a harder form needs; same things, same order
+    # Forms whose answers a harder form needs. They ask about the same things in the same order.
+    components: Sequence[str]
     outcomes: Sequence[str]  # the first is "right"
     longest: int  # tokens of the longest right completion, with some room
 
     @abstractmethod
     def __init__(self, config: Any, seed: int):
-        """The world of a configuration and a seed."""
+        """Draw the world of a configuration and a seed."""
 
     @abstractmethod
     def words(self) -> list[str]:
@@ -79,16 +87,21 @@ class World(ABC):
 
     @abstractmethod
     def shares(self) -> dict[str, float]:
-        """The share of drawn texts that each kind gets. Kinds without texts are left out."""
+        """The share of drawn texts that each kind gets; kinds without texts are left out."""
 
     @abstractmethod
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """The texts of one curriculum (``reads``) about one group, for an expert."""
+        """The texts of one curriculum (``reads``) about one group, for an expert.
+
+        Raises ValueError where the world has no such curriculum.
+        """
 
     @abstractmethod
     def questions(self, group: str, form: str) -> Sequence[Question]:
-        """Held-out questions. The group "base" asks for knowledge that the base alone should
-        have."""
+        """Held-out questions of one form about one group.
+
+        The group "base" asks for knowledge that the base alone should have.
+        """
 
     @abstractmethod
     def score(self, question: Any, completion: str) -> str:
@@ -96,7 +109,7 @@ class World(ABC):
 
     @abstractmethod
     def chance(self, group: str) -> float:
-        """Accuracy of the best constant answer."""
+        """Accuracy of the best constant answer to the group's hardest questions, from 0 to 1."""
 
     # Probes: a world that has nothing to say leaves them out. -----------------------------------
 
@@ -106,23 +119,31 @@ class World(ABC):
         return ()
 
     def notes(self, question: Any, completion: str) -> dict[str, bool]:
-        """Further counts of an answer, by name; the same names for every answer of a form."""
+        """Further yes-or-no facts about an answer, by name; a form always has the same names."""
         return {}
 
     def needs(self, form: str) -> list[Phase]:
-        """The knowledge that a question needs, phase by phase. Empty where nobody can say."""
+        """The knowledge that a question needs, phase by phase; empty where nobody can say."""
         return []
 
     def in_context(self, group: str) -> list[list[Text]]:
-        """For each of the group's questions, texts to stand before it in the prompt."""
-        raise NotImplementedError(f"the world {self.name} has no texts to stand in a prompt")
+        """For each of the group's questions, texts to put before the question in the prompt.
+
+        Raises NotImplementedError where the world has none.
+        """
+        raise NotImplementedError(f"the world {self.name} has no texts to put into a prompt")
 
     def alternatives(self, group: str, form: str) -> list[list[str]]:
-        """For each question, wrong completions of the right type, whose probability is compared
-        with the right one's. Empty where there is no comparison to make."""
+        """For each question, wrong completions of the right type.
+
+        The probability of the right completion is compared with theirs. The list is empty where
+        there is no comparison to make.
+        """
         return []
 
     def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
-        """{form: {name: a word for each question}}: words to look for in the residual stream at the
-        end of a prompt."""
+        """{form: {name: a word for each question}}.
+
+        The words are looked for in the residual stream at the end of the question's prompt.
+        """
         return {}

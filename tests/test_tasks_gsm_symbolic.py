@@ -144,7 +144,7 @@ ANNOTATED = TEMPLATE["question_annotated"]
             {"question_annotated": re.sub(r"\{(\w+),[^}]*\}", r"\1", ANNOTATED)},
             "has no placeholder",
         ),
-        ({"question_annotated": ANNOTATED.removesuffix("n + m")}, "nothing stands behind #answer:"),
+        ({"question_annotated": ANNOTATED.removesuffix("n + m")}, "nothing stands after #answer:"),
     ],
 )
 def test_bad_templates_are_explained(tmp_path, changes, message):

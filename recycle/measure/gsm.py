@@ -1,17 +1,21 @@
 """The door to real data: check a user's own copy of GSM-Symbolic, and score answers to it.
 
-    python -m recycle gsm --base GSM_symbolic.jsonl --p1 GSM_p1.jsonl --p2 GSM_p2.jsonl --answers
-    mine.jsonl
+    python -m recycle gsm --base GSM_symbolic.jsonl --p1 GSM_p1.jsonl --p2 GSM_p2.jsonl \\
+        --answers mine.jsonl
 
-Each line of ``mine.jsonl`` is one answer of whatever model was asked: {"level": "P1", "id": 0,
-"instance": 3, "output": "..."}. The last number of an output, commas removed, is what counts. The
-toy models of this project cannot read these problems.
+Each line of ``mine.jsonl`` is the answer of any model to one problem:
+
+    {"level": "P1", "id": 0, "instance": 3, "output": "..."}
+
+An answer is right if the last number of its output is, whose commas are removed. The toy models of
+this project cannot read these problems.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from recycle.decide.statistics import wilson
@@ -19,30 +23,42 @@ from tasks.gsm_symbolic import LEVELS, Problem, by_original, last_number, load_p
 
 
 def describe(files: Mapping[str, Path], answers: Path | None = None) -> str:
-    """A line for each level, what the levels share, and accuracies where answers are given."""
+    """A line for each level, the number of shared stories, and accuracies where answers are given.
+
+    ``files`` are {level: path}. Raises ValueError without any file and for a file with a fault.
+    """
     if not files:
         raise ValueError(
             "name at least one file of your copy of GSM-Symbolic: --base, --p1 or --p2"
         )
-    problems = {level: load_problems(path, level) for level, path in files.items()}
-    out = [
-        f"{level:5} {len(own)} problems of {len({p.template for p in own})} templates, {len({p.original for p in own})} stories"
-        for level, own in problems.items()
-    ]
-    everywhere = [
-        levels
-        for levels in by_original(p for own in problems.values() for p in own).values()
-        if len(levels) == len(problems)
-    ]
-    out.append(f"stories at every level: {len(everywhere)}")
+    by_level = {level: load_problems(path, level) for level, path in files.items()}
+    lines = []
+    for level, problems in by_level.items():
+        templates = {problem.template for problem in problems}
+        stories = {problem.original for problem in problems}
+        lines.append(
+            f"{level:5} {len(problems)} problems of {len(templates)} templates, "
+            f"{len(stories)} stories"
+        )
+    stories_by_level = by_original(chain.from_iterable(by_level.values()))
+    shared = [levels for levels in stories_by_level.values() if len(levels) == len(by_level)]
+    lines.append(f"stories at every level: {len(shared)}")
     if answers is not None:
-        out += score(problems, answers)
-    return "\n".join(out)
+        lines += score(by_level, answers)
+    return "\n".join(lines)
 
 
 def score(problems: Mapping[str, Sequence[Problem]], answers: Path) -> list[str]:
-    """Right answers by the last number, for each level, with Wilson's interval."""
-    known = {(level, p.template, p.instance): p for level, own in problems.items() for p in own}
+    """A line for each level with answers: the share of right ones, with Wilson's interval.
+
+    Raises ValueError for a line that is no answer to one of these problems, and for a second answer
+    to a problem.
+    """
+    known = {
+        (level, problem.template, problem.instance): problem
+        for level, level_problems in problems.items()
+        for problem in level_problems
+    }
     right: dict[tuple, bool] = {}
     for n, line in enumerate(answers.read_text(encoding="utf-8").splitlines(), 1):
         where = f"{answers}, line {n}"
@@ -63,13 +79,13 @@ def score(problems: Mapping[str, Sequence[Problem]], answers: Path) -> list[str]
         if not isinstance(output, str):
             raise ValueError(f"{where}: output = {output!r}: must be a text")
         right[key] = last_number(output) == known[key].number
-    out = []
+    lines = []
     for level in (level for level in LEVELS if level in problems):
-        own = [value for key, value in right.items() if key[0] == level]
-        if own:
-            low, high = wilson(sum(own), len(own))
-            out.append(
-                f"{level:5} {sum(own) / len(own):.3f} [{low:.3f}, {high:.3f}] of {len(own)} answered "
+        answered = [is_right for key, is_right in right.items() if key[0] == level]
+        if n := len(answered):
+            low, high = wilson(sum(answered), n)
+            lines.append(
+                f"{level:5} {sum(answered) / n:.3f} [{low:.3f}, {high:.3f}] of {n} answered "
                 f"({len(problems[level])} asked)"
             )
-    return out
+    return lines

@@ -1,1 +1,1 @@
-"""What can be done with trained adapters: merges, routers, and controls that must fail."""
+"""Methods of reusing trained adapters: merges, routers, and controls that must fail."""

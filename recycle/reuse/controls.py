@@ -1,4 +1,8 @@
-"""The oracle, which is told what routing would have to find out, and controls that must fail."""
+"""The oracle, which is told the right expert for every token, and controls that must fail.
+
+Each function turns experts {name: adapter} into adapters and the modes in which they act. The
+controls draw from ``generator``, and the oracle asks ``world`` for the needs of a question.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +20,30 @@ from tasks import World
 
 
 def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: World) -> Prepared:
-    """Each token goes to the expert that knows the hop at hand. Where a phase names several, they
-    share out the layers from low to high.
+    """Each token goes to the expert that knows the current hop.
 
-    Of experts that read the same curriculum about different people the library's first one is
-    right: a library names the experts of its own group first."""
-    named: dict[str, str] = {}
+    Where a phase names several curricula, their experts share out the layers from low to high. Of
+    experts that read the same curriculum about different people, the library's first one is right,
+    for a library names the experts of its own group first.
+    """
+    expert_of: dict[str, str] = {}  # by the curriculum that it reads
     for name, adapter in experts.items():
-        named.setdefault(str(adapter.origin["reads"]), name)
+        expert_of.setdefault(str(adapter.origin["reads"]), name)
     paths = list(dict.fromkeys(path for adapter in experts.values() for path in adapter.paths))
     blocks = sorted({place(path).block for path in paths})
 
     def gates(reads: Sequence[str], path: str) -> Callable[[Tensor], Tensor]:
         depth = blocks.index(place(path).block)
-        chosen = named[reads[depth * len(reads) // len(blocks)]]
+        chosen = expert_of[reads[depth * len(reads) // len(blocks)]]
         gate = torch.tensor([float(name == chosen) for name in experts])
         return lambda x: gate.to(x).expand(len(x), -1)
 
     def stages(form: str) -> list[Stage]:
-        return [
-            Stage(
-                Gated(tuple(experts), {path: gates(phase.reads, path) for path in paths}),
-                phase.until,
-            )
-            for phase in world.needs(form)
-        ]
+        sequence = []
+        for phase in world.needs(form):
+            routers = {path: gates(phase.reads, path) for path in paths}
+            sequence.append(Stage(Gated(tuple(experts), routers), phase.until))
+        return sequence
 
     return Prepared(experts, stages)
 
@@ -61,11 +64,10 @@ def random_router(
 def shuffled_prototypes(
     experts: Mapping[str, Adapter], generator: torch.Generator, world: World
 ) -> Prepared:
-    """Arrow to one expert, every prototype handed to the next expert."""
-    routers = arrow(list(experts.values()), top_k=1)
-    shifted = {
-        path: ArrowRouter(router.prototypes.roll(1, 0), top_k=1) for path, router in routers.items()
-    }
+    """Arrow to one expert, where the next expert gets every prototype."""
+    shifted = {}
+    for path, router in arrow(list(experts.values()), top_k=1).items():
+        shifted[path] = ArrowRouter(router.prototypes.roll(1, 0), top_k=1)
     return always(experts, Gated(tuple(experts), shifted))
 
 
@@ -78,13 +80,8 @@ def random_adapters(
         noise = torch.randn(factor.shape, generator=generator)
         return noise * (factor.norm() / noise.norm())
 
-    fakes = [
-        Adapter(
-            {path: (scrambled(A), scrambled(B)) for path, (A, B) in expert.factors.items()},
-            expert.alpha,
-            expert.rslora,
-            expert.alphas,
-        )
-        for expert in experts.values()
-    ]
+    fakes = []
+    for expert in experts.values():
+        noise = {path: (scrambled(A), scrambled(B)) for path, (A, B) in expert.factors.items()}
+        fakes.append(Adapter(noise, expert.alpha, expert.rslora, expert.alphas))
     return together({"merged": plain_sum(fakes)})

@@ -1,9 +1,11 @@
 """Merges: pure functions from adapters to one adapter, each a formula. dW_i = s_i B_i A_i.
 
-They obey, and the tests check: identical adapters with weights that sum to one change nothing; the
-order of the adapters does not matter; w and -w cancel; the result is the formula's explicit sum to
-rounding. The product of means alone depends on how each update is factored: replacing (A, B) by
-(Q A, B Q^T) moves it.
+The tests check four laws. Identical adapters with weights that sum to one give back the adapter.
+The order of the adapters does not matter. Weights w and -w cancel. The result is the explicit sum
+of the formula, to rounding. The product of means alone depends on how each update is factored: it
+changes where (Q A, B Q^T) replaces (A, B).
+
+Every merge raises ValueError for no adapters, and for adapters of different bases or shapes.
 """
 
 from __future__ import annotations
@@ -17,27 +19,28 @@ from lora import Adapter, combine, common_base
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
-    """sum_i w_i dW_i, exactly (`lora.combine`)."""
+    """sum_i w_i dW_i, exactly (`lora.combine`). Raises ValueError unless each has its weight."""
     return _named("weighted_sum", combine(adapters, weights))
 
 
 def plain_sum(adapters: Sequence[Adapter]) -> Adapter:
-    """sum_i dW_i."""
+    """sum_i dW_i (Ilharco et al. 2023, arXiv 2212.04089)."""
     return _named("plain_sum", combine(adapters, [1.0] * len(adapters)))
 
 
 def mean_of_products(adapters: Sequence[Adapter]) -> Adapter:
-    """(1/N) sum_i dW_i."""
+    """(1/N) sum_i dW_i (the Uniform merge of arXiv 2506.13479)."""
     N = len(adapters)
     return _named("mean_of_products", combine(adapters, [1 / max(N, 1)] * N))
 
 
 def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
-    """s mean_i(B_i) mean_i(A_i) = (s / N^2) (sum_i B_i A_i + sum_{i != j} B_i A_j), of the adapters'
-    own rank.
+    """s mean_i(B_i) mean_i(A_i) = (s / N^2) (sum_i B_i A_i + sum_{i != j} B_i A_j).
 
-    Raises ValueError unless all adapters have one rank, one scaling and the same layers, for it
-    averages their factors."""
+    The merged adapter has the rank of the adapters (LoraHub's combination at equal weights, arXiv
+    2307.13269). It averages factors, so it raises ValueError unless all adapters have one rank, one
+    scaling and the same layers.
+    """
     if not adapters:
         raise ValueError("a merge needs at least one adapter")
     factors = {}
@@ -53,9 +56,8 @@ def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
                 f"product_of_means averages factors: {path} has ranks {ranks} and scalings "
                 f"{sorted(scales)}, which must be equal; use mean_of_products"
             )
-        A, B = (
-            torch.stack([adapter.factors[path][i] for adapter in adapters]).mean(0) for i in (0, 1)
-        )
+        A = torch.stack([adapter.factors[path][0] for adapter in adapters]).mean(0)
+        B = torch.stack([adapter.factors[path][1] for adapter in adapters]).mean(0)
         factors[path] = (A, scales.pop() * B)
     origin = {
         "formula": "s mean(B) mean(A)",
@@ -70,7 +72,7 @@ def _named(merge: str, adapter: Adapter) -> Adapter:
     return replace(adapter, origin={"merge": merge, **adapter.origin})
 
 
-# What the command line merges by name, without weights.
+# The merges without weights, by the names that the command line takes.
 MERGES: dict[str, Callable[[Sequence[Adapter]], Adapter]] = {
     merge.__name__: merge for merge in (mean_of_products, product_of_means, plain_sum)
 }

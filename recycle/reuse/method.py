@@ -1,4 +1,4 @@
-"""What a method is: it turns experts into adapters that are attached, and says how they act."""
+"""A method turns experts into adapters to attach, and says how these act on a question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAMILIES: tuple[Family, ...] = ("single", "merge", "router", "oracle", "control"
 
 @dataclass(frozen=True)
 class Stage:
-    """How adapters act until the answer reaches a word (None: to its end)."""
+    """A mode of the adapters, until the answer reaches the word ``until`` (None: to its end)."""
 
     mode: Mode
     until: str | None = None
@@ -38,9 +38,10 @@ Apply = Callable[[Mapping[str, Adapter], torch.Generator, World], Prepared]
 class Method:
     """One thing to do with a library of experts.
 
-    ``name`` is its identity: rows, files and seeds are told by it, so it never changes. ``needs``
-    says what besides the experts it must be given: nothing, examples of the task, or texts.
-    ``weight`` is the weight of each expert where the method is a sum at one weight."""
+    ``name`` is the identity of the method: rows, files and seeds depend on it, so it never changes.
+    ``needs`` says what the method must be given besides the experts: nothing, examples of the task,
+    or texts. ``weight`` is the weight of each expert where the method is a sum at one weight.
+    """
 
     name: str
     family: Family
@@ -52,11 +53,11 @@ class Method:
 
 
 def always(adapters: Mapping[str, Adapter], mode: Mode) -> Prepared:
-    """These adapters in one mode, whatever is asked."""
+    """Attach these adapters and let them act in one mode on every question."""
     stages = (Stage(mode),)
     return Prepared(adapters, lambda form: stages)
 
 
 def together(experts: Mapping[str, Adapter]) -> Prepared:
-    """All at weight 1: the base where there is none, one expert as it was trained."""
+    """All experts at weight 1. Without any, this is the base; one expert acts as it was trained."""
     return always(experts, Mix(dict.fromkeys(experts, 1.0)) if experts else None)

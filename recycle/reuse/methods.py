@@ -1,8 +1,10 @@
-"""The table of methods. A new merge or router is its function and its line here: it is measured and
-shown in every library that is asked by EVERY method, and it decides no claim until somebody writes
-it into a rule (recycle/studies/).
+"""The table of methods.
 
-Each line says the formula and the source. dW_i = s_i B_i A_i is the update of expert i of N.
+A new merge or router needs a function and an entry here. It is then measured and shown for every
+library that meets EVERY method, and it decides no claim until somebody writes it into a rule
+(recycle/studies/).
+
+Each entry says its formula and its source. dW_i = s_i B_i A_i is the update of expert i of N.
 """
 
 from __future__ import annotations
@@ -38,16 +40,15 @@ def _at_weight(w: float, name: str) -> Method:
     def merge(adapters: Sequence[Adapter]) -> Adapter:
         return weighted_sum(adapters, [w] * len(adapters))
 
-    return Method(
-        name,
-        "merge",
-        f"{w} sum_i dW_i",
-        "Ilharco et al. 2023, arXiv 2212.04089",
-        _merged(merge),
-        weight=w,
-    )
+    return Method(name, "merge", f"{w} sum_i dW_i", _ILHARCO, _merged(merge), weight=w)
 
 
+def _at_temperature(t: float) -> Method:
+    name, formula = f"arrow_temperature_{t}", f"gates = softmax_i |x . v_i| / {t}"
+    return Method(name, "router", formula, _ARROW, _routed(temperature=t))
+
+
+_ILHARCO = "Ilharco et al. 2023, arXiv 2212.04089"
 _ARROW = "Ostapenko et al. 2024, arXiv 2405.11157"
 ALONE = Method(
     "alone",
@@ -56,9 +57,8 @@ ALONE = Method(
     "-",
     lambda experts, *_: together(experts),
 )
-AT_HALF = _at_weight(
-    0.5, "at_half"
-)  # of one expert: what the mean of two leaves, without the other
+# One expert at half its weight: its share in the mean of two, without the other one.
+AT_HALF = _at_weight(0.5, "at_half")
 MEAN_OF_PRODUCTS = Method(
     "mean_of_products",
     "merge",
@@ -73,14 +73,7 @@ PRODUCT_OF_MEANS = Method(
     "arXiv 2307.13269 (LoraHub at weights 1/N)",
     _merged(product_of_means),
 )
-PLAIN_SUM = Method(
-    "plain_sum",
-    "merge",
-    "sum_i dW_i",
-    "Ilharco et al. 2023, arXiv 2212.04089",
-    _merged(plain_sum),
-    weight=1.0,
-)
+PLAIN_SUM = Method("plain_sum", "merge", "sum_i dW_i", _ILHARCO, _merged(plain_sum), weight=1.0)
 SWEEP = tuple(_at_weight(w, f"sum_at_{w}") for w in (0.75, 1.25, 1.5))
 ARROW = Method("arrow", "router", "gates = softmax_i |x . v_i|", _ARROW, _routed())
 ARROW_TOP1 = Method(
@@ -93,16 +86,7 @@ ARROW_FACTORS = Method(
     _ARROW,
     _routed("factors"),
 )
-TEMPERATURES = tuple(
-    Method(
-        f"arrow_temperature_{t}",
-        "router",
-        f"gates = softmax_i |x . v_i| / {t}",
-        _ARROW,
-        _routed(temperature=t),
-    )
-    for t in (0.1, 10)
-)
+TEMPERATURES = tuple(_at_temperature(t) for t in (0.1, 10))
 ORACLE = Method(
     "oracle",
     "oracle",
@@ -150,7 +134,8 @@ METHODS: tuple[Method, ...] = (
     RANDOM_ADAPTERS,
 )
 BY_NAME = {method.name: method for method in METHODS}
-# Asked of every library; and of the libraries that a study is about, every method for several experts.
+# Every library of several experts meets the methods of MAIN. The libraries that a study is about
+# meet EVERY method for several experts.
 MAIN = (MEAN_OF_PRODUCTS, PRODUCT_OF_MEANS, PLAIN_SUM, ARROW, ARROW_TOP1, ARROW_FACTORS)
 EVERY = tuple(method for method in METHODS if method not in (ALONE, AT_HALF))
 EVERY_BUT_ORACLE = tuple(method for method in EVERY if method is not ORACLE)

@@ -1,9 +1,8 @@
-"""Routers: tokens (T, d_in) -> gates (T, N), one router for each layer. They know nothing of how
-gates are applied.
+"""Routers: tokens (T, d_in) -> gates (T, N), one router for each layer.
 
-Arrow (Ostapenko et al. 2024, arXiv 2405.11157): adapter i is stood for by the input direction that
-it amplifies most, the top right singular vector v_i of B_i A_i; a token goes to the adapters whose
-direction it has most of, whatever the sign.
+A router does not know how its gates are applied. Arrow (Ostapenko et al. 2024, arXiv 2405.11157)
+represents adapter i by the input direction that the adapter amplifies most, the top right singular
+vector v_i of B_i A_i. A token goes to the adapters with the largest |x . v_i|.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from lora import Adapter, product_core
 
 
 def prototype(A: Tensor, B: Tensor) -> Tensor:
-    """The unit top right singular vector of B A for A (r, d_in), B (d_out, r): (d_in,), in float64
-    arithmetic, sign arbitrary."""
+    """The unit top right singular vector of B A, (d_in,), for A (r, d_in) and B (d_out, r).
+
+    It is calculated in float64 and returned in A's type. Its sign is arbitrary.
+    """
     _, core, Q_A = product_core(A, B)
     right = torch.linalg.svd(core).Vh[0]
     return (Q_A @ right).to(A.dtype)
@@ -29,7 +30,8 @@ def prototype(A: Tensor, B: Tensor) -> Tensor:
 class ArrowRouter:
     """gates = softmax over the top_k largest of |x . v_i| / temperature; the other gates are 0.
 
-    ``seen``, where it is a list, collects the gates of every call, for looking at them.
+    Where ``seen`` is a list, the router appends the gates of every call to it. Raises ValueError
+    for a top_k outside 1 to N and for a temperature that is not above 0.
     """
 
     prototypes: Tensor  # (N, d_in)
@@ -49,8 +51,9 @@ class ArrowRouter:
     def __call__(self, x: Tensor) -> Tensor:
         logits = (x @ self.prototypes.to(x.device, x.dtype).mT).abs() / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[1]:
-            kept = logits.topk(self.top_k, dim=1).indices
-            logits = torch.full_like(logits, -torch.inf).scatter(1, kept, logits.gather(1, kept))
+            largest = logits.topk(self.top_k, dim=1)
+            others = torch.full_like(logits, -torch.inf)
+            logits = others.scatter(1, largest.indices, largest.values)
         gates = logits.softmax(1)
         if self.seen is not None:
             self.seen.append(gates)
@@ -60,18 +63,19 @@ class ArrowRouter:
 def arrow(
     adapters: Sequence[Adapter], temperature: float = 1.0, top_k: int | None = None
 ) -> dict[str, ArrowRouter]:
-    """A router for every layer that the adapters address; they must all address the same layers."""
+    """{layer path: router} for every layer that the adapters address.
+
+    Raises ValueError for no adapters and for adapters that address different layers.
+    """
     if not adapters:
         raise ValueError("a router needs at least one adapter")
     if any(set(adapter.paths) != set(adapters[0].paths) for adapter in adapters):
         raise ValueError(
-            "adapters that address different layers cannot be routed among: train them on the same patterns"
+            "adapters that address different layers cannot be routed among: "
+            "train them on the same patterns"
         )
-    return {
-        path: ArrowRouter(
-            torch.stack([prototype(*adapter.factors[path]) for adapter in adapters]),
-            temperature,
-            top_k,
-        )
-        for path in adapters[0].paths
-    }
+    routers = {}
+    for path in adapters[0].paths:
+        prototypes = torch.stack([prototype(*adapter.factors[path]) for adapter in adapters])
+        routers[path] = ArrowRouter(prototypes, temperature, top_k)
+    return routers

@@ -1,10 +1,9 @@
-"""The faster fp32 matrix product of some CPUs, switched on only where a probe finds it faster and
-as exact.
+"""Switches on a faster fp32 matrix product where a probe finds it faster and as exact.
 
-PyTorch sends fp32 products to MKL. oneDNN can be about twice as fast, and takes them when
-``fp32_precision = "bf16"`` permits lower precision; on processors without bf16 units (AMX) it
-computes in full fp32 all the same. So the probe measures the error too: where the processor would
-really round to bf16, the setting stays off.
+PyTorch sends fp32 products to MKL. oneDNN can be about twice as fast. It takes the products where
+``fp32_precision = "bf16"`` permits lower precision, and computes them in full fp32 all the same on
+processors without bf16 units (AMX). The probe therefore measures the error too: where the processor
+really rounds to bf16, the setting stays off.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ CHOICES = ("auto", "default")
 
 
 def choose_matmul(choice: str = "auto") -> dict:
-    """Set the process's fp32 matrix product; return what was measured and chosen, for env.json.
+    """Set the fp32 matrix product of this process; return the choice and its reasons for env.json.
 
-    ``auto`` probes, ``default`` leaves PyTorch as it is. Errors are relative Frobenius norms
-    against float64.
+    ``auto`` probes, and ``default`` leaves PyTorch as it is. "speedup" is a ratio of seconds.
+    Errors are relative Frobenius norms against a product in float64. Raises ValueError for any
+    other choice.
     """
     if choice not in CHOICES:
         raise ValueError(f"--matmul {choice!r}: choose {' or '.join(CHOICES)}")
@@ -44,7 +44,7 @@ def choose_matmul(choice: str = "auto") -> dict:
             products[name] = y
             errors[name] = ((y.double() - exact).norm() / exact.norm()).item()
     speedup = min(seconds["default"]) / min(seconds["bf16"])
-    # Equal bits: the processor has no such path (no AVX-512), and what the clock says is noise.
+    # Equal bits mean that the processor has no such path (no AVX-512): a speedup is noise then.
     same = torch.equal(products["default"], products["bf16"])
     chosen = not same and speedup > 1.2 and errors["bf16"] < 4 * errors["default"]
     mkldnn.matmul.fp32_precision = "bf16" if chosen else before

@@ -20,14 +20,18 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class Diverged(ValueError):
-    """The loss is no number any more."""
+    """The loss of a training run is no longer a finite number."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and cosine decay to zero. A step reads ``rows`` rows of ``length``
-    tokens (for each adapter, where several are trained at once): several texts packed in each, or
-    one."""
+    """AdamW with linear warm-up and cosine decay to zero.
+
+    A step reads ``rows`` rows of ``length`` tokens, for each adapter where several are trained at
+    once. A row holds several texts where it is ``packed``, and one text otherwise. ``warmup`` is a
+    share of the steps, and ``clip`` bounds the norm of each group's gradient. Raises ValueError for
+    values that cannot train.
+    """
 
     steps: int
     rows: int = 44
@@ -50,11 +54,11 @@ class TrainConfig:
 
     @property
     def tokens(self) -> int:
-        """What one step reads, for each group of parameters."""
+        """The number of tokens that one step reads for each group of parameters."""
         return self.rows * self.length
 
     def rate(self, step: int) -> float:
-        """The learning rate's factor at a step, counted from 0."""
+        """The factor of the learning rate at a step, counted from 0."""
         warm = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
         return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
@@ -68,14 +72,14 @@ def fit(
     label: str,
     checkpoint: Path | None = None,
 ) -> list[dict]:
-    """Train each group of parameters on its own rows; return the curve, [{step, loss: one per
-    group}].
+    """Train each group of parameters on its own rows; return the curve.
 
-    ``batch(step)`` gives tokens and where they are learned, (groups * rows, length + 1) each, the
-    rows of one group together. The summed loss gives each group the gradient it would have alone,
-    and each is clipped alone, so K adapters trained at once follow the same path as one by one.
-    With a ``checkpoint`` path the state is kept there once a minute, and a killed run goes on from
-    it to the same result.
+    The curve is [{"step": step, "loss": [one for each group]}], with losses in nats.
+    ``batch(step)`` gives token ids and learned, (groups * rows, length + 1) each, with the rows of
+    one group together. The summed loss gives each group the gradient that it would have alone, and
+    each gradient is clipped alone, so K adapters trained at once follow the same path as one by
+    one. With a ``checkpoint`` path the state is saved there once a minute, and a killed run goes on
+    from it to the same result. Raises Diverged where a loss is not finite.
     """
     optimizer = torch.optim.AdamW(
         [{"params": list(group)} for group in groups],
@@ -84,6 +88,7 @@ def fit(
         weight_decay=config.weight_decay,
         fused=True,
     )
+    parameters = [parameter for group in groups for parameter in group]
     curve: list[dict] = []
     first = 0
     if checkpoint is not None and checkpoint.exists():
@@ -91,9 +96,7 @@ def fit(
         first, curve = state["step"], state["curve"]
         optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
-            for parameter, saved in zip(
-                (p for g in groups for p in g), state["parameters"], strict=True
-            ):
+            for parameter, saved in zip(parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
     saved_at = time.monotonic()
     every = max(1, config.steps // 100)
@@ -101,12 +104,12 @@ def fit(
     line = progress.current()
     line.drop(first * len(groups) * config.tokens)
     for step in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * config.rate(step)
+        for settings in optimizer.param_groups:
+            settings["lr"] = config.lr * config.rate(step)
         losses = completion_loss(model, *batch(step), len(groups))
         losses.sum().backward()
-        for parameters in groups:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        for group in groups:
+            torch.nn.utils.clip_grad_norm_(group, config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         line.advance(len(groups) * config.tokens)
@@ -125,7 +128,7 @@ def fit(
                 "step": step + 1,
                 "curve": curve,
                 "optimizer": optimizer.state_dict(),
-                "parameters": [p.detach() for g in groups for p in g],
+                "parameters": [parameter.detach() for parameter in parameters],
             }
             save_torch(checkpoint, state)
             saved_at = time.monotonic()
@@ -134,15 +137,17 @@ def fit(
 
 
 def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
-    """Mean cross-entropy of the learned tokens given all before them, in nats, for each group of
-    rows: (groups,)."""
+    """The mean cross-entropy of the learned tokens, in nats, for each group of rows: (groups,).
+
+    ``tokens`` and ``learned`` have the shape (groups * rows, length + 1). Every token is predicted
+    from all tokens before it.
+    """
     learned = learned[:, 1:]
     logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
     losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
     counts = learned.reshape(groups, -1).sum(1)
-    # The learned tokens stand in order of their rows, so the first counts[0] are the first group's,
-    # and so on.
-    group = torch.repeat_interleave(
-        torch.arange(groups, device=tokens.device), counts, output_size=len(losses)
-    )
+    # The learned tokens stand in the order of their rows: the first counts[0] belong to the first
+    # group, and so on.
+    numbers = torch.arange(groups, device=tokens.device)
+    group = torch.repeat_interleave(numbers, counts, output_size=len(losses))
     return torch.zeros(groups, device=tokens.device).index_add(0, group, losses) / counts
