@@ -45,7 +45,7 @@ def claim_folder(config: Any, run: Path) -> None:
     # Through JSON and back: tuples become lists, as they are on disk.
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     if (run / "config.json").exists():
-        theirs = read_config(run)
+        theirs = _completed(read_config(run), config)
         different = [
             key for key, a, b in _compare(mine, theirs) if a != b and not _widens(key, a, b)
         ]
@@ -63,6 +63,18 @@ def claim_folder(config: Any, run: Path) -> None:
         raise ValueError(
             f"{run} cannot be written ({error.strerror}): name another folder with --run"
         ) from None
+
+
+def _completed(theirs: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A configuration of an earlier version, with the defaults of keys that came later."""
+    full = dict(theirs)
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value) and isinstance(theirs.get(f.name), dict):
+            full[f.name] = _completed(theirs[f.name], value)
+        elif f.name not in theirs and f.default is not dataclasses.MISSING:
+            full[f.name] = f.default
+    return full
 
 
 def _widens(key: str, mine: Any, theirs: Any) -> bool:

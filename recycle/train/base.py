@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import Tokenizer, Transformer
+from models import Tokenizer, Transformer, greedy
 from recycle.plan import BaseSpec, derived
 from recycle.run.disk import load_torch, save_torch, write_json
 from recycle.run.folder import base_folder
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
 from recycle.train.settings import StudyConfig, change
-from tasks import World
+from tasks import Text, World
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class Base:
     @property
     def label(self) -> str:
         return f"seed {self.seed}, {self.spec}"
+
+    @cached_property
+    def answered_texts(self) -> dict[str, list[Text]]:
+        """The prompts of the base's texts, by kind, each completed greedily by the base itself:
+        what the base says where its corpus is not at hand."""
+        texts: dict[str, list[Text]] = {}
+        for kind, read in self.world.base_texts().items():
+            prompts = list(dict.fromkeys(text.prompt for text in read))
+            texts[kind] = []
+            for start in range(0, len(prompts), 512):
+                part = prompts[start : start + 512]
+                begun = [[self.tokenizer.boundary, *self.tokenizer.encode(p)] for p in part]
+                end, pad = self.tokenizer.boundary, self.tokenizer.pad
+                answers = greedy(self.model, begun, self.world.longest, end, pad)
+                said = map(self.tokenizer.decode, answers)
+                texts[kind] += [
+                    Text(p, words) for p, words in zip(part, said, strict=True) if words
+                ]
+        return texts
 
 
 @lru_cache(maxsize=32)

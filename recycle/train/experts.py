@@ -25,10 +25,12 @@ from lora import (
     extract,
     init_adapter,
     load_adapter,
+    matching,
     save_adapter,
     train_only,
     using,
 )
+from models.layout import LINEARS
 from recycle.plan import Expert, derived
 from recycle.run.disk import load_torch, save_torch, write_json
 from recycle.train.base import Base
@@ -110,7 +112,8 @@ def _own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:
     keep, shares = config.adapter.preservation, base.world.shares()
     kept = {kind: keep * share / sum(shares.values()) for kind, share in shares.items() if keep > 0}
     own = base.world.expert_texts(expert.reads, expert.group)
-    texts = {**base.world.base_texts(), "own": own}
+    answers = keep > 0 and config.adapter.preserve_from == "answers"
+    texts = {**(base.answered_texts if answers else base.world.base_texts()), "own": own}
     return Corpus.build(texts, {**kept, "own": 1 - keep}, base.tokenizer)
 
 
@@ -158,20 +161,25 @@ def _train_adapters(
 def _fine_tune(
     base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Path | None
 ) -> Pass:
-    """All weights of a copy of the base, for one expert: a reference for adapters of any rank."""
+    """Weights of a copy of the base, for one expert: a reference for adapters of any rank."""
     if len(experts) > 1:
         raise ValueError(
             f"full fine-tuning trains one expert at a time, {len(experts)} were asked for"
         )
     slug = experts[0].slug
     corpus = _own_corpus(base, config, experts[0])
-    tuned = copy.deepcopy(base.model).requires_grad_(True)
+    tuned = copy.deepcopy(base.model)
+    if config.adapter.patterns == LINEARS:
+        trained = list(tuned.requires_grad_(True).parameters())
+    else:
+        tuned.requires_grad_(False)
+        paths = matching(tuned, config.adapter.patterns)
+        trained = [tuned.get_parameter(f"{path}.weight").requires_grad_(True) for path in paths]
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return corpus.batch(config.train, derived(base.seed, f"reading {slug}"), step)
 
     label = f"{base.label}: {slug}"
-    parameters = [list(tuned.parameters())]
-    curve = fit(tuned, parameters, batch, config.train, label=label, checkpoint=checkpoint)
+    curve = fit(tuned, [trained], batch, config.train, label=label, checkpoint=checkpoint)
     share = padding(batch, config.train.steps, base.tokenizer.pad)
     return Pass({slug: tuned.state_dict()}, curve, share)

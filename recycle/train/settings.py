@@ -16,16 +16,23 @@ from recycle.train.fit import TrainConfig
 @dataclass(frozen=True)
 class AdapterConfig:
     """The experts: rank and alpha, the layers by name pattern, and the share of base texts among the
-    texts that an expert reads, so that it keeps what the base knows. ``kind`` full trains all
-    weights, as a reference."""
+    texts that an expert reads, so that it keeps what the base knows.
+
+    ``preserve_from`` says which texts those are: the base's own corpus, or answers, the corpus's
+    prompts completed by the base itself, for whoever has the base and not its texts. ``kind`` full
+    trains weights instead of adapters, as a reference: all of them, or those of the layers that
+    ``patterns`` name where these are not the default."""
 
     kind: str = "lora"
     rank: int = 16
     alpha: float = 32.0
     patterns: tuple[str, ...] = LINEARS
     preservation: float = 0.5
+    preserve_from: str = "corpus"
 
     def __post_init__(self) -> None:
+        if self.preserve_from not in ("corpus", "answers"):
+            raise ValueError(f"adapter.preserve_from = {self.preserve_from!r}: corpus or answers")
         if self.kind not in ("lora", "full"):
             raise ValueError(f"adapter.kind = {self.kind!r}: lora or full")
         if not 0 <= self.preservation < 1:
