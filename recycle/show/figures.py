@@ -70,6 +70,48 @@ def accuracy(design: Design, metrics: Metrics, groups: Sequence[str], chance: fl
     return figure
 
 
+def headline(design: Design, metrics: Metrics, chance: float) -> Any:
+    """The figure that the design names as its main finding."""
+    shown = design.headline
+    assert shown is not None
+    measured = [base for base in shown.bases if base in metrics.bases]
+    specs = {library.base.name: library.base for library in design.libraries}
+    figure, axes = panels(max(6.4, 5.2 * len(measured)), 3.8, 1, len(measured), sharey=True)
+    for ax, base in zip(axes[0], measured, strict=True):
+        width = 0.8 / len(shown.libraries)
+        for i, library in enumerate(shown.libraries):
+            rows = [
+                metrics.where(
+                    base=base, group=shown.group, library=library, method=method, form=shown.form
+                )
+                for method in shown.methods
+            ]
+            shares = {j: estimate(own) for j, own in enumerate(rows) if own}
+            places = [j + (i - (len(shown.libraries) - 1) / 2) * width for j in shares]
+            heights, style = [e.mean for e in shares.values()], {"lw": 0.8, "ecolor": DARK}
+            limits = bounds(list(shares.values()))
+            ax.bar(
+                places, heights, width, yerr=limits, label=library, color=colour(i), error_kw=style
+            )
+        alone = metrics.where(
+            base=base,
+            group=shown.group,
+            library=shown.reference,
+            method=ALONE.name,
+            form=shown.form,
+        )
+        if alone:
+            level = estimate(alone).mean
+            ax.axhline(level, color=DARK, lw=1, ls="--", label=f"{shown.reference} training")
+        ax.axhline(chance, color=DARK, lw=0.8, ls=":", label=f"chance, {chance:.2f}")
+        names = [name.replace("_", " ") for name in shown.methods]
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        ax.set(title=f"{specs[base]}\n{shown.title}", ylim=(0, 1.02))
+    axes[0, 0].set_ylabel("share of questions answered right")
+    legend_above(figure, axes[0, 0])
+    return figure
+
+
 def sweep(study: Study, metrics: Metrics) -> Any:
     """For every group: accuracy of each form against the weight w of w (dW_1 + dW_2) in the library
     that the study is about. The mean of two is the weight 1/2."""

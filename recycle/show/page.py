@@ -85,7 +85,10 @@ def _opening(
         f"<div class=lead>{''.join(f'<p>{e(sentence)}</p>' for sentence in found)}</div>",
     ]
     groups = [x.group for x in study.opened if x.group in study.design.rules.groups]
-    if groups:
+    if study.design.headline:
+        title = study.design.headline.title
+        out += _figure(title, lambda: figures.headline(study.design, metrics, study.chance))
+    elif groups:
         title = "Accuracy beside what is left of the components after the merge"
         out += _figure(title, lambda: figures.accuracy(study.design, metrics, groups, study.chance))
     out.append(

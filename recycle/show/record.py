@@ -192,6 +192,8 @@ def results_figure(recorded: Mapping[str, Any]) -> str:
     """The accuracy of the recorded study's methods as SVG, in the groups of its claims."""
     design, metrics = DESIGNS[recorded["task"]], recorded_metrics(recorded)
     study = Study(design, design.default)
+    if design.headline:
+        return drawing.svg(figures.headline(design, metrics, study.chance))
     groups = [group for group in metrics.groups if group in design.rules.groups]
     return drawing.svg(figures.accuracy(design, metrics, groups, study.chance))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,26 @@ from tasks import World
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The figure of a study's main finding: a panel for each base, a place for each method, a bar
+    for each library; one group and form of question. ``reference`` is a library alone."""
+
+    title: str
+    group: str
+    form: str
+    bases: tuple[str, ...]
+    libraries: tuple[str, ...]
+    methods: tuple[str, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
 class Design:
     """What one file in recycle/studies/ says: a world, libraries, presets, claims.
 
-    ``parts`` are what libraries belong to, the first is "main"; ``presets`` are settings by name.
-    """
+    ``parts`` are what libraries belong to, the first is "main"; ``settings`` are those of every
+    preset, ``presets`` further settings by name. Without a ``headline`` the main figure shows the
+    libraries that are looked into, by method."""
 
     name: str
     world: type[World]
@@ -29,10 +44,13 @@ class Design:
     parts: tuple[str, ...]
     presets: Mapping[str, Settings]
     rules: Rules
+    settings: Settings = field(default_factory=dict)
+    headline: Headline | None = None
 
     @property
     def default(self) -> StudyConfig:
-        return StudyConfig(self.name, self.world.Config(), tuple(self.world.groups))
+        plain = StudyConfig(self.name, self.world.Config(), tuple(self.world.groups))
+        return change(plain, self.settings)
 
     def preset(self, name: str) -> StudyConfig:
         """Raises ValueError for a preset that this study does not have."""
