@@ -145,42 +145,29 @@ def test_the_studies_that_decide_have_every_part_and_rendering():
         )
 
 
-def test_a_study_in_miniature(tmp_path, capsys):
-    sizes = [
-        "groups=python",
-        "parts=main,references",
-        "task.steps=1",
-        "task.problems=40",
-        "task.expert_problems=10",
-        "task.questions=4",
-        "model.width=16",
-        "model.layers=1",
-        "model.heads=2",
-        "model.kv_heads=2",
-        "model.hidden=16",
-        "pretrain.steps=4",
-        "pretrain.rows=2",
-        "train.steps=2",
-        "train.rows=2",
-        "adapter.rank=2",
-    ]
-    arguments = [word for pair in sizes for word in ("--set", pair)]
-    run = tmp_path / "run"
+@pytest.mark.study
+def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures
+    sizes = """
+        groups=python parts=main,references
+        task.steps=1 task.problems=40 task.expert_problems=10 task.questions=4
+        model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
+        pretrain.steps=4 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
+    """
+    arguments = [f"--set={size}" for size in sizes.split()]
+    run, record = tmp_path / "run", str(tmp_path / "record.json")
     assert main(["study", "word-math", "--quiet", *arguments, "--run", str(run)]) == 0
     assert "solved by a Python program" in capsys.readouterr().out
     decided = json.loads((run / "claims.json").read_text())
     assert [claim["id"] for claim in decided["claims"]] == ["M1", "M2", "M3"]
     assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {r["method"] for r in rows if r["library"] == "matched"} >= {
-        "mean_of_products",
-        "arrow",
-        "random_router",
-    }
+    methods = {r["method"] for r in rows if r["library"] == "matched"}
+    assert methods >= {"mean_of_products", "arrow", "random_router"}
     assert not any(r["method"] == "oracle" for r in rows)
     page = (run / "report.html").read_text()
     assert "Reuse gain" in page and "Inside the merges" in page
     assert "first error at step 1 (P2)" in page and "none, examples in context" in page
-    assert main(["report", str(run), "--record", str(tmp_path / "kept.json")]) == 0
-    assert main(["table", str(tmp_path / "kept.json")]) == 0
+    assert main(["report", str(run), "--record", record]) == 0
+    assert main(["table", record]) == 0
     assert "| matched: arrow |" in capsys.readouterr().out
