@@ -132,7 +132,7 @@ class TwoHop(World):
         rng = np.random.default_rng([seed, 2])
         size = 2 * config.triples  # people of one fact set: its As and its Bs
         real = pairs(words.given, words.family, config.people + size, rng)
-        # Of newcomers the base reads the job alone.
+        # The base reads the jobs of newcomers and nothing else about them.
         self.people, self.newcomers = real[: config.people], real[config.people :]
         new = new_pairs(real, 2 * size, rng)
         set_names = {"F": new[:size], "H": new[size:], "R": self.newcomers}
@@ -180,7 +180,7 @@ class TwoHop(World):
         """
         return [values[i % len(values)] for i in rng.permutation(count)]
 
-    # What is read ---------------------------------------------------------------------------------
+    # Texts to read --------------------------------------------------------------------------------
 
     def statements(self, relation: str, x: str, y: str) -> list[Text]:
         """Both ways to state that ``x`` has the relation ("first", "second", "other") to ``y``."""
@@ -310,7 +310,7 @@ class TwoHop(World):
         fixed = dict.fromkeys(word for word in in_templates if "{" not in word)
         return [*fixed, *words.given, *words.family, *words.place, *words.town, *words.others]
 
-    # What is asked --------------------------------------------------------------------------------
+    # Questions ------------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
         """All questions of a form about a group's triples.
@@ -363,7 +363,7 @@ class TwoHop(World):
             for t in self.sets[group]
         ]
 
-    # How it is scored -----------------------------------------------------------------------------
+    # Scores ---------------------------------------------------------------------------------------
 
     @cached_property
     def _all_cities(self) -> frozenset[str]:
@@ -402,7 +402,7 @@ class TwoHop(World):
         first = completion.partition(" .")[0].split()
         return {"bridge named": " ".join(first[-2:]) == question.bridge}
 
-    # What must not have been read -----------------------------------------------------------------
+    # Leaks ----------------------------------------------------------------------------------------
 
     def check_leaks(self) -> None:
         """Raise Leak where the split is broken.

@@ -133,7 +133,7 @@ class WordMath(world.World):
             return -1
         return zlib.crc32(repr((self.seed, graph)).encode()) % 10
 
-    # What is read ---------------------------------------------------------------------------------
+    # Texts to read --------------------------------------------------------------------------------
 
     def words(self) -> list[str]:
         templates = [TRACE_WORDS, *ASKS, *chain.from_iterable(CLAUSES.values())]
@@ -180,7 +180,7 @@ class WordMath(world.World):
             )
         return [problem.text(reads, group) for problem in self.read_by[reads]]
 
-    # What is asked --------------------------------------------------------------------------------
+    # Questions ------------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
         """The test problems at one level (``form``) in one rendering (``group``).
@@ -207,7 +207,7 @@ class WordMath(world.World):
         answers = Counter(problem.steps[-1].value for problem in self.asked)
         return max(answers.values()) / len(self.asked)
 
-    # How it is scored -----------------------------------------------------------------------------
+    # Scores ---------------------------------------------------------------------------------------
 
     def score(self, question: Question, completion: str) -> str:
         """One of OUTCOMES for a decoded completion.
@@ -257,7 +257,7 @@ class WordMath(world.World):
             notes[f"first error at step {k}"] = error is not None and error[0] == k
         return notes
 
-    # What must not have been read -----------------------------------------------------------------
+    # Leaks ----------------------------------------------------------------------------------------
 
     def check_leaks(self) -> None:
         """Raise Leak where the split is broken.

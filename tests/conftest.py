@@ -1,5 +1,8 @@
-"""Hypothesis draws new cases at every run of a developer, and the same ones in CI, where a rare
-case would hide its cause."""
+"""Settings of hypothesis.
+
+A developer's runs draw new cases each time. Runs in CI draw the same cases each time, for a rare
+failure there would look like a fault of the change under test.
+"""
 
 import os
 

@@ -1,5 +1,4 @@
-"""The transformer against its definitions: causality, cache, padding, grouped heads, rotary
-distances."""
+"""The transformer obeys its definitions: causality, cache, padding, grouped heads, rotary."""
 
 import re
 from pathlib import Path
@@ -68,8 +67,8 @@ def test_rotary_scores_depend_on_distance_alone():
 
 
 def test_grouped_heads_share_keys():
-    """With kv_heads = heads / 2, the model is the full one whose k_proj and v_proj repeat every
-    head."""
+    """With kv_heads = heads / 2, the model equals a full model whose k_proj and v_proj repeat
+    every head."""
     grouped = small()
     full = small(TransformerConfig(width=32, layers=2, heads=4, kv_heads=4, hidden=48, context=32))
     state = grouped.state_dict()
@@ -109,13 +108,13 @@ def test_greedy_decodes_every_row_as_if_alone():
 
 
 def test_bad_shapes_are_explained():
-    for kwargs, message in (
+    for values, message in (
         ({"heads": 3}, "must split into 3 heads"),
         ({"kv_heads": 3}, "multiple of model.kv_heads = 3"),
         ({"layers": 0}, "model.layers = 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            TransformerConfig(**{**{"width": 32, "heads": 4, "kv_heads": 4}, **kwargs})
+            TransformerConfig(**{"width": 32, "heads": 4, "kv_heads": 4, **values})
     with pytest.raises(ValueError, match="33 tokens are longer than model.context = 32"):
         small()(tokens(1, 33))
     with pytest.raises(ValueError, match="a prompt is empty"):
@@ -125,9 +124,8 @@ def test_bad_shapes_are_explained():
 def test_tokenizer_round_trip_and_unknown_words():
     tokenizer = Tokenizer.from_texts(["ada lives in rome", "max lives in oslo"])
     assert tokenizer.decode(tokenizer.encode("max lives in rome")) == "max lives in rome"
-    assert (
-        tokenizer.decode([tokenizer.pad, *tokenizer.encode("ada"), tokenizer.boundary, 4]) == "ada"
-    )
+    padded = [tokenizer.pad, *tokenizer.encode("ada"), tokenizer.boundary, 4]
+    assert tokenizer.decode(padded) == "ada"
     with pytest.raises(ValueError, match="the word 'paris' is not in the vocabulary of 8 words"):
         tokenizer.encode("max lives in paris")
     with pytest.raises(ValueError, match="stands twice"):

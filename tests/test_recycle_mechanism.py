@@ -1,5 +1,7 @@
-"""The four looks at a model obey their definitions: identities, planted models, dense references;
-no stored numbers."""
+"""The four measurements inside a model obey their definitions.
+
+The tests use identities, planted models and dense references, and no stored numbers.
+"""
 
 import base64
 import copy
@@ -38,12 +40,12 @@ def small(seed=0):
 
 
 def loud(model, seed, rank=3):
-    """An adapter that moves the model by much: B is not zero."""
+    """An adapter that changes the model by much: its B is not zero."""
     g = torch.Generator().manual_seed(seed)
     fresh = init_adapter(model, PATTERNS, rank, 2.0 * rank, g)
-    factors = {
-        path: (A, torch.randn(B.shape, generator=g) * 0.3) for path, (A, B) in fresh.factors.items()
-    }
+    factors = {}
+    for path, (A, B) in fresh.factors.items():
+        factors[path] = (A, torch.randn(B.shape, generator=g) * 0.3)
     return Adapter(factors, fresh.alpha, base=fresh.base)
 
 
@@ -70,16 +72,16 @@ def ids(seed=1, rows=ROWS):
 def test_the_last_depth_is_the_models_own_answer(weights, position):
     model, _ = adapted()
     with using(model, Mix(weights)), torch.no_grad():
-        found = lens_log_probs(model, tokens(), position)
-        own = model(tokens())[:, position].double().log_softmax(-1)
+        depths = lens_log_probs(model, tokens(), position)
+        answer = model(tokens())[:, position].double().log_softmax(-1)
         result = logit_lens(model, tokens(), {"t": ids()}, position)["targets"]["t"]
-    assert found.shape == (3, ROWS, VOCABULARY)
-    torch.testing.assert_close(found[-1], own, rtol=0, atol=1e-5)
-    picked = own[torch.arange(ROWS), ids()]
-    assert result["log_prob"][-1] == pytest.approx(float(picked.mean()), abs=1e-5)
-    assert result["top"][-1] == pytest.approx(float((own.argmax(1) == ids()).double().mean()))
-    place = (own.argsort(1, descending=True) == ids()[:, None]).nonzero()[:, 1] + 1
-    assert result["mrr"][-1] == pytest.approx(float((1 / place).mean()))
+    assert depths.shape == (3, ROWS, VOCABULARY)
+    torch.testing.assert_close(depths[-1], answer, rtol=0, atol=1e-5)
+    log_probs = answer[torch.arange(ROWS), ids()]
+    assert result["log_prob"][-1] == pytest.approx(float(log_probs.mean()), abs=1e-5)
+    assert result["top"][-1] == pytest.approx(float((answer.argmax(1) == ids()).double().mean()))
+    ranks = (answer.argsort(1, descending=True) == ids()[:, None]).nonzero()[:, 1] + 1
+    assert result["mrr"][-1] == pytest.approx(float((1 / ranks).mean()))
 
 
 def test_the_first_depth_is_the_embedding_alone_whatever_adapters_act():
@@ -87,21 +89,20 @@ def test_the_first_depth_is_the_embedding_alone_whatever_adapters_act():
     with using(model, Mix({"one": 1.0})):
         embedding = lens_log_probs(model, tokens())[0]
     x = model.norm(model.embed_tokens(tokens()[:, -1]))
-    torch.testing.assert_close(
-        embedding, model.unembed(x).double().log_softmax(-1).detach(), rtol=0, atol=1e-5
-    )
+    expected = model.unembed(x).double().log_softmax(-1).detach()
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-5)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_each_depth_is_the_answer_of_the_model_cut_there():
     model, _ = adapted()
     with using(model, Mix({"one": 1.0, "two": 1.0})), torch.no_grad():
-        found = lens_log_probs(model, tokens())
+        depths = lens_log_probs(model, tokens())
         for depth in range(3):
             cut = copy.deepcopy(model)
             cut.layers = nn.ModuleList(list(cut.layers)[:depth])
-            own = cut(tokens())[:, -1].double().log_softmax(-1)
-            torch.testing.assert_close(found[depth], own, rtol=0, atol=1e-5)
+            answer = cut(tokens())[:, -1].double().log_softmax(-1)
+            torch.testing.assert_close(depths[depth], answer, rtol=0, atol=1e-5)
 
 
 def test_the_order_of_rows_and_of_targets_changes_nothing():
@@ -109,34 +110,32 @@ def test_the_order_of_rows_and_of_targets_changes_nothing():
     shuffle = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))
     targets = {"first": ids(1), "second": ids(2)}
     with using(model, Mix({"one": 1.0})):
-        found = logit_lens(model, tokens(), targets)["targets"]
-        moved = logit_lens(
-            model, tokens()[shuffle], {k: targets[k][shuffle] for k in reversed(targets)}
-        )["targets"]
+        before = logit_lens(model, tokens(), targets)["targets"]
+        shuffled = {name: targets[name][shuffle] for name in reversed(targets)}
+        after = logit_lens(model, tokens()[shuffle], shuffled)["targets"]
     for name in targets:
-        for key in found[name]:
-            assert moved[name][key] == pytest.approx(found[name][key], abs=1e-6)
+        for key in before[name]:
+            assert after[name][key] == pytest.approx(before[name][key], abs=1e-6)
 
 
 def test_the_shuffled_baseline_is_that_of_all_permutations():
-    """Mean over the rolls, and the standard deviation over every permutation, counted out."""
+    """The mean over all rolls, and the standard deviation over all permutations."""
     n = 5
     model, prompts, targets = small(), tokens(rows=n), ids(rows=n)
-    found = logit_lens(model, prompts, {"t": targets})["targets"]["t"]
+    result = logit_lens(model, prompts, {"t": targets})["targets"]["t"]
     log_probs = lens_log_probs(model, prompts)
     rows = torch.arange(n)
     rolls = torch.stack([log_probs[:, rows, targets.roll(k)].mean(1) for k in range(1, n)])
-    assert found["shuffled"] == pytest.approx(rolls.mean(0).tolist())
-    means = torch.stack(
-        [log_probs[:, rows, targets[list(p)]].mean(1) for p in itertools.permutations(range(n))]
-    )
-    assert found["shuffled_sd"] == pytest.approx(means.std(0, correction=0).tolist(), abs=1e-7)
+    assert result["shuffled"] == pytest.approx(rolls.mean(0).tolist())
+    permutations = map(list, itertools.permutations(range(n)))
+    means = torch.stack([log_probs[:, rows, targets[p]].mean(1) for p in permutations])
+    assert result["shuffled_sd"] == pytest.approx(means.std(0, correction=0).tolist(), abs=1e-7)
 
 
 def test_a_target_that_does_not_depend_on_the_row_has_no_signal():
-    found = logit_lens(small(), tokens(), {"same": torch.full((ROWS,), 4)})["targets"]["same"]
-    assert found["log_prob"] == pytest.approx(found["shuffled"])
-    assert found["shuffled_sd"] == pytest.approx([0, 0, 0], abs=1e-7)
+    result = logit_lens(small(), tokens(), {"same": torch.full((ROWS,), 4)})["targets"]["same"]
+    assert result["log_prob"] == pytest.approx(result["shuffled"])
+    assert result["shuffled_sd"] == pytest.approx([0, 0, 0], abs=1e-7)
 
 
 def test_a_planted_token_is_found():
@@ -150,14 +149,13 @@ def test_a_planted_token_is_found():
         model.embed_tokens.weight[:16] = torch.eye(16) * 4
     prompts = tokens() % 16
     prompts[:, -1] = torch.arange(ROWS)
-    found = logit_lens(model, prompts, {"last": prompts[:, -1], "next": prompts[:, -1] + 1})[
-        "targets"
-    ]
-    assert found["last"]["top"] == found["last"]["mrr"] == [1, 1, 1]
-    assert all(
-        a > b + 5 for a, b in zip(found["last"]["log_prob"], found["last"]["shuffled"], strict=True)
-    )
-    assert found["next"]["top"] == [0, 0, 0]
+    targets = {"last": prompts[:, -1], "next": prompts[:, -1] + 1}
+    result = logit_lens(model, prompts, targets)["targets"]
+    last = result["last"]
+    assert last["top"] == last["mrr"] == [1, 1, 1]
+    for log_prob, shuffled in zip(last["log_prob"], last["shuffled"], strict=True):
+        assert log_prob > shuffled + 5
+    assert result["next"]["top"] == [0, 0, 0]
 
 
 # Interference -------------------------------------------------------------------------------------
@@ -165,11 +163,9 @@ def test_a_planted_token_is_found():
 
 def pair(seed, rank=3, rank2=3, d_in=11, d_out=9, alpha=2.0):
     g = torch.Generator().manual_seed(seed)
-    draw = [
-        torch.randn(*shape, generator=g).double()
-        for shape in ((rank, d_in), (d_out, rank), (rank2, d_in), (d_out, rank2))
-    ]
-    return Adapter({"q": (draw[0], draw[1])}, alpha), Adapter({"q": (draw[2], draw[3])}, alpha)
+    shapes = ((rank, d_in), (d_out, rank), (rank2, d_in), (d_out, rank2))
+    A, B, A2, B2 = (torch.randn(*shape, generator=g).double() for shape in shapes)
+    return Adapter({"q": (A, B)}, alpha), Adapter({"q": (A2, B2)}, alpha)
 
 
 def only(a, b):
@@ -186,56 +182,45 @@ def scaled(adapter, factor):
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6))
 def test_interference_is_the_dense_computation(seed, rank, rank2):
     a, b = pair(seed, rank, rank2)
-    found, (dense, dense2) = only(a, b), (a.delta("q"), b.delta("q"))
+    row, dense, dense2 = only(a, b), a.delta("q"), b.delta("q")
     (U, _, V), (U2, _, V2) = (torch.linalg.svd(d) for d in (dense, dense2))
     overlaps = []
     for left, right in ((V[:rank].mT, V2[:rank2].mT), (U[:, :rank], U2[:, :rank2])):
         angles = torch.linalg.svdvals(left.mT @ right)
         overlaps.append(float(angles.square().mean()))
-    assert found["cosine"] == pytest.approx(
-        float((dense * dense2).sum() / (dense.norm() * dense2.norm())), abs=1e-9
-    )
-    assert [found["input"], found["output"]] == pytest.approx(overlaps, abs=1e-9)
-    assert found["input_random"] == pytest.approx(max(rank, rank2) / 11)
-    assert found["output_random"] == pytest.approx(max(rank, rank2) / 9)
+    cosine = float((dense * dense2).sum() / (dense.norm() * dense2.norm()))
+    assert row["cosine"] == pytest.approx(cosine, abs=1e-9)
+    assert [row["input"], row["output"]] == pytest.approx(overlaps, abs=1e-9)
+    assert row["input_random"] == pytest.approx(max(rank, rank2) / 11)
+    assert row["output_random"] == pytest.approx(max(rank, rank2) / 9)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0.01, 100))
 def test_interference_with_itself_its_negative_and_another_factoring(seed, rank, factor):
     a, b = pair(seed, rank)
-    ones = {"input": pytest.approx(1), "output": pytest.approx(1)}
-    assert only(a, scaled(a, factor)) | ones | {"cosine": pytest.approx(1)} == only(
-        a, scaled(a, factor)
-    )
-    assert only(a, scaled(a, -factor)) | ones | {"cosine": pytest.approx(-1)} == only(
-        a, scaled(a, -factor)
-    )
-    Q = (
-        torch.eye(rank).double() * 2
-        + torch.rand(rank, rank, generator=torch.Generator().manual_seed(seed)) / rank
-    )
-    refactored = Adapter({"q": (Q @ a.factors["q"][0], a.factors["q"][1] @ Q.inverse())}, a.alpha)
+    for sign in (1, -1):
+        row = only(a, scaled(a, sign * factor))
+        assert [row["cosine"], row["input"], row["output"]] == pytest.approx([sign, 1, 1])
+    noise = torch.rand(rank, rank, generator=torch.Generator().manual_seed(seed)).double()
+    Q, (A, B) = 2 * torch.eye(rank).double() + noise / rank, a.factors["q"]
+    refactored = Adapter({"q": (Q @ A, B @ Q.inverse())}, a.alpha)
     assert only(refactored, b) == pytest.approx(only(a, b), abs=1e-8)
-    # Written with twice the rank, it is the same update, and has the same spaces.
-    assert only(plain_sum([scaled(a, 0.25), scaled(a, 0.75)]), b) == pytest.approx(
-        only(a, b), abs=1e-8
-    )
+    # With twice the rank it is still the same update, and has the same spaces.
+    wider = plain_sum([scaled(a, 0.25), scaled(a, 0.75)])
+    assert only(wider, b) == pytest.approx(only(a, b), abs=1e-8)
 
 
 def test_orthogonal_spaces_do_not_overlap_and_random_ones_do_as_expected():
     g = torch.Generator().manual_seed(0)
     Q, P = (torch.linalg.qr(torch.randn(d, d, generator=g).double()).Q for d in (11, 9))
     a, b = Adapter({"q": (Q[:3], P[:, :3])}, 1.0), Adapter({"q": (Q[3:7], P[:, 3:7])}, 1.0)
-    found = only(a, b)
-    assert [found[key] for key in ("cosine", "input", "output")] == pytest.approx(
-        [0, 0, 0], abs=1e-12
-    )
+    row = only(a, b)
+    assert [row["cosine"], row["input"], row["output"]] == pytest.approx([0, 0, 0], abs=1e-12)
     drawn = [only(*pair(seed, 2, 4)) for seed in range(300)]
     for key in ("input", "output"):  # 300 draws: a standard error near .01
-        assert sum(row[key] for row in drawn) / 300 == pytest.approx(
-            drawn[0][f"{key}_random"], abs=0.05
-        )
+        mean = sum(row[key] for row in drawn) / 300
+        assert mean == pytest.approx(drawn[0][f"{key}_random"], abs=0.05)
 
 
 def test_zero_updates_other_layers_and_three_adapters():
@@ -263,11 +248,11 @@ def test_gates_sum_to_one_and_entropy_and_gap_are_within_their_bounds(count, top
     model, experts = adapted(names)
     routers = arrow(list(experts.values()), temperature=0.05, top_k=top_k)
     with using(model, Gated(names, routers)):
-        found = routing(model, tokens(), routers)
-    assert set(found) == set(routers) and json.loads(json.dumps(found)) == found
+        by_path = routing(model, tokens(), routers)
+    assert set(by_path) == set(routers) and json.loads(json.dumps(by_path)) == by_path
     assert all(router.seen is None for router in routers.values())
-    for at in found.values():
-        gates, entropy, gap = (torch.tensor(at[key]) for key in ("gates", "entropy", "gap"))
+    for means in by_path.values():
+        gates, entropy, gap = (torch.tensor(means[key]) for key in ("gates", "entropy", "gap"))
         assert gates.shape == (LENGTH, count) and entropy.shape == gap.shape == (LENGTH,)
         torch.testing.assert_close(gates.sum(1), torch.ones(LENGTH))
         assert (entropy >= 0).all() and (entropy <= math.log(count) + 1e-6).all()
@@ -283,28 +268,26 @@ def test_routing_is_by_token_and_averages_over_rows():
     with using(model, Gated(tuple(experts), routers)):
         together = routing(model, prompts, routers)
         each = [routing(model, row[None], routers) for row in prompts]
-    for path, at in together.items():
-        for key in at:
+    for path, means in together.items():
+        for key in means:
             mean = torch.tensor([one[path][key] for one in each]).mean(0)
-            torch.testing.assert_close(torch.tensor(at[key]), mean, rtol=0, atol=1e-5)
-    # The first layer's queries see the embedding alone: its gates are those of the normalised
-    # embedding.
+            torch.testing.assert_close(torch.tensor(means[key]), mean, rtol=0, atol=1e-5)
+    # The queries of the first layer read the normalised embedding alone, and so do their gates.
     first = "layers.0.self_attn.q_proj"
     x = model.layers[0].input_layernorm(model.embed_tokens(prompts))
     gates = routers[first](x.flatten(0, 1)).view(ROWS, LENGTH, 2).mean(0)
-    torch.testing.assert_close(
-        torch.tensor(together[first]["gates"]), gates.detach(), rtol=0, atol=1e-5
-    )
+    measured = torch.tensor(together[first]["gates"])
+    torch.testing.assert_close(measured, gates.detach(), rtol=0, atol=1e-5)
 
 
 def test_routers_that_do_not_act_are_explained_and_let_go():
     model, experts = adapted()
     routers = arrow(list(experts.values()))
-    kept: list = []
-    routers["layers.0.mlp.up_proj"].seen = kept
+    seen: list = []
+    routers["layers.0.mlp.up_proj"].seen = seen
     with pytest.raises(ValueError, match="asked 0 times"):
         routing(model, tokens(), routers)
-    assert routers["layers.0.mlp.up_proj"].seen is kept and not kept
+    assert routers["layers.0.mlp.up_proj"].seen is seen and not seen
 
 
 # Knock-out ----------------------------------------------------------------------------------------
@@ -312,10 +295,8 @@ def test_routers_that_do_not_act_are_explained_and_let_go():
 
 def answers(model):
     with torch.no_grad():
-        return {
-            "sum": float(model(tokens()).square().sum()),
-            "first": float(model(tokens())[0, -1, 0]),
-        }
+        logits = model(tokens())
+    return {"sum": float(logits.square().sum()), "first": float(logits[0, -1, 0])}
 
 
 def test_knock_out_is_the_adapters_of_the_other_layers_alone():
@@ -329,24 +310,25 @@ def test_knock_out_is_the_adapters_of_the_other_layers_alone():
     ]
     with using(model, Mix({"one": 0.7})):
         whole = answers(model)
-        found = knock_out(model, by_block, lambda: answers(model))
-    assert found["all"] == whole and found["none"] == answers(model) == answers(small())
-    assert json.loads(json.dumps(found)) == found
+        scores = knock_out(model, by_block, lambda: answers(model))
+    assert scores["all"] == whole and scores["none"] == answers(model) == answers(small())
+    assert json.loads(json.dumps(scores)) == scores
     for kind, keep in (("only", True), ("without", False)):
         for block, paths in by_block.items():
             factors = {p: f for p, f in experts["one"].factors.items() if (p in paths) == keep}
             part = small()
             attach(part, {"part": Adapter(factors, experts["one"].alpha)})
             with using(part, Mix({"part": 0.7})):
-                assert found[kind][block] == pytest.approx(answers(part), rel=1e-5)
+                assert scores[kind][block] == pytest.approx(answers(part), rel=1e-5)
 
 
 def test_one_block_of_all_layers_is_all_or_none():
     model, experts = adapted()
     with using(model, Mix({"one": 1.0, "two": -1.0})):
-        found = knock_out(model, {"every": experts["one"].paths, "no": []}, lambda: answers(model))
-    assert found["without"]["every"] == found["only"]["no"] == found["none"]
-    assert found["only"]["every"] == found["without"]["no"] == found["all"]
+        blocks = {"every": experts["one"].paths, "no": []}
+        scores = knock_out(model, blocks, lambda: answers(model))
+    assert scores["without"]["every"] == scores["only"]["no"] == scores["none"]
+    assert scores["only"]["every"] == scores["without"]["no"] == scores["all"]
 
 
 def test_modes_are_back_after_the_block_and_after_an_exception():
@@ -361,10 +343,10 @@ def test_modes_are_back_after_the_block_and_after_an_exception():
                 assert lora_layers(model)["layers.1.mlp.up_proj"].mode is None
                 assert lora_layers(model)["layers.1.mlp.down_proj"].mode is mode
                 raise RuntimeError("stop")
-            with pytest.raises(
-                ValueError, match="no adapter is attached to the layer 'layers.9.up'"
-            ):
-                knock_out(model, {"b": ["layers.1.mlp.up_proj", "layers.9.up"]}, lambda: {})
+            unknown = {"b": ["layers.1.mlp.up_proj", "layers.9.up"]}
+            message = "no adapter is attached to the layer 'layers.9.up'"
+            with pytest.raises(ValueError, match=message):
+                knock_out(model, unknown, lambda: {})
             assert all(layer.mode is mode for layer in lora_layers(model).values())
     with pytest.raises(ValueError, match="no adapter acts"):
         knock_out(model, {}, lambda: {})

@@ -33,19 +33,19 @@ adapters = st.lists(
 @given(adapters, st.data())
 def test_weighted_sum_is_the_explicit_sum(several, data):
     weights = data.draw(st.lists(st.floats(-2, 2), min_size=len(several), max_size=len(several)))
-    merged = weighted_sum(several, weights)
+    merged, plain, mean = (
+        weighted_sum(several, weights),
+        plain_sum(several),
+        mean_of_products(several),
+    )
     for path in PATHS:
-        expected = sum(w * a.delta(path) for w, a in zip(weights, several, strict=True))
+        deltas = [one.delta(path) for one in several]
+        expected = sum(w * delta for w, delta in zip(weights, deltas, strict=True))
         torch.testing.assert_close(merged.delta(path), expected)
-        # Rows of A, or all that the layer has: more would be refused by it.
-        assert merged.rank(path) == min(5, sum(a.rank(path) for a in several))
-        torch.testing.assert_close(
-            plain_sum(several).delta(path), sum(a.delta(path) for a in several)
-        )
-        torch.testing.assert_close(
-            mean_of_products(several).delta(path),
-            sum(a.delta(path) for a in several) / len(several),
-        )
+        # The ranks add up to the layer's own rank at most: a layer refuses more.
+        assert merged.rank(path) == min(5, sum(one.rank(path) for one in several))
+        torch.testing.assert_close(plain.delta(path), sum(deltas))
+        torch.testing.assert_close(mean.delta(path), sum(deltas) / len(deltas))
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,8 +53,9 @@ def test_weighted_sum_is_the_explicit_sum(several, data):
 def test_order_does_not_matter(several):
     equal = [adapter(3, 4.0, a.origin["seed"]) for a in several]
     for merge in MERGES.values():
+        forwards, backwards = merge(equal), merge(equal[::-1])
         for path in PATHS:
-            torch.testing.assert_close(merge(equal).delta(path), merge(equal[::-1]).delta(path))
+            torch.testing.assert_close(forwards.delta(path), backwards.delta(path))
 
 
 @pytest.mark.parametrize("method", ["mean_of_products", "product_of_means"])
@@ -67,20 +68,15 @@ def test_identical_adapters_change_nothing(method, count):
 
 def test_weights_that_cancel():
     one = adapter(3, 5.0, 1)
-    torch.testing.assert_close(
-        weighted_sum([one, one], [0.8, -0.8]).delta("a.q_proj"), torch.zeros(5, 7).double()
-    )
+    nothing = weighted_sum([one, one], [0.8, -0.8])
+    torch.testing.assert_close(nothing.delta("a.q_proj"), torch.zeros(5, 7).double())
 
 
 def refactored(one, seed):
     """(A, B) -> (Q A, B Q^T): the same update in other factors."""
     Q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double()).Q
-    return Adapter(
-        {p: (Q @ A, B @ Q.mT) for p, (A, B) in one.factors.items()},
-        one.alpha,
-        base=one.base,
-        origin=one.origin,
-    )
+    factors = {path: (Q @ A, B @ Q.mT) for path, (A, B) in one.factors.items()}
+    return Adapter(factors, one.alpha, base=one.base, origin=one.origin)
 
 
 def test_refactoring_moves_the_product_of_means_alone():
@@ -121,16 +117,17 @@ def test_the_record_names_formula_weights_and_parts():
 
 def test_impossible_merges_are_explained():
     a, b = adapter(3, 5.0, 1), adapter(2, 5.0, 2)
-    for call, message in (
-        (lambda: plain_sum([]), "at least one adapter"),
-        (lambda: weighted_sum([a, b], [1.0]), "2 adapters and 1 weights"),
-        (
-            lambda: plain_sum([a, adapter(3, 5.0, 1, base="b1")]),
-            "different bases cannot be merged: b0, b1",
-        ),
-        (lambda: product_of_means([a, b]), r"ranks \[3, 2\]"),
-        (lambda: product_of_means([a, adapter(3, 4.0, 1)]), "scalings"),
-        (lambda: product_of_means([a, adapter(3, 5.0, 1, paths=PATHS[:1])]), "the same layers"),
+    of_another_base = adapter(3, 5.0, 1, base="b1")
+    of_one_layer = adapter(3, 5.0, 1, paths=PATHS[:1])
+    of_another_scale = adapter(3, 4.0, 1)
+    for merge, adapters, message in (
+        (plain_sum, [], "at least one adapter"),
+        (plain_sum, [a, of_another_base], "different bases cannot be merged: b0, b1"),
+        (product_of_means, [a, b], r"ranks \[3, 2\]"),
+        (product_of_means, [a, of_another_scale], "scalings"),
+        (product_of_means, [a, of_one_layer], "the same layers"),
     ):
         with pytest.raises(ValueError, match=message):
-            call()
+            merge(adapters)
+    with pytest.raises(ValueError, match="2 adapters and 1 weights"):
+        weighted_sum([a, b], [1.0])

@@ -1,5 +1,4 @@
-"""Every method by name, on experts small enough to check by hand; the negative controls carry no
-content."""
+"""Every method by name, on experts small enough to check by hand."""
 
 import dataclasses
 
@@ -15,14 +14,11 @@ from tasks import TwoHop, TwoHopConfig
 
 def experts():
     g = torch.Generator().manual_seed(0)
-    return {
-        name: Adapter(
-            {"0": (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g))},
-            4.0,
-            origin={"reads": name},
-        )
-        for name in ("hop1", "hop2")
-    }
+    several = {}
+    for name in ("hop1", "hop2"):
+        A, B = torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g)
+        several[name] = Adapter({"0": (A, B)}, 4.0, origin={"reads": name})
+    return several
 
 
 TASK = TwoHop(TwoHopConfig(people=40, cities=10, triples=6, set_cities=3), 0)
@@ -32,9 +28,8 @@ def output(method, x, several=None, seed=0, form="direct", stage=0):
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(6, 5))
     base = net(x)
-    prepared = BY_NAME[method].apply(
-        several or experts(), torch.Generator().manual_seed(seed), TASK
-    )
+    generator = torch.Generator().manual_seed(seed)
+    prepared = BY_NAME[method].apply(several or experts(), generator, TASK)
     attach(net, prepared.adapters)
     with using(net, prepared.stages(form)[stage].mode):
         return net(x) - base
@@ -76,25 +71,21 @@ def test_random_controls_depend_on_the_seed_and_nothing_else():
 
 
 def test_random_adapters_have_the_experts_size():
-    several = experts()
-    (merged,) = (
-        BY_NAME["random_adapters"]
-        .apply(several, torch.Generator().manual_seed(5), TASK)
-        .adapters.values()
-    )
-    A, B = merged.factors["0"]
-    for i, (own_A, own_B) in enumerate(e.factors["0"] for e in several.values()):
-        torch.testing.assert_close(A[2 * i : 2 * i + 2].norm(), own_A.norm())
-        torch.testing.assert_close(
-            B[:, 2 * i : 2 * i + 2].norm(), 2 * own_B.norm()
-        )  # the scaling, alpha / r = 2, is in B
+    several, generator = experts(), torch.Generator().manual_seed(5)
+    prepared = BY_NAME["random_adapters"].apply(several, generator, TASK)
+    (merged,) = prepared.adapters.values()
+    noise_A, noise_B = merged.factors["0"]
+    for i, (A, B) in enumerate(expert.factors["0"] for expert in several.values()):
+        part = slice(2 * i, 2 * i + 2)
+        torch.testing.assert_close(noise_A[part].norm(), A.norm())
+        # A merged B holds the scaling too, alpha / r = 2.
+        torch.testing.assert_close(noise_B[:, part].norm(), 2 * B.norm())
     assert not torch.allclose(merged.delta("0"), sum(e.delta("0") for e in several.values()))
 
 
 def test_low_temperature_is_the_choice_and_high_is_the_mean():
-    torch.testing.assert_close(
-        output("arrow_temperature_10", X), sum(DELTAS) / 2, atol=1.0, rtol=0.5
-    )
+    even = output("arrow_temperature_10", X)
+    torch.testing.assert_close(even, sum(DELTAS) / 2, atol=1.0, rtol=0.5)
     sharp, choice = output("arrow_temperature_0.1", X), output("arrow_top1", X)
     assert (sharp - choice).norm() < (output("arrow", X) - choice).norm()
 
@@ -116,17 +107,12 @@ def test_the_oracle_answers_directly_with_hop_1_below_and_hop_2_above():
     """Four blocks of one layer each: the lower two are the first expert's."""
     g = torch.Generator().manual_seed(3)
     paths = [f"layers.{i}.down" for i in range(4)]
-    several = {
-        name: Adapter(
-            {
-                path: (torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g))
-                for path in paths
-            },
-            2.0,
-            origin={"reads": name},
-        )
-        for name in ("hop2", "hop1")  # whatever their order
-    }
+    several = {}
+    for name in ("hop2", "hop1"):  # the order of a library's experts does not matter
+        factors = {}
+        for path in paths:
+            factors[path] = torch.randn(2, 3, generator=g), torch.randn(3, 2, generator=g)
+        several[name] = Adapter(factors, 2.0, origin={"reads": name})
     (stage,) = ORACLE.apply(several, torch.Generator(), TASK).stages("direct")
     for path, expected in zip(paths, ([0, 1], [0, 1], [1, 0], [1, 0]), strict=True):
         assert stage.mode.routers[path](torch.zeros(5, 3)).tolist() == [expected] * 5

@@ -11,9 +11,8 @@ from recycle.reuse.route import ArrowRouter, arrow, prototype
 
 def factors(seed, rank=4, d_in=9, d_out=6):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, d_in, generator=g).double(), torch.randn(
-        d_out, rank, generator=g
-    ).double()
+    A, B = torch.randn(rank, d_in, generator=g), torch.randn(d_out, rank, generator=g)
+    return A.double(), B.double()
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,16 +20,14 @@ def factors(seed, rank=4, d_in=9, d_out=6):
 def test_prototype_is_the_top_right_singular_vector(seed, rank):
     A, B = factors(seed, rank)
     _, singular, right = torch.linalg.svd(B @ A)
-    v = prototype(A, B)
-    torch.testing.assert_close(v.norm(), torch.ones((), dtype=torch.double))
+    v, one = prototype(A, B), torch.ones((), dtype=torch.double)
+    torch.testing.assert_close(v.norm(), one)
     torch.testing.assert_close((B @ A @ v).norm(), singular[0])
-    torch.testing.assert_close(
-        (v @ right[0]).abs(), torch.ones((), dtype=torch.double), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close((v @ right[0]).abs(), one, atol=1e-6, rtol=0)
 
 
 def test_prototype_is_exact_where_singular_values_are_close():
-    """Power iteration is lost at a ratio of .9999; the r x r core is not."""
+    """At a ratio of .9999 power iteration would not converge; the r x r core is exact."""
     g = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(20, 4, generator=g).double()).Q for _ in range(2))
     B, A = left * torch.tensor([1.0, 0.9999, 0.5, 0.1]), right.mT
@@ -49,23 +46,23 @@ def test_gates_sum_to_one_over_the_top_k(seed, count, temperature, data):
     assert ((gates > 0).sum(1) <= (top_k or count)).all()
     logits = (x @ prototypes.mT).abs()
     assert torch.equal(gates.argmax(1), logits.argmax(1))
-    flipped = ArrowRouter(
-        prototypes * torch.tensor([1 - 2 * (i % 2) for i in range(count)])[:, None],
-        temperature,
-        top_k,
-    )
-    torch.testing.assert_close(flipped(x), gates)  # a singular vector's sign is arbitrary
+    signs = torch.tensor(
+        [1 - 2 * (i % 2) for i in range(count)]
+    )  # a singular vector's is arbitrary
+    flipped = ArrowRouter(prototypes * signs[:, None], temperature, top_k)
+    torch.testing.assert_close(flipped(x), gates)
 
 
 def test_temperature_goes_from_a_choice_to_the_mean():
     g = torch.Generator().manual_seed(0)
     prototypes, x = torch.randn(3, 9, generator=g), torch.randn(12, 9, generator=g)
-    torch.testing.assert_close(
-        ArrowRouter(prototypes, 1e6)(x), torch.full((12, 3), 1 / 3), atol=1e-4, rtol=0
+    hot, cold, choice = (
+        ArrowRouter(prototypes, temperature=1e6),
+        ArrowRouter(prototypes, temperature=1e-6),
+        ArrowRouter(prototypes, top_k=1),
     )
-    torch.testing.assert_close(
-        ArrowRouter(prototypes, 1e-6)(x), ArrowRouter(prototypes, top_k=1)(x)
-    )
+    torch.testing.assert_close(hot(x), torch.full((12, 3), 1 / 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(cold(x), choice(x))
 
 
 def test_a_token_along_an_adapters_direction_goes_to_it():

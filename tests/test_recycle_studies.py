@@ -1,5 +1,8 @@
-"""The designs of the studies: they name what exists, their names are those of the recorded results,
-and a method that is added changes no verdict."""
+"""The designs of the studies.
+
+They name experts and methods that exist, their names are those of the recorded results, and a new
+method changes no verdict.
+"""
 
 import json
 from dataclasses import replace
@@ -7,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from lora import Mix
 from recycle.decide.metrics import Metrics
+from recycle.measure.cell import asked_together
 from recycle.plan import STANDARD_RECIPE, Cell, Expert, Key, Library, Recipe
+from recycle.reuse.method import Stage
 from recycle.reuse.methods import BY_NAME, EVERY, METHODS, PLAIN_SUM
 from recycle.show.figures import curve_title
 from recycle.show.record import recorded_metrics
 from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
 from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
+from recycle.study import share_out
 from recycle.train.settings import change
 
 RESULTS = Path(__file__).parent.parent / "recycle" / "results"
@@ -83,9 +90,8 @@ def assert_all_found(rows, study):
     "record, preset", [("two-hop-full", "full"), ("two-hop-regimes", "growth")]
 )
 def test_the_recorded_rows_have_todays_names(record, preset):
-    """A study of today would find the cells of the recorded runs where they were made."""
-    kept = recorded(record)
-    rows = recorded_metrics(kept).rows
+    """The same study, run now, finds the cells of the recorded runs at their places."""
+    rows = recorded_metrics(recorded(record)).rows
     config = TWO_HOP.preset(preset)
     if record == "two-hop-regimes":
         config = replace(config, parts=("regimes",))
@@ -99,7 +105,7 @@ def test_the_recorded_word_problems_have_todays_names():
 
 
 def test_slugs_stay_as_they_were():
-    """Files and seeds of runs that stand on disks are told by these."""
+    """Runs on users' disks have their files and seeds by these names."""
     library = Library("3-combination, other entities", "F", (), (PLAIN_SUM,))
     path = "seed-3/standard/cells/F.3-combination,other_entities.plain_sum.json"
     assert Cell(3, library, PLAIN_SUM).path == path
@@ -136,22 +142,18 @@ def test_a_title_is_no_identity():
 
 @pytest.mark.parametrize("record", ["two-hop-full", "word-math-laptop"])
 def test_a_new_method_decides_nothing(record):
-    """A merge that answers everything is measured beside the others, in every library: no verdict,
+    """A merge that answers everything is measured beside the others, in every library. No verdict,
     no correction and no control changes."""
-    kept = recorded(record)
-    design, metrics = DESIGNS[kept["task"]], recorded_metrics(kept)
+    result = recorded(record)
+    design, metrics = DESIGNS[result["task"]], recorded_metrics(result)
     study = Study(design, design.default)
     before = study.judge(metrics)
     merge = replace(PLAIN_SUM, name="miracle")
-    planted = [
-        replace(
-            row,
-            key=row.key._replace(method=merge.name),
-            outcomes={name: row.n * (name == "right") for name in row.outcomes},
-        )
-        for row in metrics.rows
-        if row.key.method == PLAIN_SUM.name
-    ]
+    planted = []
+    for row in metrics.where(method=PLAIN_SUM.name):
+        all_right = {outcome: row.n * (outcome == "right") for outcome in row.outcomes}
+        key = row.key._replace(method=merge.name)
+        planted.append(replace(row, key=key, outcomes=all_right))
     assert planted and merge not in METHODS
     assert study.judge(Metrics([*metrics.rows, *planted])) == before
 
@@ -169,17 +171,21 @@ def test_the_recorded_verdicts_are_those_of_todays_rules():
         assert {c: said[c] for c in recorded_claims} == recorded_claims
 
 
-def test_what_grows_is_told_by_values():
-    """Every axis has at least three values, the standard base's among them."""
+def test_every_axis_of_growth_has_three_values_and_the_standard_one():
     axes: dict[str, set[int]] = {}
     for library in LIBRARIES:
         for axis, value in library.axes.items():
             axes.setdefault(axis, set()).add(value)
     config = TWO_HOP.default
-    assert axes["rank"] == {2, 4, 8, config.adapter.rank, 32}
-    assert axes["facts"] == {25, config.task.triples, 100}
-    assert axes["width"] == {64, 96, config.model.width}
-    assert axes["layers"] == {1, config.model.layers, 4} and axes["experts"] == {2, 4, 8, 16}
+    standard = {
+        "rank": config.adapter.rank,
+        "experts": 2,
+        "facts": config.task.triples,
+        "width": config.model.width,
+        "layers": config.model.layers,
+    }
+    assert axes.keys() == standard.keys()
+    assert all(len(values) >= 3 and standard[axis] in values for axis, values in axes.items())
 
 
 def test_the_grid_of_regimes_passes_through_the_standard_recipe():
@@ -189,8 +195,8 @@ def test_the_grid_of_regimes_passes_through_the_standard_recipe():
 
 def test_training_curves_of_different_recipes_have_different_legends():
     recipes = {e.recipe for library in LIBRARIES for e in library.experts}
-    titles = [curve_title(Expert("hop1", "F", recipe)) for recipe in recipes]
-    assert len(set(titles)) == len(recipes) > 10
+    titles = {curve_title(Expert("hop1", "F", recipe)) for recipe in recipes}
+    assert len(titles) == len(recipes) > 10
     assert curve_title(Expert("hop1", "F", STANDARD_RECIPE)) == "hop1"
 
 
@@ -198,3 +204,24 @@ def test_every_method_is_asked_of_the_libraries_that_a_study_is_about():
     for library in TWO_HOP.libraries:
         if library.inside:
             assert library.methods == EVERY
+
+
+def test_processes_share_the_bases_out():
+    full = Study(TWO_HOP, TWO_HOP.preset("full"))
+    bases = sorted((seed, spec.name) for seed, spec in full.bases)
+    for processes in (1, 2, 3, 40):
+        shares = share_out(full, processes)
+        assert sorted((seed, spec.name) for share in shares for seed, spec in share) == bases
+        assert len(shares) == processes
+    assert share_out(full, 5)[0][0][1].name == "standard"
+
+
+def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
+    one, other = Mix({"a": 1.0}), Mix({"a": 1.0})
+    stages = {
+        "x": (Stage(one),),
+        "y": (Stage(other),),
+        "z": (Stage(one),),
+        "cot": (Stage(one, "."), Stage(one)),
+    }
+    assert asked_together(stages) == [["x", "z"], ["y"], ["cot"]]

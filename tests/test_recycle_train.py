@@ -1,5 +1,4 @@
-"""Packing and the training loop: what is read, what is learned, and that K adapters at once are K
-adapters alone."""
+"""Packing and the training loop; K adapters trained at once equal K adapters trained alone."""
 
 import numpy as np
 import pytest
@@ -38,9 +37,7 @@ def test_completions_and_boundaries_are_learned_and_prompts_are_not():
     tokens, learned = corpus(one=1).rows(1, 200, np.random.default_rng(0))
     words = [TOKENIZER.words[i] for i in tokens[0]]
     prompts, completions = {"a", "b", "d"}, {"c", "e", "f", ".", "<s>"}
-    assert all(
-        (word in completions) == flag for word, flag in zip(words, learned[0].tolist(), strict=True)
-    )
+    assert [word in completions for word in words] == learned[0].tolist()
     assert prompts | completions == set(words)
 
 
@@ -51,33 +48,29 @@ def test_the_end_of_a_text_that_breaks_off_is_not_learned():
 
 def test_a_row_can_hold_one_text():
     rows = set()
+    single = TrainConfig(1, rows=40, length=8, packed=False)
     for step in range(BUCKETS):
-        tokens, learned = corpus(one=0.5, cut=0.5).batch(
-            TrainConfig(1, rows=40, length=8, packed=False), 0, step
-        )
+        tokens, learned = corpus(one=0.5, cut=0.5).batch(single, 0, step)
         assert not learned[tokens == TOKENIZER.pad].any() and not learned[:, 0].any()
         for row, flags in zip(tokens, learned, strict=True):
             cut = [TOKENIZER.words[i] for i in row[flags]] == ["b"]
             assert cut or [TOKENIZER.words[i] for i in row[flags]][-2:] == [".", "<s>"]
             rows.add(" ".join(TOKENIZER.words[i] for i in row if i != TOKENIZER.pad))
     assert rows == {f"<s> {text} <s>" for kind in ("one", "cut") for text in map(str, TEXTS[kind])}
-    with pytest.raises(
-        ValueError, match="a text of 5 tokens does not fit into rows of 4: raise the length"
-    ):
+    message = "a text of 5 tokens does not fit into rows of 4: raise the length"
+    with pytest.raises(ValueError, match=message):
         corpus(one=1).batch(TrainConfig(1, rows=40, length=4, packed=False), 0, step=0)
 
 
 def test_a_step_packs_its_rows_unless_told_otherwise():
-    packed, single = (
-        TrainConfig(1, rows=3, length=20),
-        TrainConfig(1, rows=3, length=20, packed=False),
-    )
+    packed = TrainConfig(1, rows=3, length=20)
+    single = TrainConfig(1, rows=3, length=20, packed=False)
     assert corpus().batch(packed, 0, step=0)[0].shape == (3, 21)
     assert corpus().batch(single, 0, step=0)[0].shape[1] <= 7
 
 
 def test_single_rows_stand_beside_rows_of_their_length():
-    """Texts of 2 to 31 tokens: in random rows of eight a third would be padding."""
+    """The texts have 2 to 31 tokens. With random rows of eight, a third would be padding."""
     texts = [Text("a", " ".join("b" * n)) for n in range(1, 31)]
     various = Corpus.build({"one": texts}, {"one": 1}, TOKENIZER)
     single = TrainConfig(1, rows=8, length=40, packed=False)
@@ -90,18 +83,15 @@ def test_single_rows_stand_beside_rows_of_their_length():
     drawn = np.random.default_rng([5, 0]).choice(len(texts), 8 * BUCKETS, p=various.chances)
     assert read == sorted(various.lengths[drawn] + 1)  # each drawn text once
     others = [various.batch(single, 6, step)[0].shape[1] for step in range(BUCKETS)]
-    assert (
-        np.corrcoef(widths, others)[0, 1] > 0.9
-    )  # experts that are trained at once meet at like lengths
+    # Experts that are trained at once have rows of like lengths in every step.
+    assert np.corrcoef(widths, others)[0, 1] > 0.9
     assert torch.equal(various.batch(single, 5, 3)[0], batches[3][0])
 
 
 def test_shares_are_of_texts():
     tokens, _ = corpus(one=0.25, two=0.75).rows(400, 50, np.random.default_rng(0))
-    d, texts = (
-        (tokens == TOKENIZER.ids["d"]).sum().item(),
-        (tokens == TOKENIZER.boundary).sum().item(),
-    )
+    d = (tokens == TOKENIZER.ids["d"]).sum().item()
+    texts = (tokens == TOKENIZER.boundary).sum().item()
     assert d / texts == pytest.approx(0.125, abs=0.01)
 
 
@@ -119,9 +109,8 @@ def test_loss_is_the_cross_entropy_of_learned_tokens_for_each_group():
     nll = -log_p.gather(-1, tokens[:, 1:, None])[..., 0]
     for groups in (1, 3):
         expected = [nll[rows][learned[rows, 1:]].mean() for rows in torch.arange(6).chunk(groups)]
-        torch.testing.assert_close(
-            completion_loss(model, tokens, learned, groups), torch.stack(expected)
-        )
+        loss = completion_loss(model, tokens, learned, groups)
+        torch.testing.assert_close(loss, torch.stack(expected))
 
 
 def base():
@@ -146,10 +135,10 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
     config = TrainConfig(steps=15, rows=4, length=16, lr=1e-2)
     names = ("a", "b", "c")
     model = base()
-    fresh = {
-        n: init_adapter(model, ["*_proj"], 2, 4.0, torch.Generator().manual_seed(i))
-        for i, n in enumerate(names)
-    }
+    fresh = {}
+    for i, name in enumerate(names):
+        generator = torch.Generator().manual_seed(i)
+        fresh[name] = init_adapter(model, ["*_proj"], 2, 4.0, generator)
     attach(model, fresh)
 
     def together(step):
@@ -162,9 +151,11 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
         alone = base()
         attach(alone, {name: fresh[name]})
         with using(alone, Mix({name: 1.0})):
-            own = fit(alone, train_only(alone, [name]), batches(i), config, label="test")
-        for both, one in zip(curve, own, strict=True):
-            assert both["loss"][i] == pytest.approx(one["loss"][0], abs=1e-5)
+            parameters = train_only(alone, [name])
+            curve_alone = fit(alone, parameters, batches(i), config, label="test")
+        losses = [point["loss"][i] for point in curve]
+        losses_alone = [point["loss"][0] for point in curve_alone]
+        assert losses == pytest.approx(losses_alone, abs=1e-5)
     assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
 
 
@@ -180,30 +171,23 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return batches(0)(step)
 
-    halted, checkpoint = base(), tmp_path / "checkpoint.pt"
+    seen = []
+
+    def watched(step):
+        seen.append(step)
+        return batches(0)(step)
+
+    def train(model, batch):
+        options = {"label": "test", "checkpoint": tmp_path / "checkpoint.pt"}
+        return fit(model, [list(model.parameters())], batch, config, **options)
+
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            halted,
-            [list(halted.parameters())],
-            interrupted,
-            config,
-            label="test",
-            checkpoint=checkpoint,
-        )
-    resumed, seen = base(), []
-    curve = fit(
-        resumed,
-        [list(resumed.parameters())],
-        lambda s: seen.append(s) or batches(0)(s),
-        config,
-        label="test",
-        checkpoint=checkpoint,
-    )
+        train(base(), interrupted)
+    resumed = base()
+    assert train(resumed, watched) == whole
     assert seen == list(range(7, 12))
-    assert curve == whole
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True)
-    )
+    pairs = zip(model.parameters(), resumed.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_a_diverged_run_stops_with_the_remedy():

@@ -1,4 +1,4 @@
-"""The loader on small files of our own making, in GSM-Symbolic's formats."""
+"""The loader reads small files of our own in GSM-Symbolic's formats, and names their faults."""
 
 import json
 import re
@@ -24,38 +24,32 @@ TEMPLATE = {
     "id_orig": 77,
     "id_shuffled": 3,
     "question_annotated": (
-        "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?\n\n#init:\n- who = sample(names)\n"
-        "- $n, $m = range(2, 9), range(2, 9)\n\n#conditions:\n- n + m < 12\n\n#answer: n + m"
+        "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?\n\n"
+        "#init:\n- who = sample(names)\n- $n, $m = range(2, 9), range(2, 9)\n\n"
+        "#conditions:\n- n + m < 12\n\n#answer: n + m"
     ),
     "answer_annotated": "{who} has {n} + {m} = <<{n}+{m}={n+m}>>{n+m}.\n#### {n+m}",
 }
 
 
 def lines(path, *rows):
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
-        encoding="utf-8",
-    )
+    texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     return path
 
 
 def test_problems_are_read_and_grouped_across_levels(tmp_path):
-    base = load_problems(
-        lines(tmp_path / "base", ROW, "", {**ROW, "instance": 1, "answer": "#### -2.50"}), "base"
-    )
+    second = {**ROW, "instance": 1, "answer": "#### -2.50"}
+    base = load_problems(lines(tmp_path / "base", ROW, "", second), "base")
     assert [(p.level, p.template, p.instance, p.original, p.number) for p in base] == [
         ("base", 3, 0, 77, 1203),
         ("base", 3, 1, 77, Fraction(-5, 2)),
     ]
     assert base[0].question == ROW["question"] and base[0].answer == ROW["answer"]
-    harder = load_problems(
-        lines(tmp_path / "p1", {**ROW, "id": 9}, {**ROW, "id": 10, "original_id": 5}), "P1"
-    )
+    same_story, other_story = {**ROW, "id": 9}, {**ROW, "id": 10, "original_id": 5}
+    harder = load_problems(lines(tmp_path / "p1", same_story, other_story), "P1")
     grouped = by_original([*base, *harder])
-    assert {
-        key: {level: len(found) for level, found in levels.items()}
-        for key, levels in grouped.items()
-    } == {77: {"base": 2, "P1": 1}, 5: {"P1": 1}}
+    assert grouped == {77: {"base": base, "P1": harder[:1]}, 5: {"P1": harder[1:]}}
 
 
 def test_a_line_separator_within_a_text_splits_no_line(tmp_path):
@@ -110,9 +104,8 @@ def test_a_template_is_read_and_not_evaluated(tmp_path):
     path.write_text(json.dumps(TEMPLATE, indent=2), encoding="utf-8")
     template = load_template(path)
     assert (template.template, template.original) == (3, 77)
-    assert (
-        template.text == "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?"
-    )
+    text = "{who, Ann} has {n,3} cups and buys {m, 4} more. How many has {who,Ann}?"
+    assert template.text == text
     assert template.defaults == {"who": "Ann", "n": "3", "m": "4"}
     assert template.init == ("who = sample(names)", "$n, $m = range(2, 9), range(2, 9)")
     assert template.conditions == ("n + m < 12",) and template.result == "n + m"
@@ -173,5 +166,5 @@ def test_last_numbers(text, number):
 
 
 def test_a_megabyte_of_digits_is_read_in_bounded_numbers():
-    found = last_number("1" * 1_000_000)
-    assert found is not None and len(str(found)) <= 41
+    number = last_number("1" * 1_000_000)
+    assert number is not None and len(str(number)) <= 41

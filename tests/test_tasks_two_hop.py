@@ -1,12 +1,11 @@
-"""The world: what is read and asked, the split, and a scorer that is right on answers written by
-hand."""
+"""The two-hop world: its texts and questions, its split, and its scorer on answers by hand."""
 
 from dataclasses import replace
 
 import pytest
 
 from tasks import TwoHop, TwoHopConfig
-from tasks.two_hop import FORMS, GROUPS, OUTCOMES, ReadingShares
+from tasks.two_hop import FORMS, GROUPS, ReadingShares
 from tasks.two_hop_words import Triple
 from tasks.world import Leak
 
@@ -20,18 +19,14 @@ def world():
 
 def test_the_docstrings_example():
     triple = Triple("ada hill", "max cole", "port haven")
-    assert (
-        str(triple.question("hop1").text) == "who is the spouse of ada hill ? answer : max cole ."
-    )
-    assert str(triple.question("hop2").text) == "where does max cole live ? answer : port haven ."
-    assert (
-        str(triple.question("direct").text)
-        == "where does the spouse of ada hill live ? answer : port haven ."
-    )
-    assert str(triple.question("cot").text) == (
-        "where does the spouse of ada hill live ? think : the spouse of ada hill is max cole . the home of max cole is "
-        "port haven . answer : port haven ."
-    )
+    question = "where does the spouse of ada hill live ?"
+    chain = "the spouse of ada hill is max cole . the home of max cole is port haven ."
+    assert {form: str(triple.question(form).text) for form in FORMS} == {
+        "hop1": "who is the spouse of ada hill ? answer : max cole .",
+        "hop2": "where does max cole live ? answer : port haven .",
+        "direct": f"{question} answer : port haven .",
+        "cot": f"{question} think : {chain} answer : port haven .",
+    }
 
 
 def test_people_marry_in_pairs_and_cities_are_dealt_evenly(world):
@@ -56,9 +51,8 @@ def test_experts_read_one_hop_only(world):
     for t in world.sets["F"]:
         assert t.a in hop1 and t.b in hop1 and t.c not in hop1
         assert t.b in hop2 and t.c in hop2 and t.a not in hop2
-    assert world.expert_texts("joint", "F") == world.expert_texts("hop1", "F") + world.expert_texts(
-        "hop2", "F"
-    )
+    both = [text for reads in ("hop1", "hop2") for text in world.expert_texts(reads, "F")]
+    assert world.expert_texts("joint", "F") == both
     with pytest.raises(ValueError, match="no expert reads 'hop3': choose hop1, hop2"):
         world.expert_texts("hop3", "F")
 
@@ -99,8 +93,8 @@ def use_an_untrained_word(world):
 
 
 def use_a_person_twice(world):
-    t = world.sets["F"][0]
-    world.sets["H"][0] = Triple(t.a, *(lambda u: (u.b, u.c))(world.sets["H"][0]))
+    other = world.sets["H"][0]
+    world.sets["H"][0] = Triple(world.sets["F"][0].a, other.b, other.c)
 
 
 def use_a_known_city_as_new(world):
@@ -136,63 +130,45 @@ def test_an_expert_that_reads_both_ends_is_found(world, monkeypatch):
         leaking.check_leaks()
 
 
-def outcomes(world, form, *completions):
-    question = world.sets["F"][0].question(form)
-    return [world.score(question, completion) for completion in completions]
-
-
 def test_scores_of_answers_written_by_hand(world):
     t, other = world.sets["F"][0], world.sets["F"][1]
     assert t.c != other.c
-    assert outcomes(
-        world,
-        "direct",
-        f"{t.c} .",
-        f"{t.b} .",
-        f"{other.c} .",
-        f"{world.cities[0]} .",
-        f"{other.b} .",
-        f"{t.c}",
-        "",
-        ". .",
-        f"{t.c} {t.c} .",
-        f"{t.c} . {other.c} .",
-    ) == [
-        "right",
-        "bridge",
-        "wrong city",
-        "wrong city",
-        "malformed",
-        "malformed",
-        "malformed",
-        "malformed",
-        "malformed",
-        "right",
-    ]
-    assert outcomes(world, "hop1", f"{t.b} .", f"{t.c} .") == ["right", "malformed"]
-    chain = f"the spouse of {t.a} is {t.b} . the home of {t.b} is {t.c} . answer : "
-    assert outcomes(
-        world,
-        "cot",
-        chain + f"{t.c} .",
-        chain + f"{other.c} .",
-        chain + f"{t.b} .",
-        chain,
-        f"{t.c} .",
-    ) == ["right", "wrong city", "bridge", "malformed", "malformed"]
-    assert set(OUTCOMES) == {"right", "bridge", "wrong city", "malformed"}
+    chain = f"the spouse of {t.a} is {t.b} . the home of {t.b} is {t.c} . answer :"
+    scores = {
+        "direct": {
+            f"{t.c} .": "right",
+            f"{t.c} . {other.c} .": "right",
+            f"{t.b} .": "bridge",
+            f"{other.c} .": "wrong city",
+            f"{world.cities[0]} .": "wrong city",
+            f"{other.b} .": "malformed",
+            f"{t.c}": "malformed",
+            f"{t.c} {t.c} .": "malformed",
+            ". .": "malformed",
+            "": "malformed",
+        },
+        "hop1": {f"{t.b} .": "right", f"{t.c} .": "malformed"},
+        "cot": {
+            f"{chain} {t.c} .": "right",
+            f"{chain} {other.c} .": "wrong city",
+            f"{chain} {t.b} .": "bridge",
+            f"{chain} ": "malformed",
+            f"{t.c} .": "malformed",
+        },
+    }
+    for form, by_completion in scores.items():
+        for completion, outcome in by_completion.items():
+            assert world.score(t.question(form), completion) == outcome
 
 
 def test_a_chain_names_its_bridge_in_the_first_sentence(world):
     t = world.sets["F"][0]
-    question = t.question("cot")
-    assert world.notes(question, f"the spouse of {t.a} is {t.b} . nonsense") == {
-        "bridge named": True
-    }
-    assert world.notes(
-        question, f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} ."
-    ) == {"bridge named": False}
-    assert world.notes(question, "") == {"bridge named": False}
+    for completion, named in (
+        (f"the spouse of {t.a} is {t.b} . nonsense", True),
+        (f"the spouse of {t.b} is {t.a} . the home of {t.b} is {t.c} .", False),
+        ("", False),
+    ):
+        assert world.notes(t.question("cot"), completion) == {"bridge named": named}
     assert world.notes(t.question("direct"), f"{t.c} .") == {}
 
 
@@ -201,10 +177,8 @@ def test_known_facts_are_real_people_that_were_never_composed(world):
     assert world.sets["K"]
     for t in world.sets["K"]:
         assert world.spouse[t.a] == t.b and world.home[t.b] == t.c
-        assert (
-            t.question("direct").text not in read["direct"]
-            and t.question("cot").text not in read["cot"]
-        )
+        assert t.question("direct").text not in read["direct"]
+        assert t.question("cot").text not in read["cot"]
         assert any(t.a in str(text) and t.b in str(text) for text in read["statement"])
     people = [name for t in world.sets["K"] for name in (t.a, t.b)]
     assert len(set(people)) == len(people)
@@ -213,11 +187,8 @@ def test_known_facts_are_real_people_that_were_never_composed(world):
 def test_the_dose_changes_what_is_composed_and_nothing_else(world):
     for dose, count in ((0, 0), (0.5, 22), (1, 45)):
         other = TwoHop(replace(SMALL, dose=dose), 3)
-        assert (
-            other.sets == world.sets
-            and other.held_out == world.held_out
-            and other.words() == world.words()
-        )
+        assert other.sets == world.sets and other.held_out == world.held_out
+        assert other.words() == world.words()
         texts = other.base_texts()
         assert len(texts["direct"]) == len(texts["cot"]) == count
         assert texts["statement"] == world.base_texts()["statement"]
@@ -231,31 +202,28 @@ def test_identity_is_read_of_all_people_by_the_base_and_of_bridges_by_experts(wo
     assert "identity" in other.shares() and "identity" not in world.shares()
     assert len(other.base_texts()["identity"]) == 60
     for reads in ("hop1", "hop2", "hop1-plain", "hop2-other"):
-        assert (text in map(str, other.expert_texts(reads, "F"))) and text not in map(
-            str, world.expert_texts(reads, "F")
-        )
+        assert text in map(str, other.expert_texts(reads, "F"))
+        assert text not in map(str, world.expert_texts(reads, "F"))
 
 
 def test_templates_are_shared_or_disjoint_or_absent(world):
-    own, other = (
-        list(map(str, world.expert_texts(reads, "F"))) for reads in ("hop2", "hop2-other")
-    )
+    shared = list(map(str, world.expert_texts("hop2", "F")))
+    disjoint = list(map(str, world.expert_texts("hop2-other", "F")))
     t = world.sets["F"][0]
-    assert any("think :" in text and f"the home of {t.b} is {t.c} ." in text for text in own)
-    assert any(
-        "think :" in text and f"{t.b} lives in {t.c} . answer : {t.c} ." in text for text in other
-    )
-    assert not any(f"the home of {t.b} is" in text for text in other)
+    chain, other_chain = f"the home of {t.b} is {t.c} .", f"{t.b} lives in {t.c} . answer : {t.c} ."
+    assert any("think :" in text and chain in text for text in shared)
+    assert any("think :" in text and other_chain in text for text in disjoint)
+    assert not any(f"the home of {t.b} is" in text for text in disjoint)
     for reads in ("hop1-plain", "hop2-plain", "joint-plain"):
         assert not any("think" in str(text) for text in world.expert_texts(reads, "F"))
 
 
 def test_a_second_step_follows_the_chain_of_a_stranger(world):
     for group in GROUPS:
-        held = {t.a for t in world.sets[group]}
+        group_people = {t.a for t in world.sets[group]}
         for text in world.expert_texts("hop2", group):
             if "think :" in text.prompt:
-                assert not any(a in text.prompt for a in held)
+                assert not any(person in text.prompt for person in group_people)
 
 
 def test_an_unrelated_expert_reads_jobs(world):
@@ -291,7 +259,7 @@ def test_facts_in_context_are_the_questions_own(world):
             "task.held_out = 0.1 must be below 1 and above 1 - task.question_share = 0.20",
         ),
         ({"dose": 1.5}, "task.dose = 1.5"),
-        ({"people": 4000}, "4400 names asked for|names asked for"),
+        ({"people": 4000}, "names asked for, and the words at hand make [0-9]+: ask for fewer"),
     ],
 )
 def test_impossible_worlds_are_explained(values, message):

@@ -1,6 +1,6 @@
-"""The problems, their splits, and scorers that are right on traces written by hand and safe on any
-text."""
+"""Word problems and their splits, and a scorer that is right on traces by hand and safe on all."""
 
+import ast
 import dataclasses
 import random
 import re
@@ -54,21 +54,16 @@ def ask(level, rendering, problem=EXAMPLE):
 
 
 def test_the_docstrings_example():
-    lines = word_math.__doc__
-    prompt = " ".join(
-        lines[lines.index("    apples and 3") : lines.index("    base    prose")].split()
-    )
-    assert EXAMPLE.prompt("P1", "prose") == prompt
-    shown = re.findall(
-        r"(prose|markdown|python)  +(.*(?:\n {22}.*)*)", lines[lines.index("    base    prose") :]
-    )
+    text = word_math.__doc__
+    start, end = text.index("    apples and 3"), text.index("    base    prose")
+    assert EXAMPLE.prompt("P1", "prose") == " ".join(text[start:end].split())
+    shown = re.findall(r"(prose|markdown|python)  +(.*(?:\n {22}.*)*)", text[end:])
     assert len(shown) == 9
-    for i, (rendering, said) in enumerate(shown):
-        said = " ".join(said.split())
+    for i, (rendering, lines) in enumerate(shown):
+        solution = " ".join(lines.split())
         whole = EXAMPLE.completion(LEVELS[i // 3], rendering)
-        assert whole.endswith(said.removeprefix("... ")) and (
-            said.startswith("...") or said == whole
-        )
+        assert whole.endswith(solution.removeprefix("... "))
+        assert solution.startswith("...") or solution == whole
 
 
 def test_ten_thousand_programs_compute_the_graphs_value():
@@ -93,14 +88,11 @@ def test_levels_are_nested_and_every_step_needs_the_one_before(world):
             clauses, fewer = (problem.prompt(x, "prose").split(" . ")[:-1] for x in (level, lower))
             assert [c for c in clauses if c in fewer] == fewer and len(clauses) == len(fewer) + 1
             for rendering in RENDERINGS:
-                shared = problem.completion(lower, rendering).split()[
-                    : -5 if rendering == "prose" else -3
-                ]
+                answer = 5 if rendering == "prose" else 3  # words of its last sentence
+                shared = problem.completion(lower, rendering).split()[:-answer]
                 assert problem.completion(level, rendering).split()[: len(shared)] == shared
-        assert all(
-            step.left == before.name
-            for before, step in zip(problem.steps, problem.steps[1:], strict=False)
-        )
+        names = [step.name for step in problem.steps]
+        assert [step.left for step in problem.steps[1:]] == names[:-1]
         used = {x for step in problem.steps + problem.distractors for x in (step.left, step.right)}
         assert not used & {step.name for step in problem.distractors}
 
@@ -120,7 +112,7 @@ def test_clauses_stand_in_the_order_of_the_derivation_unless_shuffled():
     assert all(ordered(draw(config, rng, 2)) for _ in range(200))
     problems = [draw(config, rng, 2) for _ in range(200)]
     first = {problem.order.index(len(problem.steps)) for problem in problems}
-    assert first == set(range(2, 7))  # a distractor may stand anywhere behind the first calculation
+    assert first == set(range(2, 7))  # a distractor may stand anywhere after the first calculation
     shuffled = dataclasses.replace(config, shuffled=1.0)
     assert sum(ordered(draw(shuffled, rng, 2)) for _ in range(200)) < 50
 
@@ -132,33 +124,24 @@ def test_same_seed_same_problems_and_seeds_differ(world):
     prose = WordMath(dataclasses.replace(SMALL, renderings=("prose",)), 3)
     assert prose.asked == world.asked and prose.read_by == world.read_by
     assert prose.words() == world.words() and set(prose.shares()) == {"facts", "prose"}
-    assert not prose.base_texts()["python"] and {
-        q.rendering for q in prose.questions("base", "P1")
-    } == {"prose"}
+    assert not prose.base_texts()["python"]
+    assert {question.rendering for question in prose.questions("base", "P1")} == {"prose"}
 
 
 def test_every_text_fits_the_vocabulary_and_the_decoder(world):
     words = set(world.words())
-    read = [
-        *world.base_texts().values(),
-        *(world.expert_texts(x, r) for x in (*LEVELS, "joint") for r in RENDERINGS),
-    ]
-    assert all(
-        set(str(text).split()) <= words and str(text) == " ".join(str(text).split())
-        for ts in read
-        for text in ts
-    )
-    for group in RENDERINGS:
-        for form in LEVELS:
-            questions = world.questions(group, form)
+    texts = [text for kind in world.base_texts().values() for text in kind]
+    texts += [text for solved in world.in_context("python") for text in solved]
+    for rendering in RENDERINGS:
+        for level in (*LEVELS, "joint"):
+            texts += world.expert_texts(level, rendering)
+        for level in LEVELS:
+            questions = world.questions(rendering, level)
             assert len(questions) == SMALL.questions
-            assert all(
-                set(str(q.text).split()) <= words and len(q.completion.split()) < world.longest
-                for q in questions
-            )
-    assert all(
-        set(str(text).split()) <= words for texts in world.in_context("python") for text in texts
-    )
+            assert all(len(q.completion.split()) < world.longest for q in questions)
+            texts += [question.text for question in questions]
+    for text in map(str, texts):
+        assert set(text.split()) <= words and text == " ".join(text.split())
 
 
 def test_splits_share_no_derivation_under_any_names(world):
@@ -166,14 +149,10 @@ def test_splits_share_no_derivation_under_any_names(world):
     base = {p.graph("base") for p in world.read_by_base}
     experts = {p.graph("base") for problems in world.read_by.values() for p in problems}
     assert asked and base and experts and not (asked & base or asked & experts or base & experts)
-    every = [*world.read_by_base, *(p for problems in world.read_by.values() for p in problems)]
-    assert not asked.intersection(beginning for p in every for beginning in p.beginnings())
-    everything = [
-        p.at("base")
-        for ps in (world.asked, world.read_by_base, *world.read_by.values())
-        for p in ps
-    ]
-    assert len(everything) == len(set(everything))
+    read = [*world.read_by_base, *(p for problems in world.read_by.values() for p in problems)]
+    assert not asked.intersection(beginning for p in read for beginning in p.beginnings())
+    derivations = [problem.at("base") for problem in (*world.asked, *read)]
+    assert len(derivations) == len(set(derivations))
 
 
 def renamed(problem):
@@ -215,109 +194,64 @@ def test_planted_leaks_are_found(plant, message):
         world.check_leaks()
 
 
-# Changes of the right completion of P1, and what comes of each: of the docstring's example by
-# rendering.
+# Completions of the docstring's example at level P1, with the outcome and the step of the first
+# error of each. Most are the right completion with a change.
 P1 = {rendering: EXAMPLE.completion("P1", rendering) for rendering in RENDERINGS}
+PROSE, MARKDOWN, PYTHON = (P1[rendering] for rendering in RENDERINGS)
+BEGUN = "- step 1 : apples = 5 - step 2 : pears ="
+ANOTHER_SUM = PROSE.replace("which is 11 . the answer is 11", "which is 12 . the answer is 12")
+ANOTHER_SIGN = PROSE.replace(
+    "pears times 2 so 8 times 2 which is 16", "pears plus 2 so 8 plus 2 which is 10"
+)
+EITHER_ORDER = PROSE.replace("apples plus 3 so 5 plus 3", "3 plus apples so 3 plus 5")
+TRACE = "right answer, wrong trace"
 SCORED = [
-    ("prose", P1["prose"], "right", 0),
-    (
-        "prose",
-        P1["prose"].replace("apples plus 3 so 5 plus 3", "3 plus apples so 3 plus 5"),
-        "right",
-        0,
-    ),
-    ("prose", P1["prose"].replace("so 5 plus 3", "so 3 plus 5"), "right answer, wrong trace", 2),
-    ("prose", P1["prose"].replace("so 5 plus 3", "so 5 times 3"), "right answer, wrong trace", 2),
-    ("prose", P1["prose"].replace("so 16 minus 5", "so 8 minus 5"), "right answer, wrong trace", 4),
-    (
-        "prose",
-        P1["prose"].replace("figs minus apples", "apples minus figs"),
-        "right answer, wrong trace",
-        4,
-    ),
-    (
-        "prose",
-        P1["prose"].replace("figs minus apples", "16 minus 5"),
-        "right answer, wrong trace",
-        4,
-    ),
-    ("prose", P1["prose"].replace("pears are", "nuts are"), "right answer, wrong trace", 2),
-    ("prose", P1["prose"].replace("apples are 5", "jars are 7"), "right answer, wrong trace", 1),
-    (
-        "prose",
-        P1["prose"].replace("which is 11 . the answer is 11", "which is 12 . the answer is 12"),
-        "wrong arithmetic",
-        4,
-    ),
-    (
-        "prose",
-        P1["prose"].replace(
-            "pears times 2 so 8 times 2 which is 16", "pears plus 2 so 8 plus 2 which is 10"
-        )[:-4]
-        + "9 .",
-        "wrong operation",
-        3,
-    ),
-    ("prose", P1["prose"][:-4] + "8 .", "wrong quantity", 5),
+    ("prose", PROSE, "right", 0),
+    ("prose", EITHER_ORDER, "right", 0),
+    ("prose", PROSE.replace("so 5 plus 3", "so 3 plus 5"), TRACE, 2),
+    ("prose", PROSE.replace("so 5 plus 3", "so 5 times 3"), TRACE, 2),
+    ("prose", PROSE.replace("so 16 minus 5", "so 8 minus 5"), TRACE, 4),
+    ("prose", PROSE.replace("figs minus apples", "apples minus figs"), TRACE, 4),
+    ("prose", PROSE.replace("figs minus apples", "16 minus 5"), TRACE, 4),
+    ("prose", PROSE.replace("pears are", "nuts are"), TRACE, 2),
+    ("prose", PROSE.replace("apples are 5", "jars are 7"), TRACE, 1),
+    ("prose", ANOTHER_SUM, "wrong arithmetic", 4),
+    ("prose", ANOTHER_SIGN[:-4] + "9 .", "wrong operation", 3),
+    ("prose", PROSE[:-4] + "8 .", "wrong quantity", 5),
     ("prose", EXAMPLE.completion("base", "prose"), "stopped early", 4),
     ("prose", EXAMPLE.completion("P2", "prose"), "went on", 5),
-    ("prose", P1["prose"] + " the answer is 11 .", "right answer, wrong trace", 5),
-    ("prose", P1["prose"] + " nuts are 3 .", "went on", 5),
-    ("prose", P1["prose"].partition(" the answer")[0], "right answer, wrong trace", 5),
+    ("prose", PROSE + " the answer is 11 .", TRACE, 5),
+    ("prose", PROSE + " nuts are 3 .", "went on", 5),
+    ("prose", PROSE.partition(" the answer")[0], TRACE, 5),
     ("prose", "apples are 5 .", "stopped early", 2),
     ("prose", "apples are 5 . pears are", "malformed", 2),
     ("prose", "apples are . 5", "malformed", 1),
     ("prose", "apples are 5 . pears are apples .", "malformed", 2),
     ("prose", "", "stopped early", 1),
-    ("markdown", P1["markdown"], "right", 0),
-    ("markdown", P1["markdown"].replace("pears * 2 = 8 * 2", "2 * pears = 2 * 8"), "right", 0),
-    ("markdown", P1["markdown"].replace("= 8 * 2", "= 9 * 2"), "right answer, wrong trace", 3),
-    ("markdown", P1["markdown"].replace("step 3", "step 4"), "right answer, wrong trace", 3),
-    (
-        "markdown",
-        "- step 1 : apples = 5 - step 2 : pears = apples + 7 = 5 + 7 = 12 - answer : 12",
-        "wrong quantity",
-        2,
-    ),
-    (
-        "markdown",
-        "- step 1 : apples = 5 - step 2 : pears = apples - 3 = 5 - 3 = 2 - answer : 2",
-        "wrong operation",
-        2,
-    ),
-    (
-        "markdown",
-        "- step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 9 - answer : 9",
-        "wrong arithmetic",
-        2,
-    ),
+    ("markdown", MARKDOWN, "right", 0),
+    ("markdown", MARKDOWN.replace("pears * 2 = 8 * 2", "2 * pears = 2 * 8"), "right", 0),
+    ("markdown", MARKDOWN.replace("= 8 * 2", "= 9 * 2"), TRACE, 3),
+    ("markdown", MARKDOWN.replace("step 3", "step 4"), TRACE, 3),
+    ("markdown", f"{BEGUN} apples + 7 = 5 + 7 = 12 - answer : 12", "wrong quantity", 2),
+    ("markdown", f"{BEGUN} apples - 3 = 5 - 3 = 2 - answer : 2", "wrong operation", 2),
+    ("markdown", f"{BEGUN} apples + 3 = 5 + 3 = 9 - answer : 9", "wrong arithmetic", 2),
     ("markdown", EXAMPLE.completion("base", "markdown"), "stopped early", 4),
     ("markdown", EXAMPLE.completion("P2", "markdown"), "went on", 5),
     ("markdown", "- step 1 : apples = 5 - step 2 : pears - answer : 9", "malformed", 2),
-    ("markdown", P1["markdown"].removeprefix("- "), "right answer, wrong trace", 1),
-    ("python", P1["python"], "right", 0),
-    ("python", P1["python"].replace("apples + 3", "3 + apples"), "right", 0),
-    (
-        "python",
-        P1["python"].replace("apples + 3", "apples + 3 + 0"),
-        "right answer, wrong trace",
-        2,
-    ),
-    (
-        "python",
-        P1["python"].replace("answer = cakes", "answer = 11"),
-        "right answer, wrong trace",
-        5,
-    ),
-    ("python", P1["python"].replace("apples = 5", "apples = 6"), "wrong quantity", 1),
-    ("python", P1["python"].replace("pears * 2", "cups * 2"), "wrong quantity", 3),
-    ("python", P1["python"].replace("figs - apples", "figs + apples"), "wrong operation", 4),
-    ("python", P1["python"].replace("answer = cakes", "answer = figs"), "wrong quantity", 5),
+    ("markdown", MARKDOWN.removeprefix("- "), TRACE, 1),
+    ("python", PYTHON, "right", 0),
+    ("python", PYTHON.replace("apples + 3", "3 + apples"), "right", 0),
+    ("python", PYTHON.replace("apples + 3", "apples + 3 + 0"), TRACE, 2),
+    ("python", PYTHON.replace("answer = cakes", "answer = 11"), TRACE, 5),
+    ("python", PYTHON.replace("apples = 5", "apples = 6"), "wrong quantity", 1),
+    ("python", PYTHON.replace("pears * 2", "cups * 2"), "wrong quantity", 3),
+    ("python", PYTHON.replace("figs - apples", "figs + apples"), "wrong operation", 4),
+    ("python", PYTHON.replace("answer = cakes", "answer = figs"), "wrong quantity", 5),
     ("python", EXAMPLE.completion("base", "python"), "stopped early", 4),
     ("python", EXAMPLE.completion("P2", "python"), "went on", 5),
-    ("python", P1["python"].partition(" ; answer")[0], "right answer, wrong trace", 5),
-    ("python", P1["python"].replace("figs = pears * 2", "figs = pears * 2 )"), "malformed", 3),
-    ("python", P1["python"] + " ; print ( answer )", "went on", 5),
+    ("python", PYTHON.partition(" ; answer")[0], TRACE, 5),
+    ("python", PYTHON.replace("figs = pears * 2", "figs = pears * 2 )"), "malformed", 3),
+    ("python", PYTHON + " ; print ( answer )", "went on", 5),
 ]
 
 
@@ -334,7 +268,7 @@ def test_scores_of_traces_written_by_hand(world, rendering, said, outcome, step)
 def test_every_outcome_occurs_in_every_rendering():
     for rendering in RENDERINGS:
         missing = set(OUTCOMES) - {outcome for r, _, outcome, _ in SCORED if r == rendering}
-        # A program does not calculate, so its arithmetic is never wrong.
+        # The interpreter calculates for a program, so the arithmetic of a program is never wrong.
         assert missing == ({"wrong arithmetic"} if rendering == "python" else set())
 
 
@@ -347,11 +281,8 @@ def test_right_answers_are_right_and_lower_levels_stop_early(world):
                 assert str(last_number(group, q.completion)) == q.answer
                 notes, below = world.notes(q, q.completion), LEVELS[max(0, i - 1)]
                 longest = max(len(problem.at(below)) for problem in world.asked)
-                assert (
-                    notes["longer and right"]
-                    == notes["longer than any below"]
-                    == (len(q.problem.at(form)) > longest)
-                )
+                longer = len(q.problem.at(form)) > longest
+                assert notes["longer and right"] == notes["longer than any below"] == longer
             assert {world.notes(q, "none")["longer and right"] for q in questions} == {False}
             for q in questions:
                 for level in LEVELS[:i]:
@@ -428,16 +359,17 @@ def test_hostile_programs_compute_nothing(world, program):
 
 def test_what_a_program_may_not_do_is_refused_before_it_is_done(monkeypatch):
     parsed = []
-    monkeypatch.setattr(
-        arithmetic.ast,
-        "parse",
-        lambda text: parsed.append(len(text)) or compile("", "", "exec", 0x400),
-    )
+
+    def parse(text):
+        parsed.append(len(text))
+        return compile("", "", "exec", ast.PyCF_ONLY_AST)
+
+    monkeypatch.setattr(arithmetic.ast, "parse", parse)
     run("apples = " + "( " * 100_000)
     run("5" * 1_000_000)
     assert parsed == []
     run(" ; ".join(["apples = 5"] * 100))
-    assert len(parsed) == 1  # of the statements after a refused one, none
+    assert len(parsed) == 1  # no statement after a refused one is parsed
     run("apples = " + "[" * 21 + "]" * 21)
     assert len(parsed) == 1
 
@@ -466,39 +398,31 @@ def test_small_programs(program, values):
     assert [a.value for a in done] == values and whole == (None not in values)
 
 
+WORDS = st.sampled_from("apples = 5 + ; ( ) answer - step : . are is 1 x".split())
+
+
 @settings(deadline=None)  # no test depends on time
-@given(
-    st.text(max_size=60)
-    | st.lists(st.sampled_from("apples = 5 + ; ( ) answer - step : . are is 1 x".split())).map(
-        " ".join
-    )
-)
+@given(st.text(max_size=60) | st.lists(WORDS).map(" ".join))
 def test_any_text_has_a_score(text):
     task = WordMath.__new__(WordMath)  # scoring needs no drawn problems
     task.config = WordMathConfig()
     for rendering in RENDERINGS:
         for level in LEVELS:
             question = ask(level, rendering)
-            error = [
-                n
-                for n, v in task.notes(question, text).items()
-                if v and n.startswith("first error")
-            ]
-            assert (task.score(question, text) == "right") == (not error) and len(error) <= 1
+            true = [name for name, holds in task.notes(question, text).items() if holds]
+            errors = [name for name in true if name.startswith("first error")]
+            assert (task.score(question, text) == "right") == (not errors) and len(errors) <= 1
 
 
 def test_experts_read_their_level_only(world):
     for more, level in enumerate(LEVELS):
-        steps = range(SMALL.fewest + more, SMALL.steps + more + 1)
-        assert {t.completion.count("which is") for t in world.expert_texts(level, "prose")} == set(
-            steps
-        )
-    assert world.expert_texts("joint", "prose") == world.expert_texts(
-        "base", "prose"
-    ) + world.expert_texts("P1", "prose")
-    with pytest.raises(
-        ValueError, match="no expert reads 'P3' in 'prose': choose base, P1, P2 or joint"
-    ):
+        lengths = set(range(SMALL.fewest + more, SMALL.steps + more + 1))
+        texts = world.expert_texts(level, "prose")
+        assert {text.completion.count("which is") for text in texts} == lengths
+    both = [text for level in ("base", "P1") for text in world.expert_texts(level, "prose")]
+    assert world.expert_texts("joint", "prose") == both
+    message = "no expert reads 'P3' in 'prose': choose base, P1, P2 or joint"
+    with pytest.raises(ValueError, match=message):
         world.expert_texts("P3", "prose")
 
 
@@ -528,7 +452,6 @@ def test_impossible_shares_and_too_small_a_world_are_explained(monkeypatch):
     with pytest.raises(ValueError, match="task.shares.prose = -0.1"):
         ReadingShares(prose=-0.1)
     monkeypatch.setattr(word_problem, "QUANTITIES", word_problem.QUANTITIES[:5])
-    with pytest.raises(
-        ValueError, match="different problems found of the 300 for test: raise task.limit = 8"
-    ):
+    message = "different problems found of the 300 for test: raise task.limit = 8"
+    with pytest.raises(ValueError, match=message):
         WordMath(WordMathConfig(limit=8, steps=1, questions=300), 0)

@@ -124,6 +124,8 @@ def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
     """Means over layers and pairs of experts: the cosine of their updates, and the overlap of their
     input and output spaces beyond that of random spaces (1: the same space)."""
     pairs = interference(adapters)["pairs"]
+    if not pairs:  # placed in different layers, they share none
+        return {}
     beyond = {
         f"{side} overlap": fmean(
             (p[side] - p[f"{side}_random"]) / (1 - p[f"{side}_random"]) for p in pairs

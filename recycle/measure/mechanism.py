@@ -61,7 +61,7 @@ def lens_log_probs(model: LanguageModel, prompts: Tensor, position: int = -1) ->
 def logit_lens(
     model: LanguageModel, prompts: Tensor, targets: Mapping[str, Tensor], position: int = -1
 ) -> dict[str, Any]:
-    """How probable a target token is at each depth, for prompts (rows, length).
+    """The probability of a target token at each depth, for prompts (rows, length).
 
     ``targets`` are {name: ids (rows,)}. With M_ij = log p(target j | row i), in nats, and n rows,
     every depth and target gets these numbers:
