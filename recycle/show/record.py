@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recycle.decide.claims import NOTHING, to_json
-from recycle.decide.metrics import Metrics, parse_row
+from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
@@ -59,8 +59,9 @@ def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _as_text(kept: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """JSON with the rows as a table: its columns once, every name once, and a line for each row."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """JSON with the rows as a table: its columns once, every name once, and a line for each row.
+    The items stand last, as in metrics.jsonl."""
+    columns = sorted(dict.fromkeys(key for row in rows for key in row), key=lambda c: c == ITEMS)
     names = list(dict.fromkeys(row[key] for row in rows for key in NAMED))
     place = {name: i for i, name in enumerate(names)}
 
