@@ -47,7 +47,7 @@ $(VENV)/interop: setup.cfg $(CONSTRAINTS) | $(RUN)
 	@touch $@
 
 $(VENV)/dev: setup.cfg $(CONSTRAINTS) | $(RUN)
-	$(INSTALL) --editable .[plots,dev]
+	$(INSTALL) --editable .[plots,stats,dev]
 	@touch $@
 
 clean:

@@ -146,6 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--record", type=Path, metavar="FILE", help="also keep the result in a small JSON file"
     )
 
+    report.add_argument(
+        "--rejudge",
+        metavar="REASON",
+        help="record although other rules judge than those of the run, or a dirty checkout: why",
+    )
+
     command("methods", commands.methods, "list every method: formula, what it needs, source")
     results = command(
         "results", commands.results, "make the tables and figures of recorded results anew"
@@ -157,6 +163,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=commands.RESULTS,
         metavar="FOLDER",
         help="where the JSON files lie (default recycle/results)",
+    )
+    rejudge = command(
+        "rejudge", commands.judge_again, "judge a recorded result anew by today's rules, in place"
+    )
+    rejudge.add_argument("file", type=Path, metavar="FILE")
+    rejudge.add_argument(
+        "--reason", required=True, metavar="TEXT", help="why; it is written into the record"
     )
     table = command("table", commands.table, "print a recorded result as tables")
     table.add_argument("file", type=Path, metavar="FILE")

@@ -28,7 +28,7 @@ from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder
 from recycle.run.matmul import choose_matmul
 from recycle.show.page import write_report
-from recycle.show.record import markdown, record, write_results
+from recycle.show.record import markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.study import run as run_study
 from recycle.train.base import Base
@@ -57,10 +57,12 @@ def study(options: Namespace) -> None:
 
 
 def report(options: Namespace) -> None:
+    if options.rejudge is not None and options.record is None:
+        raise ValueError("--rejudge goes with --record FILE: a report alone records nothing")
     made = open_study(options.run)
     _write_report(made, options.run)
     if options.record is not None:
-        record(made, options.run, options.record)
+        record(made, options.run, options.record, options.rejudge)
         print(f"recorded: {options.record}")
     if options.open:
         webbrowser.open((options.run / "report.html").resolve().as_uri())
@@ -84,6 +86,11 @@ def methods(options: Namespace) -> None:
 def results(options: Namespace) -> None:
     for path in write_results(options.folder):
         print(f"made: {os.path.relpath(path)}")
+
+
+def judge_again(options: Namespace) -> None:
+    rejudge(options.file, options.reason)
+    print(f"judged again: {options.file}")
 
 
 def table(options: Namespace) -> None:

@@ -4,10 +4,27 @@ decide."""
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from recycle.decide.claims import REFUTED, below, cases, decide, to_json
+from recycle.decide.claims import (
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Control,
+    Rules,
+    _limits,
+    below,
+    cases,
+    chosen_seeds,
+    decide,
+    extreme,
+    gate,
+    pass_again,
+    to_json,
+)
 from recycle.decide.metrics import Metrics, Row
+from recycle.decide.statistics import estimate
 from recycle.plan import Key
 from recycle.run.matmul import choose_matmul
 from recycle.studies import Study
@@ -231,3 +248,192 @@ def test_a_study_that_lacks_a_part_leaves_its_claims_open(claim, dropped):
 def test_a_study_of_one_base_leaves_the_dose_open():
     kept = [r for r in study().rows if r.key.base == "standard"]
     assert said(Metrics(kept))["C6"].startswith("not decided: the study lacks the part dose")
+
+
+# Gates by limit, and by claim --------------------------------------------------------------------
+
+
+def seeds_of(hits, n=100, library="2-combination"):
+    return [
+        Row(Key(seed, "standard", "F", library, "alone"), "cot", n, {"right": k})
+        for seed, k in enumerate(hits)
+    ]
+
+
+# The base's chains of thought on held-out people in the recorded two-hop study.
+RECORDED = [91, 91, 89, 99, 87]
+
+
+def test_a_control_knows_its_interval():
+    control = gate("base", "the base composes", 0.9, [("base", seeds_of(RECORDED))])
+    assert control.interval == estimate(seeds_of(RECORDED))
+    assert control.counts == tuple((k, 100) for k in RECORDED)
+    assert control.value == pytest.approx(0.914) and control.where == "base"
+
+
+def test_a_gate_by_limit_asks_more_than_one_by_mean():
+    places = [("base", seeds_of(RECORDED))]
+    by_mean = gate("base", "", 0.9, places, by_limit=False)
+    by_limit = gate("base", "", 0.9, places)
+    assert by_mean.passes and by_mean.bound == ">= 0.90" and by_mean.said == "at 0.91"
+    assert not by_limit.passes and by_limit.bound == "lower limit >= 0.90"
+    assert by_limit.said == "at 0.91 [0.86, 0.97]" and by_limit.state == "FAILS"
+    assert gate("base", "", 0.85, places).passes
+    low = gate("noise", "", 0.15, [("F", seeds_of([4, 2, 3]))], at_most=True)
+    assert low.passes and low.bound == "upper limit <= 0.15"
+    assert not gate("noise", "", 0.15, [("F", seeds_of([2, 24, 4]))], at_most=True).passes
+
+
+def test_a_gate_by_limit_is_as_good_as_its_worst_limit():
+    """The place with the lowest mean has few answers; that with the lowest limit decides."""
+    sure, unsure = seeds_of([90, 90, 90], 100), seeds_of([10, 8, 10], 10)
+    by_mean = gate("g", "", 0.5, [("a", sure), ("b", unsure)], by_limit=False)
+    by_limit = gate("g", "", 0.5, [("a", sure), ("b", unsure)])
+    assert by_mean.where == "a" and by_limit.where == "b"
+
+
+def test_a_gate_that_was_never_measured_does_not_pass():
+    for at_most in (False, True):
+        for by_limit in (False, True):
+            control = gate("g", "", 0.5, [("F", [])], at_most=at_most, by_limit=by_limit)
+            assert control.state == control.said == "not measured" and not control.passes
+            told = to_json([control], [])["controls"][0]
+            assert told["value"] is None and told["passes"] is None and "again" not in told
+    old = Control("g", "", 0.5, *extreme([]), by_limit=True)
+    assert not old.passes
+
+
+def judged(needs=None, gates=None, fails=("b",)):
+    def controls(metrics):
+        return [
+            Control(name, name, 0.5, 0.1 if name in fails else 0.9, "F", base="dose-0")
+            for name in ("a", "b")
+        ]
+
+    def rule(name):
+        return lambda metrics, chance: Claim(name, name, "", SUPPORTED, "", needs)
+
+    return Rules((), controls, (rule("C1"), rule("C2")), gates)
+
+
+def verdicts_of(rules):
+    """As a study judges: by its controls and rules, one after the other."""
+    metrics = Metrics([])
+    claims = decide(rules.controls(metrics), rules.rules, metrics, CHANCE)
+    assert rules.judge(metrics, CHANCE) == (rules.controls(metrics), claims)
+    return {claim.id: str(claim.verdict) for claim in claims}
+
+
+def test_without_gates_every_control_gates_every_claim():
+    said_of_both = dict.fromkeys(("C1", "C2"), "not decided: control b at 0.10")
+    assert verdicts_of(judged()) == said_of_both
+
+
+def test_a_claim_falls_with_its_own_controls_only():
+    rules = judged(gates={"C1": ("a",), "C2": ("a", "b")})
+    assert verdicts_of(rules) == {"C1": "supported", "C2": "not decided: control b at 0.10"}
+    assert verdicts_of(judged(gates={"C1": (), "C2": ()}, fails=("a", "b"))) == {
+        "C1": "supported",
+        "C2": "supported",
+    }
+    assert verdicts_of(judged(needs=("a",))) == dict.fromkeys(("C1", "C2"), "supported")
+    told = to_json(*rules.judge(Metrics([]), CHANCE))
+    assert [claim["needs"] for claim in told["claims"]] == [["a"], ["a", "b"]]
+    assert told["controls"][0]["base"] == "dose-0"
+    assert "needs" not in to_json(*judged().judge(Metrics([]), CHANCE))["claims"][0]
+
+
+def test_gates_that_name_nothing_are_named():
+    with pytest.raises(ValueError, match="claim C2 has no gate"):
+        verdicts_of(judged(gates={"C1": ("a",)}))
+    with pytest.raises(ValueError, match="claim C1 needs the control 'c': choose a, b"):
+        verdicts_of(judged(gates={"C1": ("c",), "C2": ()}))
+    twice = [Control("a", "", 0.5, 0.9, "F")] * 2
+    with pytest.raises(ValueError, match="two controls are called 'a'"):
+        decide(twice, (), Metrics([]), CHANCE)
+
+
+def test_the_recorded_studies_gate_every_claim_by_every_mean():
+    controls = RULES.controls(study())
+    assert RULES.gates is None and not any(control.by_limit for control in controls)
+    assert all(control.interval is not None for control in controls)
+
+
+# Whether a gate would pass again -----------------------------------------------------------------
+
+
+def again(hits, threshold=0.9, n=100, **options):
+    return pass_again(gate("g", "", threshold, [("F", seeds_of(hits, n))], **options))
+
+
+def test_a_gate_that_is_far_away_passes_again_for_sure():
+    assert again([97, 99, 98], 0.5) == 1.0 and again([97, 99, 98], 0.5, by_limit=False) == 1.0
+    assert again([1, 2, 0], 0.5) == 0.0
+    assert again([1, 2, 0], 0.15, at_most=True) > 0.99
+    assert again([97, 99, 98], 0.15, at_most=True) == 0.0
+
+
+def test_a_mean_at_its_gate_passes_again_every_other_time():
+    """Few ties: of 2,000 answers a seed."""
+    assert again([1700, 1800, 1900], 0.9, 2000, by_limit=False) == pytest.approx(0.5, abs=0.03)
+    assert again([200, 300, 400], 0.15, 2000, at_most=True, by_limit=False) == pytest.approx(
+        0.5, abs=0.03
+    )
+
+
+def test_the_recorded_base_passes_its_gate_three_times_in_four():
+    """Normal(.914, .046 / sqrt(5)) lies above .90 with probability .75; the seeds' spread is that
+    of their truth and of their answers together."""
+    assert again(RECORDED, by_limit=False) == pytest.approx(0.75, abs=0.04)
+    assert again(RECORDED) < 0.2 < 0.8 < again(RECORDED, 0.8)
+
+
+def test_seeds_that_differ_by_chance_alone_have_no_spread():
+    """Binomial noise is not counted twice: ten of a true .8, at a gate one standard error below."""
+    gate_at = 0.8 - (0.8 * 0.2 / 1000) ** 0.5
+    hits = [80, 76, 84, 80, 78, 82, 80, 79, 81, 80]
+    assert again(hits, gate_at, by_limit=False) == pytest.approx(0.84, abs=0.03)
+
+
+def test_one_seed_has_no_spread_to_draw_from():
+    assert again([95]) is None
+    one = gate("g", "", 0.5, [("F", seeds_of([95]))])
+    told = to_json([one, gate("h", "", 0.5, [("F", seeds_of(RECORDED))])], [])["controls"]
+    assert "again" not in told[0] and told[1]["again"] == 1.0
+    assert {name: told[1][name] for name in ("n", "seeds", "by_limit")} == {
+        "n": 500,
+        "seeds": 5,
+        "by_limit": True,
+    }
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_drawn_studies_are_judged_as_real_ones():
+    hits = np.array([[91, 91, 89, 99, 87], [100, 100, 100, 100, 100], [0, 3, 0, 50, 1]])
+    n = np.full(5, 100)
+    for own, low, high in zip(hits, _limits(hits, n, False), _limits(hits, n, True), strict=True):
+        real = estimate(seeds_of(own.tolist()))
+        assert (low, high) == pytest.approx((real.low, real.high))
+
+
+# Seeds that are replaced -------------------------------------------------------------------------
+
+
+def test_seeds_that_fail_are_replaced_in_the_order_that_was_stated():
+    asked = []
+
+    def passed(seed):
+        asked.append(seed)
+        return seed not in (2, 3)
+
+    assert chosen_seeds((1, 2, 3, 4, 5, 6), passed, 3) == ([1, 4, 5], [2, 3])
+    assert asked == [1, 2, 3, 4, 5]
+    assert chosen_seeds((7, 8), lambda seed: True, 2) == ([7, 8], [])
+
+
+def test_seeds_that_cannot_be_chosen_are_named():
+    with pytest.raises(ValueError, match="1 of the candidate seeds 1, 2, 3 pass, and 2 are wanted"):
+        chosen_seeds((1, 2, 3), {1: False, 2: True, 3: False}.__getitem__, 2)
+    for candidates, count in (((1, 1), 1), ((1, 2), 0)):
+        with pytest.raises(ValueError, match="at least 1, each seed once"):
+            chosen_seeds(candidates, lambda seed: True, count)

@@ -1,6 +1,8 @@
 """Intervals against the textbooks' values, and what must hold of any interval."""
 
 import math
+import subprocess
+import sys
 from statistics import NormalDist
 
 import pytest
@@ -12,10 +14,13 @@ from recycle.decide.statistics import (
     difference,
     estimate,
     over_seeds,
+    scipy_stats,
     t_below,
     t_half_width,
     t_quantile,
+    t_quantile_by_hand,
     wilson,
+    wilson_by_hand,
 )
 from recycle.plan import Key
 
@@ -31,7 +36,8 @@ def counts(hits, n):
     return [Row(key._replace(seed=i), "direct", n, {"right": h}) for i, h in enumerate(hits)]
 
 
-def test_quantiles_of_t_are_the_textbooks():
+@pytest.mark.parametrize("quantile", [t_quantile, t_quantile_by_hand])
+def test_quantiles_of_t_are_the_textbooks(quantile):
     for freedom, value in (
         (1, 12.7062),
         (2, 4.3027),
@@ -40,18 +46,52 @@ def test_quantiles_of_t_are_the_textbooks():
         (5, 2.5706),
         (30, 2.0423),
     ):
-        assert t_quantile(0.975, freedom) == pytest.approx(value, abs=1e-4)
-    assert t_quantile(0.995, 4) == pytest.approx(4.6041, abs=1e-4)
+        assert quantile(0.975, freedom) == pytest.approx(value, abs=1e-4)
+    assert quantile(0.995, 4) == pytest.approx(4.6041, abs=1e-4)
     assert t_below(0.0, 7) == 0.5
-    assert t_quantile(0.975, 100_000) == pytest.approx(NormalDist().inv_cdf(0.975), abs=1e-4)
+    assert quantile(0.975, 100_000) == pytest.approx(NormalDist().inv_cdf(0.975), abs=1e-4)
 
 
-def test_wilson_intervals_are_the_textbooks():
-    assert wilson(0, 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    low, high = wilson(50, 50)
+@pytest.mark.parametrize("interval", [wilson, wilson_by_hand])
+def test_wilson_intervals_are_the_textbooks(interval):
+    assert interval(0, 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
+    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    low, high = interval(50, 50)
     assert high == 1.0 and low == pytest.approx(0.9287, abs=1e-4)
-    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 200))
+    assert all(interval(0, n)[0] == 0.0 and interval(n, n)[1] == 1.0 for n in range(1, 200))
+
+
+def test_the_core_agrees_with_scipy():
+    """To 1e-9, so no verdict depends on whether scipy is installed."""
+    stats = pytest.importorskip("scipy.stats")
+    assert scipy_stats() is stats
+    for among in (1, 2, 24):
+        for freedom in (1, 2, 3, 4, 9, 30, 1000):
+            probability = 1 - 0.05 / (2 * among)
+            ours = t_quantile_by_hand(probability, freedom)
+            assert ours == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-9, abs=1e-9)
+            assert t_quantile(probability, freedom) == pytest.approx(ours, rel=1e-9)
+        for successes, n in ((0, 1), (1, 1), (0, 50), (13, 50), (50, 50), (700, 5924)):
+            exact = stats.binomtest(successes, n).proportion_ci(1 - 0.05 / among, "wilson")
+            assert wilson_by_hand(successes, n, among) == pytest.approx(tuple(exact), abs=1e-9)
+            assert wilson(successes, n, among) == pytest.approx(tuple(exact), abs=1e-15)
+
+
+def test_the_core_stands_without_scipy():
+    """In a process of its own, where scipy cannot be imported."""
+    code = (
+        "import sys\n"
+        "sys.modules['scipy'] = None\n"
+        "from recycle.decide.statistics import scipy_stats, t_quantile, wilson\n"
+        "assert scipy_stats() is None\n"
+        "print(*wilson(13, 50), t_quantile(0.975, 4))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = (*wilson_by_hand(13, 50), t_quantile_by_hand(0.975, 4))
+    assert tuple(map(float, done.stdout.split())) == expected
+
+
+def test_no_proportion_is_named():
     for bad in ((3, 2), (0, 0), (-1, 4)):
         with pytest.raises(ValueError, match="no proportion"):
             wilson(*bad)

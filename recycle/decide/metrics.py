@@ -18,6 +18,8 @@ VALUES = (
     "output overlap",
 )
 _KNOWN, _RIGHT_OF_KNOWN = "components known", "right of known"
+ITEMS = "items"
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # of an outcome, by its index: base 36
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,11 @@ class Row:
 
     ``outcomes`` count each answer once; ``notes`` count further properties of answers; ``values``
     are measured numbers by the names in VALUES. ``known`` is the number of questions whose
-    components were all answered right, ``right_of_known`` the right answers among those."""
+    components were all answered right, ``right_of_known`` the right answers among those.
+
+    ``items`` has one character a question, in the order of the world's questions: the index of the
+    outcome in the world's ``outcomes`` as one base-36 digit, so "0" is right. It is empty in rows
+    that were made before it was kept."""
 
     key: Key
     form: str
@@ -36,6 +42,7 @@ class Row:
     values: Mapping[str, float] = field(default_factory=dict)
     known: int | None = None
     right_of_known: int | None = None
+    items: str = ""
 
     @property
     def right(self) -> int:
@@ -50,18 +57,28 @@ class Row:
         known = {} if self.known is None else {_KNOWN: self.known}
         right = {} if self.right_of_known is None else {_RIGHT_OF_KNOWN: self.right_of_known}
         counts = {**self.outcomes, **self.notes, **self.values, **known, **right}
-        return {**self.key._asdict(), "form": self.form, "n": self.n, **counts}
+        items = {ITEMS: self.items} if self.items else {}
+        return {**self.key._asdict(), "form": self.form, "n": self.n, **counts, **items}
+
+
+def itemised(answered: Iterable[str], outcomes: Sequence[str]) -> str:
+    """The outcomes of answers, question by question, as ``Row.items`` has them."""
+    digit = dict(zip(outcomes, DIGITS, strict=False))
+    return "".join(digit[outcome] for outcome in answered)
 
 
 def parse_row(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequence[str]) -> Row:
-    """A row from its flat record. Raises ValueError for a record that is none, or that has a column
-    that this version does not know."""
-    known = {*Key._fields, "form", "n", *outcomes, *notes, *VALUES, _KNOWN, _RIGHT_OF_KNOWN}
+    """A row from its flat record. Raises ValueError for a record that is none, that has a column
+    that this version does not know, or whose items contradict its counts."""
+    known = {*Key._fields, "form", "n", *outcomes, *notes, *VALUES, _KNOWN, _RIGHT_OF_KNOWN, ITEMS}
     if unknown := [name for name in record if name not in known]:
         raise ValueError(f"a row has the unknown column {unknown[0]!r}: another version made it")
     missing = [name for name in (*Key._fields, "form", "n", *outcomes) if name not in record]
     if missing:
         raise ValueError(f"a row lacks the column {missing[0]!r}: it is damaged")
+    items = record.get(ITEMS, "")
+    if items != "":
+        _check_items(items, record, outcomes)
     return Row(
         Key(*(record[name] for name in Key._fields)),
         record["form"],
@@ -71,7 +88,29 @@ def parse_row(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequenc
         {name: record[name] for name in VALUES if name in record},
         record.get(_KNOWN),
         record.get(_RIGHT_OF_KNOWN),
+        items,
     )
+
+
+def _check_items(items: Any, record: Mapping[str, Any], outcomes: Sequence[str]) -> None:
+    """Raises ValueError where items are not one digit a question, or count otherwise than the
+    row."""
+    n = record["n"]
+    if not isinstance(items, str) or len(items) != n:
+        shown = len(items) if isinstance(items, str) else repr(items)
+        raise ValueError(f"a row of n = {n} has items of {shown} questions: it is damaged")
+    digits = DIGITS[: len(outcomes)]
+    if unknown := set(items) - set(digits):
+        raise ValueError(
+            f"a row has the item {min(unknown)!r}: its {len(outcomes)} outcomes are the digits "
+            f"{digits[0]} to {digits[-1]}, so it is damaged"
+        )
+    for digit, name in zip(digits, outcomes, strict=True):
+        if (counted := items.count(digit)) != record[name]:
+            raise ValueError(
+                f"a row counts {record[name]} answers {name!r} and its items {counted}: it is "
+                "damaged"
+            )
 
 
 class Metrics:

@@ -5,7 +5,11 @@ Student's t over the seeds' shares and Wilson's for all answers pooled: seeds th
 (all 0, say) must not make an interval of no width. Differences are paired by seed: t over the
 seeds' differences, and never narrower than Newcombe's interval of the pooled shares (1998, method
 10), which counts the pairs as independent. Many comparisons at once share their error by
-Bonferroni's ``among``.
+Bonferroni's ``among``. Where rows have item outcomes, recycle/decide/items.py pairs by question.
+
+Wilson's interval and Student's quantile come from scipy where it is installed (the extra "stats");
+without it, 30 lines below stand in, which a test holds to scipy's values within 1e-9. They stay,
+because a study must run on torch and numpy alone and verdicts must not depend on an extra.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
 from recycle.decide.metrics import Row
 
@@ -109,17 +115,43 @@ def by_seed(
     return counts
 
 
+@cache
+def scipy_stats() -> Any:
+    """scipy.stats, or None where it is not installed. It is loaded at first use: that takes half a
+    second, which commands that estimate nothing are spared."""
+    try:
+        from scipy import stats
+    except ImportError:
+        return None
+    return stats
+
+
+@cache
 def wilson(successes: int, n: int, among: int = 1) -> tuple[float, float]:
     """The Wilson score interval of a proportion (Wilson 1927), at 95 % for all of ``among``
     together."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}: no proportion")
-    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * among))
+    if stats := scipy_stats():
+        level = 1 - (1 - LEVEL) / among
+        interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+        return float(interval.low), float(interval.high)
+    return wilson_by_hand(successes, n, among)
+
+
+def wilson_by_hand(successes: int, n: int, among: int = 1) -> tuple[float, float]:
+    """Wilson's interval without scipy."""
+    z = normal_quantile(among)
     p = successes / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # The limits at 0 and n are exactly 0 and 1; rounding must not put them inside.
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+
+
+def normal_quantile(among: int = 1) -> float:
+    """How many standard errors a two-sided interval reaches, at 95 % for all of ``among``."""
+    return NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * among))
 
 
 def t_half_width(values: Sequence[float], among: int = 1) -> float:
@@ -131,9 +163,16 @@ def t_half_width(values: Sequence[float], among: int = 1) -> float:
     )
 
 
+@cache
 def t_quantile(probability: float, freedom: int) -> float:
-    """Where Student's t distribution reaches a probability above 1/2, by bisection to machine
-    precision."""
+    """Where Student's t distribution reaches a probability above 1/2."""
+    if stats := scipy_stats():
+        return float(stats.t.ppf(probability, freedom))
+    return t_quantile_by_hand(probability, freedom)
+
+
+def t_quantile_by_hand(probability: float, freedom: int) -> float:
+    """Student's quantile without scipy: by bisection to machine precision."""
     low, high = 0.0, 1.0
     while t_below(high, freedom) < probability:
         high *= 2

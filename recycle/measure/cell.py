@@ -12,7 +12,7 @@ import torch
 
 from lora import Adapter, attach, detach, using
 from models import Transformer
-from recycle.decide.metrics import Row
+from recycle.decide.metrics import Row, itemised
 from recycle.measure.ask import Answer, ask, compare, tally
 from recycle.measure.mechanism import interference
 from recycle.plan import Cell, derived
@@ -51,7 +51,8 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     rows = {}
     for form in world.forms:
         outcomes, notes = tally(world, answers[form])
-        rows[form] = Row(cell.key, form, len(answers[form]), outcomes, notes)
+        items = itemised((answer.outcome for answer in answers[form]), world.outcomes)
+        rows[form] = Row(cell.key, form, len(answers[form]), outcomes, notes, items=items)
         if (others := world.alternatives(group, form)) and not cell.library.context:
             questions = world.questions(group, form)
             with using(model, stages[form][0].mode):

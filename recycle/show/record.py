@@ -1,4 +1,9 @@
-"""A run's result in one small file, and the generated page of tables about all recorded results."""
+"""A run's result in one small file, and the generated page of tables about all recorded results.
+
+A record says who made its rows and who judged them: the environment of the run, and ``judged``, the
+checkout whose rules decided. Where these rules are not those of the run, or stand in no commit, a
+person says why in ``rejudged``.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from recycle.decide.claims import NOTHING, to_json
-from recycle.decide.metrics import Metrics, parse_row
+from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
+from recycle.run.environment import commands_of, describe_judge
 from recycle.run.folder import base_folder
 from recycle.show import drawing, figures
 from recycle.show.run_files import inside_means, load_metrics
@@ -23,10 +29,18 @@ SHOWN = ("alone", "mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracl
 NAMED = (*Key._fields[1:], "form")  # the columns of a record that hold names
 
 
-def record(study: Study, run: Path, file: Path) -> None:
-    """Keep a run's result in a small file: what made it, where, its metrics, controls and claims.
+TABLE = ',\n "metrics": [\n'  # between a record's head and its rows
 
-    Raises ValueError where the run was made under several environments."""
+
+def record(
+    study: Study, run: Path, file: Path, reason: str | None = None, replaced: Sequence[int] = ()
+) -> None:
+    """Keep a run's result in a small file: what made it, where, who judged it, its metrics,
+    controls and claims. ``replaced`` are candidate seeds that failed a gate and that others stand
+    in for.
+
+    Raises ValueError where the run was made under several environments, or where it is judged by
+    other rules than the run's or by a dirty checkout and no ``reason`` is given."""
     metrics = load_metrics(study, run)
     environments = read_json(run / "env.json")
     if len(environments) > 1:
@@ -34,16 +48,92 @@ def record(study: Study, run: Path, file: Path) -> None:
             f"{run} was made under {len(environments)} environments (env.json): "
             "make it anew to record it"
         )
+    environment, judge = environments[0], describe_judge()
+    if reason is None and (hindrance := _hindrance(environment, judge)):
+        raise ValueError(f"{hindrance}: record it with --rejudge REASON, or {_REMEDY}")
     inside = json.dumps(inside_means(study, run))
     kept = {
         "task": study.design.name,
-        **environments[0],
+        "commands": commands_of(environment),
+        **{key: value for key, value in environment.items() if key not in ("command", "commands")},
+        "judged": judge,
+        **({} if reason is None else {"rejudged": _checked(reason)}),
+        "seeds": list(study.config.seeds),
+        "replaced": list(replaced),
+        "chance": study.chance,
         "seconds": _seconds(study, run),
         **to_json(*study.judge(metrics)),
         "inside": json.loads(inside, parse_float=lambda text: round(float(text), 2)),
         "notes": list(dict.fromkeys(n for _, n in notes_of(metrics, study.design.world.forms))),
     }
     write_text(file, _as_text(kept, [row.to_json() for row in metrics.rows]))
+
+
+_REMEDY = "judge from a clean checkout of the run's rules"
+
+
+def _hindrance(environment: Mapping[str, Any], judge: Mapping[str, Any]) -> str | None:
+    """Why the judge's verdicts are not those of the rules that stood when the run was made."""
+    theirs, ours = (_commit(each.get("rules")) for each in (environment, judge))
+    if theirs != ours:
+        return f"the run's rules are of commit {theirs[:10]}, and these of {ours[:10]}"
+    if judge["dirty"]:
+        untracked = judge["untracked"]
+        which = f"{untracked[0]} is in no commit" if untracked else "files differ from the commit"
+        return f"this checkout is dirty ({which})"
+    return None
+
+
+def _commit(rules: str | None) -> str:
+    """The commit of rules as an environment has them, "commit date"."""
+    return rules.split()[0] if rules else "unknown"
+
+
+def _checked(reason: str) -> str:
+    if not (words := reason.split()):
+        raise ValueError("an empty reason: say why other rules judge than those of the run")
+    return " ".join(words)
+
+
+def rejudge(file: Path, reason: str) -> None:
+    """Judge a recorded result anew, in its place, by the rules of this checkout. Its rows stay byte
+    for byte; its controls and claims, ``judged`` and ``rejudged`` are written anew.
+
+    Raises ValueError where the file is no record or the reason is empty; nothing is changed then.
+    """
+    reason = _checked(reason)
+    recorded, rows = _read_record(file)
+    design = DESIGNS[recorded["task"]]
+    chance = recorded.get("chance")
+    if chance is None:  # an older version recorded it: of a study of the default sizes
+        chance = Study(design, design.default).chance
+    try:
+        metrics = recorded_metrics(recorded)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{file}: its rows cannot be read ({error}), it is damaged") from None
+    decided = to_json(*design.rules.judge(metrics, chance))
+    head = {key: value for key, value in recorded.items() if key != "metrics"}
+    head |= {"judged": describe_judge(), "rejudged": reason, **decided}
+    columns, names = head.pop("columns"), head.pop("names")
+    write_text(file, _head({**head, "columns": columns, "names": names}) + rows)
+
+
+def _read_record(file: Path) -> tuple[dict[str, Any], str]:
+    """A recorded result, and the text of its rows from TABLE on."""
+    text = file.read_text(encoding="utf-8")
+    try:
+        recorded = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error})") from None
+    table = text.find(TABLE)
+    needed = ("task", "controls", "claims", "notes", "columns", "names", "metrics")
+    if not isinstance(recorded, dict) or any(key not in recorded for key in needed) or table < 0:
+        raise ValueError(f"{file} is no recorded result: report RUN --record FILE makes one")
+    if recorded["task"] not in DESIGNS:
+        raise ValueError(
+            f"{file} is of the unknown task {recorded['task']!r}: another version made this record"
+        )
+    return recorded, text[table:]
 
 
 def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -59,8 +149,9 @@ def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _as_text(kept: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """JSON with the rows as a table: its columns once, every name once, and a line for each row."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """JSON with the rows as a table: its columns once, every name once, and a line for each row.
+    The items stand last, as in metrics.jsonl."""
+    columns = sorted(dict.fromkeys(key for row in rows for key in row), key=lambda c: c == ITEMS)
     names = list(dict.fromkeys(row[key] for row in rows for key in NAMED))
     place = {name: i for i, name in enumerate(names)}
 
@@ -72,9 +163,16 @@ def _as_text(kept: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         json.dumps([value(row, key) for key in columns], separators=(",", ":")) for row in rows
     ]
-    head = json.dumps({**kept, "columns": columns, "names": names}, indent=1)[:-2]
-    table = ",\n".join(lines)
-    return f'{head},\n "metrics": [\n{table}\n ]\n}}\n'
+    return _head({**kept, "columns": columns, "names": names}) + _table(lines)
+
+
+def _head(kept: Mapping[str, Any]) -> str:
+    """All of a record but its rows."""
+    return json.dumps(kept, indent=1)[:-2]
+
+
+def _table(lines: Sequence[str]) -> str:
+    return TABLE + ",\n".join(lines) + "\n ]\n}\n"
 
 
 def recorded_metrics(recorded: Mapping[str, Any]) -> Metrics:
@@ -93,7 +191,16 @@ def markdown(recorded: Mapping[str, Any]) -> str:
     metrics, design = recorded_metrics(recorded), DESIGNS[recorded["task"]]
     world = design.world
     threads = f"{recorded['threads']} thread{'s' * (recorded['threads'] > 1)}"
-    out = [f"`{recorded['command']}` (torch {recorded['torch']}, {threads}):", ""]
+    commands = ", then ".join(f"`{command}`" for command in commands_of(recorded))
+    out = [f"{commands} (torch {recorded['torch']}, {threads}):", ""]
+    if "rejudged" in recorded:
+        judged = recorded["judged"]
+        beside = " and uncommitted changes" if judged["dirty"] else ""
+        out += [
+            f"Judged anew on {judged['when'][:10]} by the rules of commit "
+            f"{_commit(judged['rules'])[:10]}{beside}: {recorded['rejudged']}",
+            "",
+        ]
     if any(c["where"] != NOTHING for c in recorded["controls"]):  # else a study of recipes
         out += _judged(recorded)
     out += ["| library: method | " + " | ".join(world.titles[g] for g in metrics.groups) + " |"]
@@ -113,7 +220,7 @@ def markdown(recorded: Mapping[str, Any]) -> str:
 def _judged(recorded: Mapping[str, Any]) -> list[str]:
     out = ["| control | value | needs |", "|---|---|---|"]
     out += [
-        f"| {c['id']}: {c['statement']} | {c['value']:.2f} | {c['needs']} |"
+        f"| {c['id']}: {c['statement']} | {_value(c)} | {c['needs']} |"
         for c in recorded["controls"]
     ]
     out += ["", "| claim | verdict | evidence |", "|---|---|---|"]
@@ -122,6 +229,14 @@ def _judged(recorded: Mapping[str, Any]) -> list[str]:
         for c in recorded["claims"]
     ]
     return [*out, ""]
+
+
+def _value(control: Mapping[str, Any]) -> str:
+    """A recorded control's value, with its interval where that decides."""
+    if control["value"] is None or control["where"] == NOTHING:
+        return "not measured"
+    interval = f" [{control['low']:.2f}, {control['high']:.2f}]" if control.get("by_limit") else ""
+    return f"{control['value']:.2f}{interval}"
 
 
 def _inside(inside: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
