@@ -21,7 +21,7 @@ from recycle.plan import Expert
 from recycle.reuse.merge import MERGES, weighted_sum
 from recycle.reuse.method import Stage
 from recycle.reuse.methods import METHODS
-from recycle.reuse.route import arrow
+from recycle.reuse.route import arrow, on_all_layers
 from recycle.run import progress
 from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment
@@ -146,7 +146,7 @@ def route(options: Namespace) -> None:
     _check_group(base, options.group)
     adapters = {name: _adapter(base, name) for name in options.adapters}
     routers = arrow(list(adapters.values()), options.temperature, options.top_k)
-    names = _attach_all(base, adapters)
+    names = _attach_all(base, on_all_layers(adapters))
     for form in base.world.forms:
         questions = base.world.questions(options.group, form)
         encoded = [encode_prompt(base.tokenizer, question) for question in questions]
@@ -166,7 +166,8 @@ def evaluate(options: Namespace) -> None:
     adapters = {name: _adapter(base, name) for name in options.adapters}
     if len(adapters) > 1:
         routers = arrow(list(adapters.values()), options.temperature, options.top_k)
-        mode: Mode = Gated(_attach_all(base, adapters), routers, options.order)
+        names = _attach_all(base, on_all_layers(adapters))
+        mode: Mode = Gated(names, routers, options.order)
     else:
         if options.top_k or options.temperature != 1.0:
             raise ValueError("one adapter is not routed: --top-k and --temperature want several")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora import Adapter
-from recycle.reuse.route import ArrowRouter, arrow, prototype
+from recycle.reuse.route import ArrowRouter, arrow, on_all_layers, prototype
 
 
 def factors(seed, rank=4, d_in=9, d_out=6):
@@ -81,7 +81,31 @@ def test_impossible_routers_are_explained():
     ):
         with pytest.raises(ValueError, match=message):
             arrow(library, **kwargs)
-    with pytest.raises(ValueError, match="different layers"):
-        arrow([library[0], Adapter({"k": factors(1)}, 1.0)])
     with pytest.raises(ValueError, match="at least one"):
         arrow([])
+
+
+def test_only_adapters_that_address_a_layer_compete_for_its_tokens():
+    """Three adapters: one on both layers, one on each. A missing update is 0, its gate too."""
+    g = torch.Generator().manual_seed(4)
+
+    def adapter(*paths):
+        return Adapter(
+            {p: (torch.randn(2, 6, generator=g), torch.randn(5, 2, generator=g)) for p in paths},
+            4.0,
+        )
+
+    experts = {"both": adapter("low", "high"), "low": adapter("low"), "high": adapter("high")}
+    routers = arrow(list(experts.values()))
+    x = torch.randn(7, 6, generator=g)
+    assert set(routers) == {"low", "high"}
+    assert bool((routers["low"](x)[:, 2] == 0).all()) and bool(
+        (routers["high"](x)[:, 1] == 0).all()
+    )
+    torch.testing.assert_close(routers["low"](x).sum(1), torch.ones(7))
+    lone = arrow([experts["low"], experts["high"]])
+    assert bool((lone["low"](x) == torch.tensor([1.0, 0.0])).all())
+    padded = on_all_layers(experts)
+    assert padded["both"] is experts["both"] and set(padded["low"].paths) == {"low", "high"}
+    assert bool((padded["low"].delta("high") == 0).all())
+    torch.testing.assert_close(padded["low"].delta("low"), experts["low"].delta("low"))

@@ -15,7 +15,7 @@ from lora import Adapter, Gated
 from models.layout import place
 from recycle.reuse.merge import plain_sum
 from recycle.reuse.method import Prepared, Stage, always, together
-from recycle.reuse.route import ArrowRouter, arrow
+from recycle.reuse.route import ArrowRouter, arrow, on_all_layers
 from tasks import World
 
 
@@ -45,7 +45,7 @@ def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: Wo
             sequence.append(Stage(Gated(tuple(experts), routers), phase.until))
         return sequence
 
-    return Prepared(experts, stages)
+    return Prepared(on_all_layers(experts), stages)
 
 
 def random_router(
@@ -57,8 +57,9 @@ def random_router(
         chosen = torch.randint(len(experts), (len(x),), generator=generator).to(x.device)
         return torch.nn.functional.one_hot(chosen, len(experts)).to(x.dtype)
 
-    paths = next(iter(experts.values())).paths
-    return always(experts, Gated(tuple(experts), dict.fromkeys(paths, route)))
+    adapters = on_all_layers(experts)
+    paths = next(iter(adapters.values())).paths
+    return always(adapters, Gated(tuple(adapters), dict.fromkeys(paths, route)))
 
 
 def shuffled_prototypes(
@@ -68,7 +69,7 @@ def shuffled_prototypes(
     shifted = {}
     for path, router in arrow(list(experts.values()), top_k=1).items():
         shifted[path] = ArrowRouter(router.prototypes.roll(1, 0), top_k=1)
-    return always(experts, Gated(tuple(experts), shifted))
+    return always(on_all_layers(experts), Gated(tuple(experts), shifted))
 
 
 def random_adapters(

@@ -17,7 +17,7 @@ from lora import Adapter, Gated
 from recycle.reuse.controls import oracle, random_adapters, random_router, shuffled_prototypes
 from recycle.reuse.merge import mean_of_products, plain_sum, product_of_means, weighted_sum
 from recycle.reuse.method import Apply, Method, Prepared, always, together
-from recycle.reuse.route import arrow
+from recycle.reuse.route import arrow, on_all_layers
 from tasks import World
 
 
@@ -31,7 +31,7 @@ def _merged(merge: Callable[[Sequence[Adapter]], Adapter]) -> Apply:
 def _routed(order: str = "outputs", top_k: int | None = None, temperature: float = 1.0) -> Apply:
     def apply(experts: Mapping[str, Adapter], _: torch.Generator, world: World) -> Prepared:
         routers = arrow(list(experts.values()), temperature, top_k)
-        return always(experts, Gated(tuple(experts), routers, order))
+        return always(on_all_layers(experts), Gated(tuple(experts), routers, order))
 
     return apply
 

@@ -7,8 +7,8 @@ vector v_i of B_i A_i. A token goes to the adapters with the largest |x . v_i|.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,11 +30,13 @@ def prototype(A: Tensor, B: Tensor) -> Tensor:
 class ArrowRouter:
     """gates = softmax over the top_k largest of |x . v_i| / temperature; the other gates are 0.
 
+    Only the adapters that address the layer compete for its tokens; a lone one has the gate 1.
+
     Where ``seen`` is a list, the router appends the gates of every call to it. Raises ValueError
     for a top_k outside 1 to N and for a temperature that is not above 0.
     """
 
-    prototypes: Tensor  # (N, d_in)
+    prototypes: Tensor  # (N, d_in); all 0 for an adapter that does not address the layer
     temperature: float = 1.0
     top_k: int | None = None
     seen: list[Tensor] | None = field(default=None, repr=False)
@@ -50,6 +52,9 @@ class ArrowRouter:
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = (x @ self.prototypes.to(x.device, x.dtype).mT).abs() / self.temperature
+        absent = ~self.prototypes.any(1)
+        if bool(absent.any()):
+            logits = logits.masked_fill(absent.to(x.device), -torch.inf)
         if self.top_k is not None and self.top_k < logits.shape[1]:
             largest = logits.topk(self.top_k, dim=1)
             others = torch.full_like(logits, -torch.inf)
@@ -63,19 +68,42 @@ class ArrowRouter:
 def arrow(
     adapters: Sequence[Adapter], temperature: float = 1.0, top_k: int | None = None
 ) -> dict[str, ArrowRouter]:
-    """{layer path: router} for every layer that the adapters address.
+    """{layer path: router} for every layer that an adapter addresses.
 
-    Raises ValueError for no adapters and for adapters that address different layers.
+    Raises ValueError for no adapters.
     """
     if not adapters:
         raise ValueError("a router needs at least one adapter")
-    if any(set(adapter.paths) != set(adapters[0].paths) for adapter in adapters):
-        raise ValueError(
-            "adapters that address different layers cannot be routed among: "
-            "train them on the same patterns"
-        )
-    routers = {}
-    for path in adapters[0].paths:
-        prototypes = torch.stack([prototype(*adapter.factors[path]) for adapter in adapters])
-        routers[path] = ArrowRouter(prototypes, temperature, top_k)
-    return routers
+    return {
+        path: ArrowRouter(_prototypes(path, adapters), temperature, top_k)
+        for path in dict.fromkeys(path for adapter in adapters for path in adapter.paths)
+    }
+
+
+def _prototypes(path: str, adapters: Sequence[Adapter]) -> Tensor:
+    """(N, d_in): a prototype of each adapter in one layer, 0 where the adapter lacks the layer."""
+    having = [adapter.factors.get(path) for adapter in adapters]
+    width = next(factors[0].shape[1] for factors in having if factors)
+    own = [prototype(*factors) if factors else torch.zeros(width) for factors in having]
+    return torch.stack(own)
+
+
+def on_all_layers(adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """Adapters that all address every layer that one of them addresses, with updates of 0 where
+    they had none: what gates per token need. The same objects where nothing is missing."""
+    paths = dict.fromkeys(path for adapter in adapters.values() for path in adapter.paths)
+    return {
+        name: adapter
+        if set(adapter.paths) == set(paths)
+        else replace(adapter, factors={p: _factors(p, adapter, adapters.values()) for p in paths})
+        for name, adapter in adapters.items()
+    }
+
+
+def _factors(path: str, adapter: Adapter, others: Iterable[Adapter]) -> tuple[Tensor, Tensor]:
+    """The adapter's factors of a layer, or zeros of another's shape at the adapter's own rank."""
+    if path in adapter.factors:
+        return adapter.factors[path]
+    A, B = next(other.factors[path] for other in others if path in other.factors)
+    rank = adapter.rank(adapter.paths[0])
+    return A.new_zeros(rank, A.shape[1]), B.new_zeros(B.shape[0], rank)
