@@ -293,13 +293,14 @@ class Composition(World):
         """The two-hop questions: which are read, and which each group asks."""
         new1 = {fact for facts in self.new.values() for fact in facts.first}
         new2 = {fact for facts in self.new.values() for fact in facts.second}
+        people, held_out = set(self.people), set(self.held_out)
         pools: dict[str, list[Chain]] = {group: [] for group in GROUPS}
         self.read: list[Chain] = []
         for x in self.people:
             known = []
             for chain in self._chains(x):
                 one, two = (x, chain.r) in new1, (chain.b, chain.s) in new2
-                if x in self.held_out:
+                if x in held_out:
                     pools["KK-held"] += [chain] * (not two)
                 elif one or two:
                     pools["NK-R"] += [chain] * (not two)
@@ -307,7 +308,7 @@ class Composition(World):
                 else:
                     known.append(chain)
             order = rng.permutation(len(known))
-            count = round(self.config.pairs * len(known)) if x not in self.held_out else 0
+            count = round(self.config.pairs * len(known)) if x not in held_out else 0
             self.read += [known[i] for i in order[:count]]
             pools["KK-R"] += [known[i] for i in order[count:]]
         for x, r in self.meets:
@@ -320,9 +321,7 @@ class Composition(World):
         for kind in KINDS:
             pools[f"NN-{kind}"] = self.new[kind].chains
         self.asked = {group: self._even(pool, rng) for group, pool in pools.items()}
-        self.known_first = [
-            fact for fact in self.first if fact not in new1 and fact[0] in set(self.people)
-        ]
+        self.known_first = [fact for fact in self.first if fact not in new1 and fact[0] in people]
         self.known_second = [fact for fact in self.second if fact not in new2]
 
     def _chains(self, x: str) -> Iterator[Chain]:
@@ -606,7 +605,7 @@ class Composition(World):
                 raise Leak(f"the {reads} expert of {kind} reads both hops of a chain: '{bad[0]}'")
         hop1, hop2 = (set(self.expert_texts(reads, kind)) for reads in ("hop1", "hop2"))
         if shared := hop1 & hop2:
-            raise Leak(f"both experts of {kind} read '{shared.pop()}'")
+            raise Leak(f"both experts of {kind} read '{min(shared)}'")
 
     def _check_names(self, told: str) -> None:
         words_read = set(told.split())
@@ -619,6 +618,6 @@ class Composition(World):
                 raise Leak(f"{shared[1]} people share the second word {shared[0]!r}")
         for name in self.newcomers:
             if missing := set(name.split()) - words_read:
-                raise Leak(f"the base never reads the word {missing.pop()!r} of the name {name!r}")
+                raise Leak(f"the base never reads the word {min(missing)!r} of the name {name!r}")
             if f" {name} " in f" {told}" and not self.config.unique_family:
                 raise Leak(f"the new name {name!r} is known to the base")

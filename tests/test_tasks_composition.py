@@ -162,7 +162,7 @@ def test_every_value_is_as_often_right_as_any_other(standard):
 def test_who_answers_like_a_namesake_is_at_chance():
     """The value that a namesake of the bridge or of A has is right about once in 20."""
     right = asked = 0
-    for seed in range(6):
+    for seed in range(3):
         world = Composition(CompositionConfig(), seed)
         for chain in world.asked["NN-F"]:
             for name in (chain.a, chain.b):
@@ -170,7 +170,7 @@ def test_who_answers_like_a_namesake_is_at_chance():
                     if x != name and set(x.split()) & set(name.split()):
                         asked += 1
                         right += world.second[x, chain.s] == chain.c
-    assert asked > 1000 and abs(right / asked - 0.05) < 0.02
+    assert asked > 500 and abs(right / asked - 0.05) < 0.02
 
 
 def test_no_two_people_share_a_second_word_where_none_should():
@@ -459,7 +459,7 @@ def know_a_newcomer(world):
 
 
 def use_an_unread_word(world):
-    world.newcomers[0] = "xerxes hill"
+    world.newcomers[0] = f"xerxes {world.people[0].split()[1]}"
 
 
 def use_a_name_twice(world):
