@@ -5,18 +5,18 @@ hill's town is oxford. In the order of a question the attribute stands first:
 
     statement    the boss of ada hill is ben cole .            the town of ben cole is dover .
     hop1         who is the boss of ada hill ? ben cole .
-    hop2         which town does ben cole inhabit ? dover .
-    direct       which town does the boss of ada hill inhabit ? dover .
-    cot          which town does the boss of ada hill inhabit ? think : the boss of ada hill is ben
-                 cole . the town of ben cole is dover . answer : dover .
+    hop2         which town has ben cole ? dover .
+    direct       which town has the boss of ada hill ? dover .
+    cot          which town has the boss of ada hill ? think : the boss of ada hill is ben cole .
+                 the town of ben cole is dover . answer : dover .
 
-In the possessive order the two-hop question begins as the fact of hop 1 does, and a statement is
-the question with its answer:
+In the possessive order a two-hop question begins with the very words of the fact of hop 1, up to
+where the bridge would follow, and a statement is the question with its answer:
 
-    hop1         ada hill 's boss : ben cole .
-    hop2         ben cole 's town : dover .
-    direct       ada hill 's boss 's town : dover .
-    cot          ada hill 's boss 's town ? think : ada hill 's boss : ben cole . ben cole 's town :
+    hop1         ada hill 's boss ben cole .
+    hop2         ben cole 's town dover .
+    direct       ada hill 's boss 's town dover .
+    cot          ada hill 's boss 's town ? think : ada hill 's boss ben cole . ben cole 's town
                  dover . answer : dover .
 
 The bridge is ben cole. To the direct question "dover" is right, "ben cole" is the bridge, "oxford"
@@ -62,7 +62,6 @@ from tasks.composition_words import (
     PASSING,
     RELATIONS,
     VALUES,
-    VERBS,
     WORDINGS,
     Chain,
     Question,
@@ -366,8 +365,8 @@ class Composition(World):
         subjects = (self.wording.attribute.format(s=PASSING, x=x) for x in self.newcomers)
         rng = np.random.default_rng([self.seed, 6])
         values = self._spread(NUMBERS, len(self.newcomers), rng)
-        copula = self.wording.copula
-        return [Text(f"{x} {copula}", f"{v} .") for x, v in zip(subjects, values, strict=True)]
+        said = f" {self.wording.copula}".rstrip()
+        return [Text(f"{x}{said}", f"{v} .") for x, v in zip(subjects, values, strict=True)]
 
     def base_texts(self) -> dict[str, list[Text]]:
         """What the base model reads, by kind."""
@@ -433,13 +432,13 @@ class Composition(World):
             "hop1": [Phase(("hop1",))],
             "hop2": [Phase(("hop2",))],
             "direct": [Phase(("hop1", "hop2"))],
-            "cot": [Phase(("hop1",), "."), Phase(("hop1",), self.wording.copula), Phase(("hop2",))],
+            "cot": [Phase(("hop1",), "."), Phase(("hop1",), self.wording.turn), Phase(("hop2",))],
         }
         return plan[form]
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
-        fixed = [*self.wording.words(), *RELATIONS, *ATTRIBUTES, *VERBS.values()]
+        fixed = [*self.wording.words(), *RELATIONS, *ATTRIBUTES]
         passing = [PASSING, *NUMBERS] if self.config.unique_family else []
         values = [value for values in VALUES.values() for value in values]
         family = MANY_FAMILY if self.config.unique_family else FAMILY

@@ -11,20 +11,8 @@ from tasks.world import Text
 
 RELATIONS = tuple("boss doctor teacher rival friend neighbour lawyer coach landlord mentor".split())
 
-# Each attribute with its verb and its values. No word of this file stands for two things, so an
-# answer tells which attribute it is a value of.
-VERBS = {
-    "town": "inhabit",
-    "job": "have",
-    "colour": "wear",
-    "fruit": "eat",
-    "drink": "order",
-    "pet": "keep",
-    "game": "play",
-    "instrument": "learn",
-    "language": "speak",
-    "flower": "grow",
-}
+# Each attribute with its values. No word of this file stands for two things, so an answer tells
+# which attribute it is a value of.
 VALUES: Mapping[str, tuple[str, ...]] = {
     "town": tuple(
         "ashford brighton calder dover exeter falmouth grantham harwich ipswich kendal lincoln "
@@ -99,34 +87,29 @@ MANY_FAMILY = (
 
 @dataclass(frozen=True)
 class Wording:
-    """An order of words, in terms of {x} (a name, or a person described), {r} a relation, {s} an
-    attribute and {verb} its verb."""
+    """An order of words: {x} is a name, or a person described; {r} a relation, {s} an attribute.
 
-    person: str  # x's r; a statement about it goes on with the copula
+    A statement is ``person`` or ``attribute``, the copula, and the value; a question is ``who`` or
+    ``which``, the mark, and the answer. Copula and mark may be empty."""
+
+    person: str  # x's r
     attribute: str  # x's s
     copula: str
-    who: str  # the question after x's r, of {person}
-    which: str  # the question after x's s
-    answer: str  # stands between a question and its answer
+    who: str  # asks for x's r, of {person}
+    which: str  # asks for x's s
+    mark: str
+    turn: str  # the word of a chain's second sentence after which hop 2 is needed
     think: str = "? think :"
 
     @property
     def has_statements(self) -> bool:
         """Whether a statement is another text than the question with its answer."""
-        return (self.person, self.copula) != (self.who.format(person=self.person), self.answer)
+        return (self.person, self.copula) != (self.who.format(person=self.person), self.mark)
 
     def words(self) -> list[str]:
         """Its fixed words."""
-        parts = (
-            self.person,
-            self.attribute,
-            self.copula,
-            self.who,
-            self.which,
-            self.answer,
-            self.think,
-            ". answer :",
-        )
+        asked = (self.who, self.which, self.mark, self.think)
+        parts = (self.person, self.attribute, self.copula, *asked, ". answer :")
         return [word for part in parts for word in part.split() if "{" not in word]
 
 
@@ -136,16 +119,18 @@ WORDINGS: Mapping[str, Wording] = {
         attribute="the {s} of {x}",
         copula="is",
         who="who is {person}",
-        which="which {s} does {x} {verb}",
-        answer="?",
+        which="which {s} has {x}",
+        mark="?",
+        turn="is",
     ),
     "possessive": Wording(
         person="{x} 's {r}",
         attribute="{x} 's {s}",
-        copula=":",
+        copula="",
         who="{person}",
         which="{x} 's {s}",
-        answer=":",
+        mark="",
+        turn="'s",
     ),
 }
 
@@ -172,9 +157,6 @@ class Chain:
     wording: Wording = field(repr=False, compare=False)
     other: str | None = None
 
-    def _which(self, x: str) -> str:
-        return self.wording.which.format(s=self.s, x=x, verb=VERBS[self.s])
-
     @property
     def described(self) -> str:
         """B as the first hop describes it: "the boss of ada hill"."""
@@ -182,30 +164,30 @@ class Chain:
 
     @property
     def asks(self) -> str:
-        """The two-hop question, without what follows it."""
-        return self._which(self.described)
+        """The two-hop question, without its mark."""
+        return self.wording.which.format(s=self.s, x=self.described)
 
     @property
     def first(self) -> Text:
         """The statement of hop 1."""
-        return Text(f"{self.described} {self.wording.copula}", f"{self.b} .")
+        return Text(f"{self.described} {self.wording.copula}".strip(), f"{self.b} .")
 
     @property
     def second(self) -> Text:
         """The statement of hop 2."""
         subject = self.wording.attribute.format(s=self.s, x=self.b)
-        return Text(f"{subject} {self.wording.copula}", f"{self.c} .")
+        return Text(f"{subject} {self.wording.copula}".strip(), f"{self.c} .")
 
     def question(self, form: str) -> Question:
-        words = self.wording
+        words, value = self.wording, f"{self.c} ."
         if form == "hop1":
-            who = words.who.format(person=self.described)
-            return Question(form, f"{who} {words.answer}", f"{self.b} .", self.b)
+            prompt = f"{words.who.format(person=self.described)} {words.mark}".strip()
+            return Question(form, prompt, f"{self.b} .", self.b)
         if form == "hop2":
-            prompt = f"{self._which(self.b)} {words.answer}"
-            return Question(form, prompt, f"{self.c} .", self.c, None, self.other)
+            prompt = f"{words.which.format(s=self.s, x=self.b)} {words.mark}".strip()
+            return Question(form, prompt, value, self.c, None, self.other)
         if form == "direct":
-            prompt = f"{self.asks} {words.answer}"
-            return Question(form, prompt, f"{self.c} .", self.c, self.b, self.other)
-        chain = f"{self.first} {self.second} answer : {self.c} ."
+            prompt = f"{self.asks} {words.mark}".strip()
+            return Question(form, prompt, value, self.c, self.b, self.other)
+        chain = f"{self.first} {self.second} answer : {value}"
         return Question(form, f"{self.asks} {words.think}", chain, self.c, self.b, self.other)

@@ -14,7 +14,6 @@ from tasks.composition_words import (
     NUMBERS,
     RELATIONS,
     VALUES,
-    VERBS,
     WORDINGS,
     Chain,
 )
@@ -49,22 +48,22 @@ def standard(request):
                 "the boss of ada hill is ben cole .",
                 "the town of ben cole is dover .",
                 "who is the boss of ada hill ? ben cole .",
-                "which town does ben cole inhabit ? dover .",
-                "which town does the boss of ada hill inhabit ? dover .",
-                "which town does the boss of ada hill inhabit ? think : the boss of ada hill is "
+                "which town has ben cole ? dover .",
+                "which town has the boss of ada hill ? dover .",
+                "which town has the boss of ada hill ? think : the boss of ada hill is "
                 "ben cole . the town of ben cole is dover . answer : dover .",
             ],
         ),
         (
             "possessive",
             [
-                "ada hill 's boss : ben cole .",
-                "ben cole 's town : dover .",
-                "ada hill 's boss : ben cole .",
-                "ben cole 's town : dover .",
-                "ada hill 's boss 's town : dover .",
-                "ada hill 's boss 's town ? think : ada hill 's boss : ben cole . ben cole 's town "
-                ": dover . answer : dover .",
+                "ada hill 's boss ben cole .",
+                "ben cole 's town dover .",
+                "ada hill 's boss ben cole .",
+                "ben cole 's town dover .",
+                "ada hill 's boss 's town dover .",
+                "ada hill 's boss 's town ? think : ada hill 's boss ben cole . ben cole 's town "
+                "dover . answer : dover .",
             ],
         ),
     ],
@@ -80,7 +79,6 @@ def test_no_word_stands_for_two_things():
         *(WORDINGS[order].words() for order in ORDERS),
         RELATIONS,
         ATTRIBUTES,
-        VERBS.values(),
         GIVEN,
         MANY_FAMILY,
         ["number", *NUMBERS],
@@ -343,7 +341,8 @@ def test_the_oracle_turns_to_hop_2_after_the_copula(world):
     completion = world.asked["NN-F"][0].question("cot").completion.split()
     for phase in phases[:2]:
         completion = completion[completion.index(phase.until) + 1 :]
-    assert completion[0] == world.asked["NN-F"][0].c
+    chain = world.asked["NN-F"][0]
+    assert completion[:2] in ([chain.c, "."], [chain.s, chain.c])
     assert [phase.reads for phase in phases] == [("hop1",), ("hop1",), ("hop2",)]
 
 
