@@ -1,5 +1,6 @@
 """Seeded synthetic worlds: texts for models to read, questions to ask, and scorers of answers."""
 
+from tasks.composition import Composition, CompositionConfig
 from tasks.history import History
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
@@ -7,6 +8,8 @@ from tasks.word_problem import WordMathConfig
 from tasks.world import Leak, Phase, Question, Text, World
 
 __all__ = [
+    "Composition",
+    "CompositionConfig",
     "History",
     "Leak",
     "Phase",
