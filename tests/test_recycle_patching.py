@@ -1,14 +1,17 @@
 """Maps by depth and token obey their definitions: identities, and a model into which two hops were
 planted by hand, so that the places where the maps must light are known."""
 
+import copy
 import json
 
 import pytest
 import torch
+from torch import nn
 
 from lora import Adapter, Gated, Mix, attach, init_adapter, using
 from models import Transformer, TransformerConfig
 from recycle.measure.mechanism import lens_map, logit_lens
+from recycle.measure.patching import CONTROL_ROWS, nearest_rows, patch, patched_log_probs
 from recycle.reuse.route import arrow
 
 VOCABULARY, ROWS, LENGTH = 23, 6, 5
@@ -36,7 +39,7 @@ def adapted():
     return model, modes
 
 
-PROMPTS, TARGETS = drawn(0), {"t": drawn(2)[:, 0], "u": drawn(3)[:, 0]}
+PROMPTS, DONORS, TARGETS = drawn(0), drawn(1), {"t": drawn(2)[:, 0], "u": drawn(3)[:, 0]}
 
 
 # Two planted hops ---------------------------------------------------------------------------------
@@ -106,6 +109,35 @@ def test_the_lens_lights_where_the_hops_were_planted(weights, bridge, answer):
     assert found["answer"]["top"][-1][-1] == bool(answer)
 
 
+def test_patching_lights_where_the_hops_were_planted():
+    """The person's token carries the chain up to layer 0, the last token after layer 1."""
+    model = planted()
+    donors, of_donor = QUESTIONS.roll(1, 0), ANSWER.roll(1)
+    with using(model, Mix({"hop1": 1.0, "hop2": 1.0})):
+        found = patch(model, QUESTIONS, donors, {"own": ANSWER, "donor's": of_donor})
+    places = {(0, 0), (1, 0), (2, 4), (3, 4)}
+    assert lit(found["targets"]["donor's"]["gained"]) == places
+    assert lit((-torch.tensor(found["targets"]["own"]["gained"])).tolist()) == places
+    assert lit(found["targets"]["donor's"]["said"], 0.99) == places
+    assert lit(found["follows"]["patched"], 0.99) == places
+    assert found["follows"]["unpatched"] == 0
+    assert found["targets"]["own"]["unpatched"]["said"] == 1
+    assert found["targets"]["donor's"]["donor"]["said"] == 1
+    assert max(found["controls"].values()) < 1e-5
+
+
+def test_a_donor_that_states_the_bridge_rescues_an_expert_that_lacks_hop_1():
+    """hop2 alone cannot answer the question; a shorter donor of bridges, aligned at the end, shows
+    from which states on it can."""
+    model = planted()
+    donors = torch.stack([torch.tensor([WORDS[1], WORDS[2], int(b)]) for b in BRIDGE])
+    with using(model, Mix({"hop2": 1.0})):
+        found = patch(model, QUESTIONS, donors, {"answer": ANSWER})
+    assert found["targets"]["answer"]["unpatched"]["said"] == 0
+    assert lit(found["targets"]["answer"]["said"], 0.99) == {(d, 2) for d in range(4)}
+    assert [len(row) for row in found["follows"]["patched"]] == [3] * 4
+
+
 # Identities ---------------------------------------------------------------------------------------
 
 
@@ -130,6 +162,127 @@ def test_every_position_of_the_map_is_the_logit_lens_there(mode):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("mode", ["base", "sum", "arrow"])
+def test_a_prompt_that_is_its_own_donor_changes_nothing(mode):
+    model, modes = adapted()
+    with using(model, modes[mode]):
+        found = patch(model, PROMPTS, PROMPTS, TARGETS)
+    assert max(found["controls"].values()) < 1e-5
+    assert found["follows"] == {"unpatched": 1, "patched": [[1] * LENGTH] * 3}
+    for at in found["targets"].values():
+        assert at["unpatched"] == at["donor"]
+        assert torch.tensor(at["gained"]).abs().max() < 1e-5
+        assert at["said"] == [[at["unpatched"]["said"]] * LENGTH] * 3
+
+
+@pytest.mark.parametrize("mode", ["base", "sum", "arrow"])
+@pytest.mark.parametrize("length", [2, LENGTH, 9])
+def test_the_last_state_of_all_is_the_donors_answer(mode, length):
+    model, modes = adapted()
+    donors = drawn(1, length=length)
+    with using(model, modes[mode]):
+        found = patch(model, PROMPTS, donors, TARGETS)
+        own = model(donors)[:, -1].double().log_softmax(-1)
+    assert max(found["controls"].values()) < 1e-5
+    assert found["follows"]["patched"][-1][-1] == 1
+    for name, at in found["targets"].items():
+        right = float(own[torch.arange(ROWS), TARGETS[name]].mean())
+        assert at["donor"]["log_prob"] == pytest.approx(right, abs=1e-5)
+        assert at["unpatched"]["log_prob"] + at["gained"][-1][-1] == pytest.approx(right, abs=1e-5)
+        assert len(at["gained"]) == 3 and len(at["gained"][0]) == min(length, LENGTH)
+    # After the last layer no position but the last one reaches the answer.
+    assert torch.tensor(at["gained"][-1])[:-1].abs().max() < 1e-5
+    assert json.loads(json.dumps(found)) == found
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Replace(nn.Module):
+    """A layer after one state was replaced."""
+
+    def __init__(self, layer, position, state):
+        super().__init__()
+        self.layer, self.position, self.state = layer, position, state
+
+    def forward(self, x, *rest):
+        x = x.clone()
+        x[:, self.position] = self.state
+        return self.layer(x, *rest)
+
+
+@pytest.mark.parametrize("tokens", [1, 2**14])
+def test_each_place_is_the_answer_of_a_model_with_that_state(tokens, monkeypatch):
+    """One place at a time, in a model that is built for it; in whatever portions."""
+    monkeypatch.setattr("recycle.measure.patching.TOKENS", tokens)
+    model, modes = adapted()
+    states = torch.randn(3, ROWS, LENGTH, 16, generator=torch.Generator().manual_seed(4))
+    with using(model, modes["sum"]), torch.no_grad():
+        found = patched_log_probs(model, PROMPTS, states)
+        for depth in range(3):
+            for position in range(LENGTH):
+                one = copy.deepcopy(model)
+                state = states[depth, :, position]
+                if depth < 2:
+                    one.layers[depth] = Replace(one.layers[depth], position, state)
+                else:
+                    one.norm = Replace(one.norm, position, state)
+                own = one(PROMPTS)[:, -1].double().log_softmax(-1)
+                torch.testing.assert_close(found[depth, position], own, rtol=0, atol=1e-5)
+
+
+def test_the_controls_would_show_a_patch_that_does_not_act(monkeypatch):
+    """A planted violation: states that are lent to nobody."""
+    model, modes = adapted()
+
+    def none_acts(model, prompts, states):
+        return patched_log_probs(model, prompts.roll(1, 0), torch.zeros_like(states))
+
+    monkeypatch.setattr("recycle.measure.patching.patched_log_probs", none_acts)
+    with using(model, modes["sum"]):
+        controls = patch(model, PROMPTS, DONORS, TARGETS)["controls"]
+    assert min(controls.values()) > 0.01 and CONTROL_ROWS < ROWS
+
+
+# Donors -------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_row_is_another_person_with_the_same_relations():
+    prompts = torch.tensor(
+        [  # given name, second name, relation, attribute
+            [10, 20, 1, 5],
+            [11, 20, 2, 5],  # a namesake with another relation
+            [12, 21, 1, 5],  # another person, the same relations
+            [13, 22, 1, 6],
+            [10, 23, 1, 6],
+            [14, 24, 2, 6],
+        ]
+    )
+    answers = torch.arange(6)
+    assert nearest_rows(prompts, answers)[[0, 2, 3, 4]].tolist() == [2, 0, 4, 3]
+    answers[2] = 0  # the same answer shows nothing: the namesake's attribute at least is the same
+    assert nearest_rows(prompts, answers)[0] == 1
+    alike = torch.tensor([[1, a, 2] for a in range(4)])
+    assert nearest_rows(alike, torch.arange(4)).tolist() == [1, 2, 3, 0]
+    assert nearest_rows(alike, torch.zeros(4)).tolist() == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "donors", "targets", "message"),
+    [
+        (PROMPTS[0], DONORS, {}, "shape .rows, length."),
+        (PROMPTS, DONORS.float(), {}, "give token ids"),
+        (PROMPTS, DONORS[:, :0], {}, "give token ids"),
+        (PROMPTS, DONORS[:5], {}, "5 donors for 6 prompts"),
+        (PROMPTS, DONORS, {"t": TARGETS["t"][:5]}, "give 6 token ids"),
+        (PROMPTS, DONORS, {"t": TARGETS["t"] + VOCABULARY}, "below 23"),
+    ],
+)
+def test_bad_input_is_explained_in_one_line(prompts, donors, targets, message):
+    model, _ = adapted()
+    with pytest.raises(ValueError, match=message) as caught:
+        patch(model, prompts, donors, targets)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("prompts", "targets", "message"),
     [
@@ -143,3 +296,5 @@ def test_bad_input_of_the_lens_map_is_explained_in_one_line(prompts, targets, me
     with pytest.raises(ValueError, match=message) as caught:
         lens_map(adapted()[0], prompts, targets)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="at least 2"):
+        nearest_rows(PROMPTS[:1], TARGETS["t"][:1])

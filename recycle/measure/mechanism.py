@@ -7,7 +7,7 @@
     knock_out       the scores without one block's adapters, and with these alone
 
 Each is a function on values and returns plain JSON. All but `interference` measure the model as it
-acts now: call them inside ``using(model, mode)``.
+acts now: call them inside ``using(model, mode)``. Activation patching stands in patching.py.
 """
 
 from __future__ import annotations
