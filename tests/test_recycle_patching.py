@@ -3,16 +3,20 @@ planted by hand, so that the places where the maps must light are known."""
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from lora import Adapter, Gated, Mix, attach, init_adapter, using
-from models import Transformer, TransformerConfig
+from models import Tokenizer, Transformer, TransformerConfig
+from recycle.measure.ask import encode_prompt
+from recycle.measure.inside import ANOTHER, look_inside
 from recycle.measure.mechanism import lens_map, logit_lens
 from recycle.measure.patching import CONTROL_ROWS, nearest_rows, patch, patched_log_probs
 from recycle.reuse.route import arrow
+from tasks import TwoHop, TwoHopConfig
 
 VOCABULARY, ROWS, LENGTH = 23, 6, 5
 
@@ -21,15 +25,18 @@ def drawn(seed, rows=ROWS, length=LENGTH):
     return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def loud(model, seed):
+    """An adapter that moves the model by much: B is not zero."""
+    g = torch.Generator().manual_seed(seed)
+    fresh = init_adapter(model, ["*_proj"], 3, 6.0, g)
+    factors = {p: (A, torch.randn(B.shape, generator=g)) for p, (A, B) in fresh.factors.items()}
+    return Adapter(factors, fresh.alpha, base=fresh.base)
+
+
 def adapted():
     config = TransformerConfig(width=16, layers=2, heads=2, kv_heads=2, hidden=24, context=16)
     model = Transformer(config, VOCABULARY, torch.Generator().manual_seed(0)).eval()
-    experts = {}
-    for seed, name in enumerate(("one", "two")):
-        g = torch.Generator().manual_seed(seed)
-        fresh = init_adapter(model, ["*_proj"], 3, 6.0, g)
-        factors = {p: (A, torch.randn(B.shape, generator=g)) for p, (A, B) in fresh.factors.items()}
-        experts[name] = Adapter(factors, fresh.alpha, base=fresh.base)
+    experts = {name: loud(model, seed) for seed, name in enumerate(("one", "two"))}
     attach(model, experts)
     modes = {
         "base": None,
@@ -298,3 +305,44 @@ def test_bad_input_of_the_lens_map_is_explained_in_one_line(prompts, targets, me
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="at least 2"):
         nearest_rows(PROMPTS[:1], TARGETS["t"][:1])
+
+
+# A library of a study -----------------------------------------------------------------------------
+
+
+def test_a_look_inside_has_the_maps_of_every_condition():
+    """A small world and a base that knows nothing: what is looked at, not what is found."""
+    world = TwoHop(TwoHopConfig(people=40, cities=6, triples=5, set_cities=5), seed=0)
+    tokenizer = Tokenizer.from_words(world.words())
+    config = TransformerConfig(width=16, layers=2, heads=2, kv_heads=2, hidden=24, context=64)
+    model = Transformer(config, len(tokenizer), torch.Generator().manual_seed(0)).eval()
+    experts = {name: loud(model, seed) for seed, name in enumerate(("one", "two", "three"))}
+    base = SimpleNamespace(model=model, world=world, tokenizer=tokenizer)
+    library = SimpleNamespace(group="R", experts=[SimpleNamespace(slug=s) for s in ("one", "two")])
+    seen = look_inside(library, base, experts)
+    assert json.loads(json.dumps(seen)) == seen
+
+    asked = encode_prompt(tokenizer, world.questions("R", "direct")[0])
+    shape = (config.layers + 1, len(asked))
+    shown = seen["lens map"]["direct"]
+    assert list(shown["conditions"]) == ["base", "one", "two", "three", "plain_sum"]
+    assert (shown["tokens"][:2], len(shown["tokens"])) == (["<s>", "where"], len(asked))
+    assert "·" in shown["tokens"]
+    for result in shown["conditions"].values():
+        for name in ("bridge", "answer"):
+            signal = torch.tensor(result["targets"][name]["signal"], dtype=torch.double)
+            assert signal.shape == shape and torch.equal(signal, (signal * 1e4).round() / 1e4)
+    parts = encode_prompt(tokenizer, world.questions("R", "hop2")[0])
+    lengths = {ANOTHER: len(asked), "hop2": min(len(parts), len(asked))}
+    assert list(seen["patching"]["direct"]) == list(lengths)
+    for donor, length in lengths.items():
+        patched = seen["patching"]["direct"][donor]
+        assert len(patched["tokens"]) == length and patched["tokens"][-1] == ":"
+        assert list(patched["conditions"]) == ["base", "one", "two", "plain_sum"]
+        for result in patched["conditions"].values():
+            assert max(result["controls"].values()) < 1e-5
+            assert torch.tensor(result["follows"]["patched"]).shape == (3, length)
+    # The lens and the knock-outs are as they were, and the direct question is asked too.
+    assert list(seen["lens"]["direct"]) == list(shown["conditions"])
+    scores = [seen["knock out"]["all"], *seen["knock out"]["only"].values()]
+    assert all(list(score) == ["hop1", "hop2", "direct"] for score in scores)
