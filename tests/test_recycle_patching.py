@@ -1,6 +1,7 @@
 """Maps by depth and token obey their definitions: identities, and a model into which two hops were
 planted by hand, so that the places where the maps must light are known."""
 
+import base64
 import copy
 import json
 from types import SimpleNamespace
@@ -16,6 +17,10 @@ from recycle.measure.inside import ANOTHER, look_inside
 from recycle.measure.mechanism import lens_map, logit_lens
 from recycle.measure.patching import CONTROL_ROWS, nearest_rows, patch, patched_log_probs
 from recycle.reuse.route import arrow
+from recycle.run.disk import write_json
+from recycle.show import drawing, mechanism_figures
+from recycle.show.run_files import inside_maps, inside_means
+from recycle.study import inside_path
 from tasks import TwoHop, TwoHopConfig
 
 VOCABULARY, ROWS, LENGTH = 23, 6, 5
@@ -346,3 +351,66 @@ def test_a_look_inside_has_the_maps_of_every_condition():
     assert list(seen["lens"]["direct"]) == list(shown["conditions"])
     scores = [seen["knock out"]["all"], *seen["knock out"]["only"].values()]
     assert all(list(score) == ["hop1", "hop2", "direct"] for score in scores)
+
+
+# Files and pictures -------------------------------------------------------------------------------
+
+
+def looked(seed, maps=True, direct=True):
+    """A file of look_inside with numbers that are the seed."""
+    at = {"log_prob": [1.0 + seed], "shuffled": [0.0]}
+    scores = {"hop1": float(seed), **({"direct": 0.5} if direct else {})}
+    seen = {
+        "lens": {"direct": {"base": {"targets": {"bridge": at}}}},
+        "knock out": {"all": scores, "none": scores, "without": {}, "only": {}},
+    }
+    shown = {"tokens": ["who", f"name{seed}"], "conditions": {"base": {"signal": [[seed, 4.0]]}}}
+    patched = {**shown, "conditions": {"base": {"controls": {"total": seed * 1e-7}}}}
+    if maps:
+        seen |= {"lens map": {"direct": shown}, "patching": {"direct": {"another": patched}}}
+    return seen
+
+
+def study_of(tmp_path, files):
+    """A study of two groups with these files for its seeds."""
+    libraries = [SimpleNamespace(group=g, base=SimpleNamespace(name="standard")) for g in "FH"]
+    study = SimpleNamespace(
+        opened=libraries, config=SimpleNamespace(seeds=range(len(files)), adapter=None)
+    )
+    for library in libraries:
+        for seed, file in enumerate(files):
+            write_json(inside_path(tmp_path, seed, library), file)
+    return study
+
+
+def test_maps_are_means_over_seeds_and_controls_their_worst(tmp_path):
+    study = study_of(tmp_path, [looked(1), looked(2)])
+    maps = inside_maps(study, tmp_path)["F"]
+    shown = maps["lens map"]["direct"]
+    assert shown == {"tokens": ["who", "·"], "conditions": {"base": {"signal": [[1.5, 4.0]]}}}
+    assert maps["patching"]["direct"]["another"]["conditions"]["base"]["controls"] == {
+        "total": 2e-7
+    }
+    assert inside_means(study, tmp_path)["H"]["knock out"]["all"] == {"hop1": 1.5, "direct": 0.5}
+
+
+def test_files_of_older_runs_have_no_maps_and_are_read(tmp_path):
+    study = study_of(tmp_path, [looked(1), looked(2, maps=False, direct=False)])
+    nothing = {"lens map": {}, "patching": {"direct": {}}}
+    assert inside_maps(study, tmp_path) == {"F": nothing, "H": nothing}
+    means = inside_means(study, tmp_path)["F"]
+    assert means["knock out"]["all"] == {"hop1": 1.5}
+    assert means["lens"]["direct"]["base"]["bridge"] == [2.5]
+    only_old = study_of(tmp_path, [looked(1, maps=False)])
+    assert inside_maps(only_old, tmp_path)["F"] == {"lens map": {}, "patching": {}}
+
+
+def test_the_maps_are_drawn():
+    pytest.importorskip("matplotlib")
+    values = [[0.0, 1.0], [-2.0, 0.5], [0.0, 0.0]]
+    columns = {
+        "bridge": {"base": values, "sum": values},
+        "answer": {"base": values, "sum": [[0.0, 0.0]] * 3},
+    }
+    figure = mechanism_figures.heat_maps(columns, ["who", "?"])
+    assert base64.b64decode(drawing.png(figure)).startswith(b"\x89PNG")
