@@ -1,12 +1,13 @@
-"""Four measurements inside a model, which show where it holds its answers.
+"""Measurements inside a model, which show where it holds its answers.
 
-    logit_lens      the answer that every depth of the residual stream would give
+    logit_lens      the answer that every depth of the residual stream would give at one position
+    lens_map        the same at every position
     interference    the overlap of two adapters' updates, layer by layer
     routing         the gates that a router gives each token
     knock_out       the scores without one block's adapters, and with these alone
 
 Each is a function on values and returns plain JSON. All but `interference` measure the model as it
-acts now: call them inside ``using(model, mode)``.
+acts now: call them inside ``using(model, mode)``. Activation patching stands in patching.py.
 """
 
 from __future__ import annotations
@@ -17,19 +18,64 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora import Adapter, lora_layers
 from models import LanguageModel, Transformer
 from recycle.reuse.route import ArrowRouter
 
 
-def _check_prompts(prompts: Tensor) -> None:
+def check_prompts(prompts: Tensor) -> None:
+    """Raises ValueError for anything but token ids of shape (rows, length)."""
     if prompts.dim() != 2 or prompts.is_floating_point() or not prompts.numel():
         raise ValueError(
             f"prompts {tuple(prompts.shape)} of {prompts.dtype}: "
             "give token ids of shape (rows, length)"
         )
+
+
+def check_targets(targets: Mapping[str, Tensor], rows: int, vocabulary: int) -> None:
+    """Raises ValueError for targets that are not one token id for each prompt."""
+    for name, ids in targets.items():
+        per_prompt = ids.shape == (rows,) and not ids.is_floating_point()
+        if not per_prompt or not bool(((ids >= 0) & (ids < vocabulary)).all()):
+            raise ValueError(
+                f"targets {name!r} {tuple(ids.shape)}: give {rows} token ids below {vocabulary}, "
+                "one for each prompt"
+            )
+
+
+@torch.inference_mode()
+def residual_stream(
+    model: LanguageModel, prompts: Tensor, position: int | slice = slice(None)
+) -> Tensor:
+    """The states h_l of prompts (rows, length): (layers + 1, rows, length, width).
+
+    h_0 is the embedding, and h_l the residual stream after layer l. With one ``position`` the
+    length falls away. Raises ValueError for prompts of another shape.
+    """
+    check_prompts(prompts)
+    states: list[Tensor] = []
+    hooks = [
+        stage.register_forward_pre_hook(lambda _, args: states.append(args[0][:, position]))
+        for stage in readers(model)
+    ]
+    try:
+        model.hidden_states(prompts)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(states)
+
+
+def readers(model: LanguageModel) -> list[nn.Module]:
+    """The modules that read the residual stream, one for each depth: the input of a layer, or of
+    the final norm, is the stream after the layer before."""
+    return [*model.layers, model.norm]
+
+
+def depth_names(depths: int) -> list[str]:
+    return ["embedding", *(f"layer {i}" for i in range(depths - 1))]
 
 
 @torch.inference_mode()
@@ -41,21 +87,36 @@ def lens_log_probs(model: LanguageModel, prompts: Tensor, position: int = -1) ->
     This is the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"). Raises
     ValueError for prompts of another shape and for a position that they do not have.
     """
-    _check_prompts(prompts)
+    check_prompts(prompts)
     if not -prompts.shape[1] <= position < prompts.shape[1]:
         raise ValueError(f"position = {position}: the prompts have {prompts.shape[1]} tokens")
-    states: list[Tensor] = []
-    # The input of a layer, or of the final norm, is the residual stream after the layer before.
-    hooks = [
-        stage.register_forward_pre_hook(lambda _, args: states.append(args[0][:, position]))
-        for stage in (*model.layers, model.norm)
-    ]
-    try:
-        model.hidden_states(prompts)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return model.unembed(model.norm(torch.stack(states))).double().log_softmax(-1)
+    states = residual_stream(model, prompts, position)
+    return model.unembed(model.norm(states)).double().log_softmax(-1)
+
+
+def _check_comparison(rows: int) -> None:
+    if rows < 2:
+        raise ValueError(
+            "one prompt cannot be compared with the targets of other prompts: give at least 2"
+        )
+
+
+def _against_shuffled(log_probs: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """The numbers of `logit_lens` for log_probs (.., n, vocabulary) and one target each (n,): (..)
+    each."""
+    n = len(ids)
+    M = log_probs[..., ids]
+    right = M.diagonal(dim1=-2, dim2=-1)
+    row_means, target_means = M.mean(-1, keepdim=True), M.mean(-2, keepdim=True)
+    D = M - target_means - row_means + M.mean((-2, -1), keepdim=True)
+    rank = 1 + (log_probs > right[..., None]).sum(-1)
+    return {
+        "log_prob": right.mean(-1),
+        "shuffled": (M.sum((-2, -1)) - right.sum(-1)) / (n * (n - 1)),
+        "shuffled_sd": (D.square().sum((-2, -1)) / (n - 1)).sqrt() / n,
+        "top": (rank == 1).double().mean(-1),
+        "mrr": (1 / rank).double().mean(-1),
+    }
 
 
 def logit_lens(
@@ -83,32 +144,51 @@ def logit_lens(
     """
     log_probs = lens_log_probs(model, prompts, position)
     depths, n, vocabulary = log_probs.shape
-    if n < 2:
-        raise ValueError(
-            "one prompt cannot be compared with the targets of other prompts: give at least 2"
-        )
-    numbers = {}
-    for name, ids in targets.items():
-        per_prompt = ids.shape == (n,) and not ids.is_floating_point()
-        if not per_prompt or not bool(((ids >= 0) & (ids < vocabulary)).all()):
-            raise ValueError(
-                f"targets {name!r} {tuple(ids.shape)}: give {n} token ids below {vocabulary}, "
-                "one for each prompt"
-            )
-        M = log_probs[:, :, ids]
-        right = M.diagonal(dim1=1, dim2=2)
-        row_means, target_means = M.mean(2, keepdim=True), M.mean(1, keepdim=True)
-        D = M - target_means - row_means + M.mean((1, 2), keepdim=True)
-        rank = 1 + (log_probs > right[..., None]).sum(-1)
-        numbers[name] = {
-            "log_prob": right.mean(1).tolist(),
-            "shuffled": ((M.sum((1, 2)) - right.sum(1)) / (n * (n - 1))).tolist(),
-            "shuffled_sd": ((D.square().sum((1, 2)) / (n - 1)).sqrt() / n).tolist(),
-            "top": (rank == 1).double().mean(1).tolist(),
-            "mrr": (1 / rank).double().mean(1).tolist(),
-        }
-    names = ["embedding", *(f"layer {i}" for i in range(depths - 1))]
-    return {"depths": names, "targets": numbers}
+    _check_comparison(n)
+    check_targets(targets, n, vocabulary)
+    numbers = {
+        name: {key: at.tolist() for key, at in _against_shuffled(log_probs, ids).items()}
+        for name, ids in targets.items()
+    }
+    return {"depths": depth_names(depths), "targets": numbers}
+
+
+@torch.inference_mode()
+def lens_map(
+    model: LanguageModel, prompts: Tensor, targets: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Where a target becomes readable: the logit lens at every position of prompts (rows, length).
+
+    ``targets`` are {name: ids (rows,)}. Every depth, position and target gets these numbers, as
+    `logit_lens` defines them there:
+
+    signal       log_prob - shuffled, in nats: how far the target is above shuffled targets
+    shuffled_sd  standard deviation of the signal where targets are given to the rows at random
+    top          share of rows in which no token is more probable than the target
+
+    Where all prompts have the same tokens up to a position, they have one state there, and the
+    signal is 0 but for rounding. The model reads the prompts in one pass.
+
+    -> {"depths": [layers + 1 names],
+        "targets": {name: {each of the above: [layers + 1 lists of length numbers]}}}
+
+    Raises ValueError for fewer than two prompts, and for targets that are not one token id each.
+    """
+    states = residual_stream(model, prompts)
+    _check_comparison(len(prompts))
+    numbers: dict[str, dict[str, list]] = {
+        name: {"signal": [], "shuffled_sd": [], "top": []} for name in targets
+    }
+    for state in states:  # a depth at a time: all at once would be layers + 1 times the memory
+        by_row = model.unembed(model.norm(state)).double().log_softmax(-1)
+        log_probs = by_row.transpose(0, 1)  # (length, rows, vocabulary)
+        check_targets(targets, len(prompts), log_probs.shape[-1])
+        for name, ids in targets.items():
+            at = _against_shuffled(log_probs, ids)
+            at["signal"] = at["log_prob"] - at["shuffled"]
+            for key, by_depth in numbers[name].items():
+                by_depth.append(at[key].tolist())
+    return {"depths": depth_names(len(states)), "targets": numbers}
 
 
 def interference(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
@@ -175,7 +255,7 @@ def routing(
 
     Raises ValueError where a router is not asked exactly once in a pass of the model.
     """
-    _check_prompts(prompts)
+    check_prompts(prompts)
     seen: dict[str, list[Tensor]] = {path: [] for path in routers}
     before = {path: router.seen for path, router in routers.items()}
     means: dict[str, dict[str, list]] = {}

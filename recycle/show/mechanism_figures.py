@@ -1,4 +1,4 @@
-"""Figures of looks inside merges (recycle/measure/mechanism.py)."""
+"""Figures of looks inside merges (recycle/measure/mechanism.py and patching.py)."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def routing(
     _map(figure, axes[0, 0], gates, label, top=1.0, colours="RdBu")
     _map(figure, axes[0, 1], entropies, "entropy of the gates, nats", top=math.log(len(experts)))
     for ax in axes[0]:
-        style = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
-        ax.set_xticks(range(len(tokens)), tokens, **style)
-        ax.set_xlabel("token")
+        _name_tokens(ax, tokens)
     axes[0, 0].set_yticks(range(len(paths)), [place(path).short for path in paths], fontsize=8)
     axes[0, 0].set_ylabel("adapted layer")
     return figure
@@ -84,6 +82,46 @@ def _map(
 ) -> None:
     image = ax.imshow(values, aspect="auto", vmin=0, vmax=top, cmap=colours)
     figure.colorbar(image, ax=ax, label=label)
+
+
+def _name_tokens(ax: Any, tokens: Sequence[str]) -> None:
+    style = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+    ax.set_xticks(range(len(tokens)), tokens, **style)
+    ax.set_xlabel("token")
+
+
+def heat_maps(
+    columns: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], tokens: Sequence[str]
+) -> Any:
+    """{what is shown: {condition: map}} as panels: a column for each thing that is shown, a row for
+    each condition. A map has a list of numbers, one for each token, for every depth from the
+    embedding upwards. Blue is above 0 and red below; a column has one scale, which reaches 1 at
+    least."""
+    conditions = list(next(iter(columns.values())))
+    depths = len(next(iter(next(iter(columns.values())).values())))
+    figure, axes = panels(
+        1 + len(columns) * (1 + 0.38 * len(tokens)),
+        1.6 + len(conditions) * (0.4 + 0.19 * depths),
+        len(conditions),
+        len(columns),
+        sharex=True,
+        sharey=True,
+    )
+    for column, (shown, maps) in zip(axes.T, columns.items(), strict=True):
+        top = max(abs(v) for by_depth in maps.values() for row in by_depth for v in row)
+        top = max(top, 1.0)  # noise far below one nat must not look like a signal
+        for ax, (condition, values) in zip(column, maps.items(), strict=True):
+            image = ax.imshow(
+                values, aspect="auto", origin="lower", vmin=-top, vmax=top, cmap="RdBu"
+            )
+            ax.set_title(condition, loc="left", fontsize=8)
+        where = {"ax": list(column), "location": "top", "aspect": 40, "shrink": 0.8}
+        figure.colorbar(image, **where, ticks=(-top, 0, top), format="%.2g", label=shown)
+        _name_tokens(column[-1], tokens)
+    names = ["embedding", *(f"after layer {i}" for i in range(depths - 1))]
+    for ax in axes[:, 0]:
+        ax.set_yticks(range(depths), names, fontsize=7)
+    return figure
 
 
 def interference(result: Mapping[str, Any], pair: Sequence[str]) -> Any:

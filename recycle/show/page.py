@@ -14,13 +14,14 @@ from typing import Any
 from recycle.decide.claims import Claim, Control, State, to_json
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
+from recycle.measure.inside import ANOTHER
 from recycle.plan import STANDARD_BASE
 from recycle.reuse.method import FAMILIES
 from recycle.reuse.methods import ALONE, ARROW, PLAIN_SUM, SWEEP
 from recycle.run.disk import read_json, write_json, write_text
 from recycle.show import drawing, figures, mechanism_figures
 from recycle.show.findings import two_sentences
-from recycle.show.run_files import inside_means, load_metrics
+from recycle.show.run_files import inside_maps, inside_means, load_metrics
 from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
@@ -316,9 +317,11 @@ def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:
 
 
 def _inside(study: Study, run: Path) -> list[str]:
-    """Looks inside the merges: means over all seeds, and figures of the first."""
+    """Looks inside the merges: tables and maps as means over all seeds, and figures of the
+    first."""
     if not (inside := inside_means(study, run)):
         return []
+    maps = inside_maps(study, run)
     titles, seed = condition_titles(study.design), study.config.seeds[0]
     out = ["<h2>Inside the merges</h2>"]
     for library in study.opened:
@@ -338,10 +341,71 @@ def _inside(study: Study, run: Path) -> list[str]:
                 "targets, nats, mean over seeds"
             )
             parts.append(_table(caption, heads, lines))
+        parts += _inside_maps(maps[group], titles, group)
         seen = read_json(inside_path(run, seed, library))
         parts += _inside_figures(seen, f"{group}, seed {seed}")
         out.append(_folded(study.design.world.titles[group], parts, library is study.opened[0]))
     return out
+
+
+def _inside_maps(maps: dict[str, Any], titles: dict[str, str], group: str) -> list[str]:
+    """The lens and the patching by depth and token; nothing where a run has no maps."""
+    out = []
+    for form, seen in maps["lens map"].items():
+        out += _figure(
+            f"Logit lens by depth and token of a {form} question ({group}, mean over seeds)",
+            lambda s=seen: mechanism_figures.heat_maps(_lens_columns(s, titles), s["tokens"]),
+        )
+        out.append(
+            "<p><small>Blue: the state at this depth and token makes the target more probable than "
+            "shuffled targets. A dot is a word that differs between the questions.</small></p>"
+        )
+    for form, donors in maps["patching"].items():
+        for donor, seen in donors.items():
+            out += _figure(
+                f"{form} question, one state replaced by that of {_donor(donor)} "
+                f"({group}, mean over seeds)",
+                lambda s=seen: mechanism_figures.heat_maps(_patched(s, titles), s["tokens"]),
+            )
+            controls = [result["controls"] for result in seen["conditions"].values()]
+            identity, total = (max(c[key] for c in controls) for key in ("identity", "total"))
+            out.append(
+                "<p><small>Blue: the replaced state carries the donor's answer. Controls, in nats, "
+                f"should be 0: a question as its own donor changes {identity:.0e}; the last state "
+                f"of all differs from the donor's answer by {total:.0e}.</small></p>"
+            )
+    return out
+
+
+def _lens_columns(seen: dict[str, Any], titles: dict[str, str]) -> dict[str, Any]:
+    """A column for each target: its log-probability above shuffled targets."""
+    conditions = seen["conditions"]
+    return {
+        f"{target} above shuffled, nats": {
+            titles.get(condition, condition): result["targets"][target]["signal"]
+            for condition, result in conditions.items()
+        }
+        for target in next(iter(conditions.values()))["targets"]
+    }
+
+
+def _patched(seen: dict[str, Any], titles: dict[str, str]) -> dict[str, Any]:
+    """Two columns: how far the answer goes over to the donor's, in nats and in answers."""
+    gained, followed = {}, {}
+    for condition, result in seen["conditions"].items():
+        at, follows = result["targets"]["donor's answer"], result["follows"]
+        right, lent = result["targets"]["answer"]["unpatched"]["said"], at["donor"]["said"]
+        name = f"{titles.get(condition, condition)} (right {right:.2f}, donor right {lent:.2f})"
+        gained[name] = at["gained"]
+        followed[name] = [[v - follows["unpatched"] for v in row] for row in follows["patched"]]
+    return {
+        "donor's right answer: nats gained": gained,
+        "more answers that are the donor's, share": followed,
+    }
+
+
+def _donor(donor: str) -> str:
+    return donor if donor == ANOTHER else f"the {donor} question of the same facts"
 
 
 def _inside_figures(seen: dict[str, Any], where: str) -> list[str]:

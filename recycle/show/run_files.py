@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,19 +42,77 @@ def inside_means(study: Study, run: Path) -> dict[str, dict[str, Any]]:
 
     {"lens": {form: {condition: {target: [log-probability above shuffled targets, nats, at each
     depth]}}}, "knock out": {"all", "none", "without <part>", "only <part>": {form: share right}}}
+
+    Forms of knock-outs are those that every file has: older runs have the components alone.
     """
-    means = {}
-    for library in study.opened:
-        seeds = [read_json(inside_path(run, seed, library)) for seed in study.config.seeds]
-        knocked = [_flat(seen["knock out"]) for seen in seeds]
-        means[library.group] = {
+    looks = _looks_inside(study, run)
+    knocked = {
+        group: [_flat(seen["knock out"]) for seen in seeds] for group, seeds in looks.items()
+    }
+    scored = [each["all"] for seeds in knocked.values() for each in seeds]
+    forms = [form for form in (scored[0] if scored else ()) if all(form in one for one in scored)]
+    return {
+        group: {
             "lens": _mean_lens([seen["lens"] for seen in seeds]),
             "knock out": {
-                name: {form: fmean(each[name][form] for each in knocked) for form in scores}
-                for name, scores in knocked[0].items()
+                name: {form: fmean(each[name][form] for each in knocked[group]) for form in forms}
+                for name in knocked[group][0]
             },
         }
-    return means
+        for group, seeds in looks.items()
+    }
+
+
+def inside_maps(study: Study, run: Path) -> dict[str, dict[str, Any]]:
+    """For each group the maps of `look_inside`, "lens map" and "patching", as means over the seeds.
+    Controls are the worst of all seeds.
+
+    A map that a seed's file lacks, or has for prompts of another length, is left out: older runs
+    have none.
+    """
+    maps = {}
+    for group, seeds in _looks_inside(study, run).items():
+        lens = [seen.get("lens map", {}) for seen in seeds]
+        patching = [seen.get("patching", {}) for seen in seeds]
+        maps[group] = {
+            "lens map": _mean_maps(lens),
+            "patching": {
+                form: _mean_maps([one.get(form, {}) for one in patching]) for form in patching[0]
+            },
+        }
+    return maps
+
+
+def _looks_inside(study: Study, run: Path) -> dict[str, list[dict[str, Any]]]:
+    """For each group the files of look_inside, seed by seed."""
+    return {
+        library.group: [read_json(inside_path(run, seed, library)) for seed in study.config.seeds]
+        for library in study.opened
+    }
+
+
+def _mean_maps(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        name: _mean([seen[name] for seen in seeds])
+        for name in seeds[0]
+        if all(name in seen for seen in seeds)
+        and len({len(seen[name]["tokens"]) for seen in seeds}) == 1
+    }
+
+
+def _mean(values: list[Any], of: Callable[[list[float]], float] = fmean) -> Any:
+    """The mean of each number of JSON values of one shape. A word that differs becomes a dot."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {
+            key: _mean([one[key] for one in values], max if key == "controls" else of)
+            for key in first
+        }
+    if isinstance(first, list):
+        return [_mean(list(column), of) for column in zip(*values, strict=True)]
+    if isinstance(first, str):
+        return first if len(set(values)) == 1 else "·"
+    return of(values)
 
 
 def _flat(knocked: dict[str, Any]) -> dict[str, dict[str, float]]:
