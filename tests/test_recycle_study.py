@@ -294,7 +294,7 @@ def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
 
 def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_path, capsys):
     file = tmp_path / "record.json"
-    assert main(["report", str(copy), "--record", str(file)]) == 0
+    assert main(["report", str(copy), "--record", str(file), "--rejudge", "a test"]) == 0
     capsys.readouterr()
     assert main(["table", str(file)]) == 0
     table = capsys.readouterr().out
@@ -307,7 +307,7 @@ def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_pat
     assert f"| joint | {row.right / row.n:.2f} /" in table
     env = json.loads((copy / "env.json").read_text())
     (copy / "env.json").write_text(json.dumps([*env, {**env[0], "commit": "other"}]))
-    line = failing(capsys, "report", copy, "--record", file)
+    line = failing(capsys, "report", copy, "--record", file, "--rejudge", "a test")
     assert "made under 2 environments" in line
 
 

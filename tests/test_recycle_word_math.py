@@ -162,6 +162,6 @@ def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
     page = (run / "report.html").read_text()
     assert "Reuse gain" in page and "Inside the merges" in page
     assert "first error at step 1 (P2)" in page and "none, examples in context" in page
-    assert main(["report", str(run), "--record", record]) == 0
+    assert main(["report", str(run), "--record", record, "--rejudge", "a test"]) == 0
     assert main(["table", record]) == 0
     assert "| matched: arrow |" in capsys.readouterr().out

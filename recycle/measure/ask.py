@@ -17,7 +17,6 @@ from recycle.reuse.method import Stage
 from recycle.train.base import Base
 from tasks import Question, Text, World
 
-
 BATCH = 512  # questions that are decoded together
 
 

@@ -17,7 +17,7 @@ from recycle.measure.patching import nearest_rows, patch
 from recycle.plan import Library
 from recycle.reuse.merge import plain_sum
 from recycle.reuse.methods import PLAIN_SUM
-from recycle.reuse.route import arrow
+from recycle.reuse.route import arrow, on_all_layers
 from recycle.train.base import Base
 from tasks import Question
 
@@ -41,7 +41,7 @@ def look_inside(library: Library, base: Base, experts: Mapping[str, Adapter]) ->
     """
     model, world, group, merged = base.model, base.world, library.group, PLAIN_SUM.name
     members = {expert.slug: experts[expert.slug] for expert in library.experts}
-    attach(model, {**experts, merged: plain_sum(list(members.values()))})
+    attach(model, on_all_layers({**experts, merged: plain_sum(list(members.values()))}))
     conditions: dict[str, Mode] = {
         "base": None,
         **{name: Mix({name: 1.0}) for name in (*experts, merged)},

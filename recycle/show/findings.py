@@ -24,20 +24,19 @@ def _decided(controls: Sequence[Control], claims: Sequence[Claim]) -> str:
     if not any(control.measured for control in controls):
         return "This study compares recipes and decides no claim."
     failed = [control for control in controls if not control.passes]
-    if failed:
-        c = failed[0]
-        value = f"{c.value:.2f}, needs {c.bound}" if c.measured else "not measured"
-        if len(failed) == 1:
-            return (
-                f"No claim is decided, because the control {c.id} ({value}) fails: {c.statement}."
-            )
-        return (
-            f"No claim is decided, because {len(failed)} controls fail, first {c.id} ({value}): "
-            f"{c.statement}."
-        )
     counted = Counter(claim.verdict.state for claim in claims)
-    said = [f"{counted[state]} {state.value}" for state in State if counted[state]]
-    return f"All {len(controls)} controls pass; of {len(claims)} claims {_listed(said)}."
+    verdicts = _listed([f"{counted[state]} {state.value}" for state in State if counted[state]])
+    if not failed:
+        return f"All {len(controls)} controls pass; of {len(claims)} claims {verdicts}."
+    c = failed[0]
+    value = f"{c.said}, needs {c.bound}" if c.measured else "not measured"
+    if set(counted) == {State.NOT_DECIDED}:
+        first = "fails" if len(failed) == 1 else f"fails, as do {len(failed) - 1} more"
+        return f"No claim is decided: the control {c.id} ({value}) {first}: {c.statement}."
+    return (
+        f"{len(controls) - len(failed)} of {len(controls)} controls pass (not {c.id}: {value}), and "
+        f"only claims that rest on these are decided; of {len(claims)} claims {verdicts}."
+    )
 
 
 def _best(study: Study, metrics: Metrics) -> list[str]:

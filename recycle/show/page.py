@@ -21,7 +21,7 @@ from recycle.reuse.methods import ALONE, ARROW, PLAIN_SUM, SWEEP
 from recycle.run.disk import read_json, write_json, write_text
 from recycle.show import drawing, figures, mechanism_figures
 from recycle.show.findings import two_sentences
-from recycle.show.run_files import inside_maps, inside_means, load_metrics
+from recycle.show.run_files import inside_maps, inside_means, load_metrics, look_name
 from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
@@ -325,8 +325,8 @@ def _inside(study: Study, run: Path) -> list[str]:
     titles, seed = condition_titles(study.design), study.config.seeds[0]
     out = ["<h2>Inside the merges</h2>"]
     for library in study.opened:
-        group, parts = library.group, []
-        for form, conditions in inside[group]["lens"].items():
+        name, parts = look_name(study, library), []
+        for form, conditions in inside[name]["lens"].items():
             targets = next(iter(conditions.values()))
             heads = ["condition"]
             for name, depths in targets.items():
@@ -341,10 +341,10 @@ def _inside(study: Study, run: Path) -> list[str]:
                 "targets, nats, mean over seeds"
             )
             parts.append(_table(caption, heads, lines))
-        parts += _inside_maps(maps[group], titles, group)
+        parts += _inside_maps(maps[name], titles, name)
         seen = read_json(inside_path(run, seed, library))
-        parts += _inside_figures(seen, f"{group}, seed {seed}")
-        out.append(_folded(study.design.world.titles[group], parts, library is study.opened[0]))
+        parts += _inside_figures(seen, f"{name}, seed {seed}")
+        out.append(_folded(f"{name}: {library}", parts, library is study.opened[0]))
     return out
 
 
@@ -413,10 +413,11 @@ def _inside_figures(seen: dict[str, Any], where: str) -> list[str]:
     for form, conditions in seen["lens"].items():
         title = f"Logit lens at the end of a {form} question ({where})"
         out += _figure(title, lambda c=conditions: mechanism_figures.lens(c))
-    out += _figure(
-        f"Interference of the experts' updates ({where})",
-        lambda: mechanism_figures.interference(seen["interference"], pair),
-    )
+    if seen["interference"]["pairs"]:  # experts of different layers have no pair
+        out += _figure(
+            f"Interference of the experts' updates ({where})",
+            lambda: mechanism_figures.interference(seen["interference"], pair),
+        )
     out += _figure(
         f"The plain sum without, and with only, the adapters of one part ({where})",
         lambda: mechanism_figures.knock_out(seen["knock out"]),

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from recycle.decide.metrics import Metrics
+from recycle.plan import Library
 from recycle.run.disk import read_json
 from recycle.studies import Study
 from recycle.study import inside_path
@@ -84,11 +85,19 @@ def inside_maps(study: Study, run: Path) -> dict[str, dict[str, Any]]:
 
 
 def _looks_inside(study: Study, run: Path) -> dict[str, list[dict[str, Any]]]:
-    """For each group the files of look_inside, seed by seed."""
+    """For each opened library the files of look_inside, seed by seed."""
     return {
-        library.group: [read_json(inside_path(run, seed, library)) for seed in study.config.seeds]
+        look_name(study, library): [
+            read_json(inside_path(run, seed, library)) for seed in study.config.seeds
+        ]
         for library in study.opened
     }
+
+
+def look_name(study: Study, library: Library) -> str:
+    """An opened library by its group, and by its base where several bases are looked into."""
+    several = len({opened.base for opened in study.opened}) > 1
+    return f"{library.group}, {library.base}" if several else library.group
 
 
 def _mean_maps(seeds: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from recycle.run.folder import read_config
+from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.history import HISTORY
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.word_math import WORD_MATH
 
-DESIGNS: dict[str, Design] = {design.name: design for design in (TWO_HOP, WORD_MATH, HISTORY)}
+DESIGNS: dict[str, Design] = {
+    design.name: design for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY)
+}
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]
 

@@ -174,7 +174,9 @@ def _fine_tune(
     else:
         tuned.requires_grad_(False)
         paths = matching(tuned, config.adapter.patterns)
-        trained = [tuned.get_parameter(f"{path}.weight").requires_grad_(True) for path in paths]
+        trained = [tuned.get_parameter(f"{path}.weight") for path in paths]
+        for weight in trained:
+            weight.requires_grad_(True)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return corpus.batch(config.train, derived(base.seed, f"reading {slug}"), step)
