@@ -1,4 +1,4 @@
-"""The composition study: its rules on rows written by hand, planted answers, and what it compares."""
+"""The composition study: its rules on rows written by hand, and answers planted among them."""
 
 import dataclasses
 

@@ -63,7 +63,8 @@ def test_importing_the_library_changes_no_global():
     unasked."""
     code = (
         "import sys, torch\n"
-        "state = lambda: (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),\n"
+        "state = lambda: (torch.get_num_threads(), torch.get_default_dtype(),\n"
+        "    torch.is_grad_enabled(),\n"
         "    torch.backends.mkldnn.matmul.fp32_precision, torch.random.get_rng_state().sum())\n"
         "before = state()\n"
         "import lora, models, tasks, recycle\n"

@@ -34,8 +34,8 @@ def _decided(controls: Sequence[Control], claims: Sequence[Claim]) -> str:
         first = "fails" if len(failed) == 1 else f"fails, as do {len(failed) - 1} more"
         return f"No claim is decided: the control {c.id} ({value}) {first}: {c.statement}."
     return (
-        f"{len(controls) - len(failed)} of {len(controls)} controls pass (not {c.id}: {value}), and "
-        f"only claims that rest on these are decided; of {len(claims)} claims {verdicts}."
+        f"{len(controls) - len(failed)} of {len(controls)} controls pass (not {c.id}: {value}), "
+        f"and only claims that rest on these are decided; of {len(claims)} claims {verdicts}."
     )
 
 

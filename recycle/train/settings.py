@@ -15,8 +15,8 @@ from recycle.train.fit import TrainConfig
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The experts: rank and alpha, the layers by name pattern, and the share of base texts among the
-    texts that an expert reads, so that it keeps what the base knows.
+    """The experts: rank and alpha, the layers by name pattern, and the share of base texts among
+    the texts that an expert reads, so that it keeps what the base knows.
 
     ``preserve_from`` says which texts those are: the base's own corpus, or answers, the corpus's
     prompts completed by the base itself, for whoever has the base and not its texts. ``kind`` full
@@ -118,8 +118,8 @@ def settable(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def rebuild(default: Any, values: Mapping[str, Any], where: str) -> Any:
-    """A configuration from its JSON: groups of keys by the default's type, lists as tuples; a key of
-    a later version has its default. ``where`` stands in errors."""
+    """A configuration from its JSON: groups of keys by the default's type, lists as tuples; a key
+    of a later version has its default. ``where`` stands in errors."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} has {values!r} where a group of keys belongs: restore the file")
     if unknown := set(values) - {f.name for f in dataclasses.fields(default)}:
