@@ -325,8 +325,8 @@ def _inside(study: Study, run: Path) -> list[str]:
     titles, seed = condition_titles(study.design), study.config.seeds[0]
     out = ["<h2>Inside the merges</h2>"]
     for library in study.opened:
-        name, parts = look_name(study, library), []
-        for form, conditions in inside[name]["lens"].items():
+        look, parts = look_name(study, library), []
+        for form, conditions in inside[look]["lens"].items():
             targets = next(iter(conditions.values()))
             heads = ["condition"]
             for name, depths in targets.items():
@@ -341,10 +341,10 @@ def _inside(study: Study, run: Path) -> list[str]:
                 "targets, nats, mean over seeds"
             )
             parts.append(_table(caption, heads, lines))
-        parts += _inside_maps(maps[name], titles, name)
+        parts += _inside_maps(maps[look], titles, look)
         seen = read_json(inside_path(run, seed, library))
-        parts += _inside_figures(seen, f"{name}, seed {seed}")
-        out.append(_folded(f"{name}: {library}", parts, library is study.opened[0]))
+        parts += _inside_figures(seen, f"{look}, seed {seed}")
+        out.append(_folded(f"{look}: {library}", parts, library is study.opened[0]))
     return out
 
 
