@@ -61,6 +61,8 @@ def study(
     cot=1.0,
     joint_direct=0.0,
     base_cot=1.0,
+    base_direct=0.95,
+    dosed=0.95,
     joint_cot=1.0,
     memory=1.0,
     alone=1.0,
@@ -79,6 +81,12 @@ def study(
     rows = []
     for seed in seeds:
         rows.append(row("base", "none", "alone", "cot", base_cot, seed))
+        rows.append(row("base", "none", "alone", "direct", base_direct, seed))
+        rows += [
+            row("base", "none", "alone", hop, dosed, seed, base=base)
+            for base in ("dose-0", "dose-50")
+            for hop in ("hop1", "hop2")
+        ]
         for i, s in enumerate("FHR"):
             at = {"hop1": ("hop1", alone), "hop2": ("hop2", alone), "target": ("direct", memory)}
             rows += [
@@ -143,10 +151,12 @@ def test_what_the_paper_says_is_supported_by_such_rows(seeds):
 def test_a_composing_oracle_refutes_c1():
     """The study can see success: one method that composes is enough, and every other method may
     fail."""
-    metrics = planted(study(), 1000, library="2-combination", method="oracle", form="direct")
-    found = {claim.id: claim for claim in decided(metrics)[1]}
-    assert found["C1"].verdict == found["C2"].verdict == REFUTED
-    assert "oracle 1.00" in found["C1"].evidence
+    for method in ("oracle", "plain_sum"):
+        metrics = planted(study(), 1000, library="2-combination", method=method, form="direct")
+        found = {claim.id: claim for claim in decided(metrics)[1]}
+        assert found["C1"].verdict == REFUTED and f"{method} 1.00" in found["C1"].evidence
+        # The oracle has half of each expert in its layers: C2 does not count it.
+        assert (found["C2"].verdict == REFUTED) == (method == "plain_sum")
 
 
 def test_other_worlds_refute_what_they_should():
@@ -184,19 +194,26 @@ def test_c2_needs_recall():
 
 
 @pytest.mark.parametrize(
-    "kwargs, control",
+    "kwargs, control, open_claims",
     [
-        ({"alone": 0.9}, "experts-recall at 0.90"),
-        ({"base_cot": 0.31}, "base-composes at 0.31"),
-        ({"joint_cot": 0.5}, "joint-composes at 0.50"),
-        ({"memory": 0.5}, "target-memorises at 0.50"),
-        ({"untaught": 0.3}, "facts-are-new at 0.30"),
-        ({"noise": 0.3}, "noise-brings-nothing at 0.30"),
-        ({"blind": 0.3}, "blind-routing-fails at 0.30"),
+        ({"alone": 0.85}, "experts-recall", {"C1", "C2", "C4", "C5", "C7"}),
+        ({"base_cot": 0.31}, "base-composes", {"C5", "C6"}),
+        ({"base_direct": 0.04}, "base-composes-directly", {"C1", "C2", "C3"}),
+        ({"joint_cot": 0.5}, "joint-composes", {"C5"}),
+        ({"memory": 0.5}, "target-memorises", {"C4"}),
+        ({"dosed": 0.7}, "dosed-bases-recall", {"C6"}),
+        ({"untaught": 0.3}, "facts-are-new", set(EVERY)),
+        ({"noise": 0.3}, "noise-brings-nothing", {"C1", "C2", "C4", "C5"}),
+        ({"blind": 0.3}, "blind-routing-fails", {"C1", "C2"}),
     ],
 )
-def test_one_failed_control_leaves_everything_undecided(kwargs, control):
-    assert set(verdicts(**kwargs).values()) == {f"not decided: control {control}"}
+def test_a_failed_control_leaves_open_what_rests_on_it(kwargs, control, open_claims):
+    standard = {"recall": 0.95, "cot": 0.9, "familiar": (0.86, 0.9, 0.94)}
+    found = verdicts(**standard, **kwargs)
+    left = {name for name in EVERY if found[name].startswith(f"not decided: control {control} at")}
+    assert left == open_claims
+    rest = set(EVERY) - open_claims
+    assert {found[name] for name in rest} <= {"supported"}
 
 
 def test_a_control_is_as_good_as_its_worst_case():
@@ -351,12 +368,6 @@ def test_gates_that_name_nothing_are_named():
     twice = [Control("a", "", 0.5, 0.9, "F")] * 2
     with pytest.raises(ValueError, match="two controls are called 'a'"):
         decide(twice, (), Metrics([]), CHANCE)
-
-
-def test_the_recorded_studies_gate_every_claim_by_every_mean():
-    controls = RULES.controls(study())
-    assert RULES.gates is None and not any(control.by_limit for control in controls)
-    assert all(control.interval is not None for control in controls)
 
 
 # Whether a gate would pass again -----------------------------------------------------------------
