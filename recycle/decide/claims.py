@@ -78,9 +78,14 @@ class Control:
     @property
     def said(self) -> str:
         """What was found, in words."""
+        return f"at {self.amount}" if self.measured else "not measured"
+
+    @property
+    def amount(self) -> str:
+        """The worst place's share, with its interval where the limit decides."""
         if not self.measured:
-            return "not measured"
-        return f"at {self.interval if self.by_limit else format(self.value, '.2f')}"
+            return "-"
+        return str(self.interval) if self.by_limit and self.interval else f"{self.value:.2f}"
 
 
 def gate(

@@ -40,42 +40,44 @@ def _decided(controls: Sequence[Control], claims: Sequence[Claim]) -> str:
 
 
 def _best(study: Study, metrics: Metrics) -> list[str]:
-    """Of the library that the study is about: the method with the best answers to the last form."""
+    """Of the libraries that the study is about: the base and method with the best answers."""
     world, groups = study.design.world, study.design.rules.groups
+    harder = [form for form in world.forms if form not in world.components]
+    form = study.design.headline.form if study.design.headline else harder[-1]
     about = [library for library in study.opened if library.group in groups]
-    if not about:
-        return []
-    library, forms = about[0], world.forms
-    harder = [form for form in forms if form not in world.components]
-    methods = [m for m in library.methods if m.family in ("merge", "router")]
-    rows = {m.name: _rows(metrics, about, m.name) for m in methods}
-    measured = {name: own for name, own in rows.items() if own}
+    measured = {
+        (library.base, method.name): rows
+        for library in about
+        for method in library.methods
+        if method.family in ("merge", "router")
+        and (rows := _rows(metrics, about, library, method.name))
+    }
     if not measured:
         return []
-    best = max(measured, key=lambda name: _share(measured[name], harder[-1]))
-    own = measured[best]
-    if not _share(own, harder[-1]):
-        return [
-            f"None of {len(measured)} merges and routers of the {library} library answers any "
-            f"{harder[-1]} question."
-        ]
-    weakest = min(_share(own, form) for form in world.components)
-    answers = _listed([f"{_share(own, form):.2f} of the {form} questions" for form in harder])
+    many = f"Of {len({name for _, name in measured})} merges and routers of the {about[0]} library"
+    base, best = max(measured, key=lambda key: _share(measured[key], form))
+    own = measured[base, best]
+    if not _share(own, form):
+        return [f"{many} none answers any {form} question."]
+    weakest = min(_share(own, f) for f in world.components)
+    answers = _listed([f"{_share(own, f):.2f} of the {f} questions" for f in harder])
+    where = f" ({base})" if len({b for b, _ in measured}) > 1 else ""
     sentence = (
-        f"Of {len(measured)} merges and routers of the {library} library, {best} does best on "
-        f"{harder[-1]} questions: it keeps {weakest:.2f} of the weaker component and answers "
-        f"{answers} (chance {study.chance:.2f})"
+        f"{many}, {best} does best on {form} questions{where}: it keeps {weakest:.2f} of the "
+        f"weaker component and answers {answers} (chance {study.chance:.2f})"
     )
-    joint = metrics.where(group=[x.group for x in about], library="joint", method=ALONE.name)
+    asked = [library.group for library in about]
+    joint = metrics.where(base=base.name, group=asked, library="joint", method=ALONE.name)
     if joint:
-        reached = _listed([f"{_share(joint, form):.2f}" for form in harder])
+        reached = _listed([f"{_share(joint, f):.2f}" for f in harder])
         sentence += f"; joint training on everything reaches {reached}"
     return [sentence + "."]
 
 
-def _rows(metrics: Metrics, about: Sequence[Library], method: str) -> list[Row]:
-    groups = [library.group for library in about]
-    return metrics.where(group=groups, library=about[0].name, method=method)
+def _rows(metrics: Metrics, about: Sequence[Library], library: Library, method: str) -> list[Row]:
+    """Rows of a library in every group that it is about, on its own base."""
+    groups = [other.group for other in about if other.base == library.base]
+    return metrics.where(base=library.base.name, group=groups, library=library.name, method=method)
 
 
 def _share(rows: Sequence[Row], form: str) -> float:

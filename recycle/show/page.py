@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recycle.decide.claims import Claim, Control, State, to_json
+from recycle.decide.claims import Claim, Control, State, pass_again, to_json
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
 from recycle.measure.inside import ANOTHER
@@ -107,12 +107,13 @@ def _judged(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
         "<h2>Controls</h2><div class=wide><table class=stack><tr><th>control"
         "<th class=text>statement"
     ]
-    out.append("<th>value<th>needs<th></tr>")
+    out.append("<th>value<th>needs<th><th>would pass again</tr>")
     for c in controls:
         colour = {"passes": "good", "FAILS": "bad"}.get(c.state, "open")
         out.append(
             f"<tr><td>{e(c.id)}<td class=text>{e(c.statement)} <small>(worst: {e(c.where)})</small>"
-            f"<td>{c.value:.2f}<td>{e(c.bound)}<td class={colour}>{c.state}</tr>"
+            f"<td>{e(c.amount)}<td>{e(c.bound)}<td class={colour}>{c.state}"
+            f"<td>{'-' if (again := pass_again(c)) is None else f'{again:.2f}'}</tr>"
         )
     out.append("</table></div><h2>Claims</h2><div class=wide><table class=stack><tr><th>claim")
     out.append(

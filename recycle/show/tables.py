@@ -147,7 +147,7 @@ def _judged_text(controls: Sequence[Control], claims: Sequence[Claim]) -> list[s
     width = max(len(control.id) for control in controls)
     out = ["controls"]
     for c in controls:
-        value = f"{c.value:.2f} (needs {c.bound})"
+        value = f"{c.amount} (needs {c.bound})"
         out.append(f"  {c.id:{width}}  {value}  {c.state:12}  {c.statement} [{c.where}]")
     out.append("claims")
     out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
