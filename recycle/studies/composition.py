@@ -164,7 +164,7 @@ def _layers(base: BaseSpec) -> list[Library]:
 _OTHER = (
     ("layers-2", {"model.layers": 2}),
     ("layers-6", {"model.layers": 6}),
-    ("exposed-50", {"task.exposed": 0.7}),
+    ("exposed-70", {"task.exposed": 0.7}),
     ("relations-5", {"task.person_relations": 5, "task.attributes": 5}),
     ("unique-names", {"task.unique_family": True}),
 )
