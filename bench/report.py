@@ -10,6 +10,7 @@ from typing import Any
 from bench.growth import GROUPS as GROWTH
 from bench.protocol import AGAIN, FROZEN, Row, recovered
 from recycle.run.disk import read_json
+from recycle.run.environment import commands_of
 
 RESULTS = Path(__file__).parent / "results"
 SAVED_FACTOR = 25  # Arrow's flow keeps at least so many times the bytes that ours does
@@ -166,7 +167,7 @@ def markdown(results: dict[str, Any]) -> str:
     rows, machine = results["rows"], results["environment"]
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     head = (
-        f"`{machine['command']}` measured this on {machine['device']}, {threads}, "
+        f"`{', '.join(commands_of(machine))}` measured this on {machine['device']}, {threads}, "
         f"torch {machine['torch']}; the noise floor is {results['noise']:.3f}."
     )
     tables = [_layer_table(rows), _step_table(rows), _growth_table(rows)]

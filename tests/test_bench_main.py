@@ -9,6 +9,7 @@ import torch
 from bench import __main__ as cli
 from bench import growth, report
 from models import TransformerConfig
+from recycle.run.environment import commands_of
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_quick_prints_rows_and_ends_in_one_json_object(micro, capsys, tmp_path):
     results = json.loads(out.splitlines()[-1])
     assert results == json.loads(path.read_text())
     assert picture.stat().st_size > 5000
-    assert results["environment"]["command"].startswith("python -m bench --quick")
+    assert results["environment"]["commands"][0].startswith("python -m bench --quick")
     assert results["environment"]["matmul"] == {"setting": "default"}
     groups = {row["group"] for row in results["rows"]}
     assert groups == {
@@ -147,7 +148,7 @@ def test_every_case_has_a_name_of_its_own_and_a_job():
 @pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_published_results_follow_from_their_rows(path):
     results = report.read_results(path)
-    assert path.name in results["environment"]["command"] and results["rows"]
+    assert path.name in commands_of(results["environment"])[0] and results["rows"]
     assert report.targets(results["rows"]) == results["targets"]
     assert report.noise(results["rows"]) == results["noise"]
     assert report.overheads(results["rows"]) == results["recovered"]

@@ -16,6 +16,7 @@ from recycle.measure.ask import encode_prompt
 from recycle.measure.inside import ANOTHER, look_inside
 from recycle.measure.mechanism import lens_map, logit_lens
 from recycle.measure.patching import CONTROL_ROWS, nearest_rows, patch, patched_log_probs
+from recycle.plan import STANDARD_BASE
 from recycle.reuse.route import arrow
 from recycle.run.disk import write_json
 from recycle.show import drawing, mechanism_figures
@@ -373,7 +374,7 @@ def looked(seed, maps=True, direct=True):
 
 def study_of(tmp_path, files):
     """A study of two groups with these files for its seeds."""
-    libraries = [SimpleNamespace(group=g, base=SimpleNamespace(name="standard")) for g in "FH"]
+    libraries = [SimpleNamespace(group=g, base=STANDARD_BASE) for g in "FH"]
     study = SimpleNamespace(
         opened=libraries, config=SimpleNamespace(seeds=range(len(files)), adapter=None)
     )

@@ -116,20 +116,17 @@ def test_the_losses_of_the_base_and_of_the_experts_fell(run):
     assert sum(curve[-1]["loss"]) < 0.9 * sum(curve[0]["loss"])
 
 
-def test_failed_controls_leave_every_claim_undecided(run):
-    """So small a base cannot compose: the claims must say so and name the control."""
+def test_failed_controls_leave_open_what_rests_on_them(run):
+    """So small a base cannot compose: the claims must say so and name their own controls."""
     decided = json.loads((run / "claims.json").read_text())
-    assert decided["controls"][0]["id"] == "experts-recall" and len(decided["controls"]) == 7
-    failed = [
-        f"control {control['id']} at {control['value']:.2f}"
-        for control in decided["controls"]
-        if not control["passes"]
-    ]
-    assert failed
-    verdicts = {claim["id"]: claim["verdict"] for claim in decided["claims"]}
-    assert list(verdicts) == ["C1", "C2", "C3", "C4", "C5", "C6", "C7"]
-    assert all(verdict.startswith("not decided") for verdict in verdicts.values())
-    assert all(control in verdicts[id] for control in failed for id in ("C1", "C7"))
+    failed = {control["id"] for control in decided["controls"] if not control["passes"]}
+    assert {"experts-recall", "base-composes-directly"} <= failed
+    for claim in decided["claims"]:
+        assert claim["verdict"].startswith("not decided")
+        named = {control for control in failed if f"control {control} at" in claim["verdict"]}
+        assert named <= set(claim["needs"])
+        if claim["id"] in ("C1", "C7"):  # these are measured here, so a control alone stops them
+            assert named == failed & set(claim["needs"])
 
 
 def test_the_report_stands_alone(run):
