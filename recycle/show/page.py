@@ -5,28 +5,26 @@ tables fold, and can be sorted and filtered by family of methods."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from recycle.decide.claims import Claim, Control, State, pass_again, to_json
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
-from recycle.measure.inside import ANOTHER
 from recycle.plan import STANDARD_BASE
 from recycle.reuse.method import FAMILIES
 from recycle.reuse.methods import ALONE, ARROW, PLAIN_SUM, SWEEP
 from recycle.run.disk import read_json, write_json, write_text
-from recycle.show import drawing, figures, mechanism_figures
+from recycle.show import drawing, figures
 from recycle.show.findings import two_sentences
-from recycle.show.run_files import inside_maps, inside_means, load_metrics, look_name
+from recycle.show.inside_page import inside_section
+from recycle.show.markup import e, figure, folded, table
+from recycle.show.run_files import load_metrics
 from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
     Line,
-    condition_titles,
     lines_of,
     notes_of,
     of_known,
@@ -36,11 +34,9 @@ from recycle.show.tables import (
     title_of,
 )
 from recycle.studies import Study
-from recycle.study import inside_path
 
 READ = (ALONE, PLAIN_SUM, ARROW)  # methods of which the page shows answers
 SIGNAL = ("log p right", "log p others", "right above others")
-e = html.escape
 
 
 def write_report(study: Study, run: Path) -> str:
@@ -62,7 +58,7 @@ def page(study: Study, run: Path, metrics: Metrics) -> str:
         *(part for group in metrics.groups for part in _group(study, metrics, group)),
         *_bases(study, metrics),
         *_pictures(study, run, metrics),
-        *_inside(study, run),
+        *inside_section(study, run),
         *_answers(study, run),
         *_record(run),
     ]
@@ -88,10 +84,10 @@ def _opening(
     groups = [x.group for x in study.opened if x.group in study.design.rules.groups]
     if study.design.headline:
         title = study.design.headline.title
-        out += _figure(title, lambda: figures.headline(study.design, metrics, study.chance))
+        out += figure(title, lambda: figures.headline(study.design, metrics, study.chance))
     elif groups:
         title = "Accuracy beside what is left of the components after the merge"
-        out += _figure(title, lambda: figures.accuracy(study.design, metrics, groups, study.chance))
+        out += figure(title, lambda: figures.accuracy(study.design, metrics, groups, study.chance))
     out.append(
         f"<p><small>Seeds {', '.join(map(str, study.config.seeds))}; {len(study.cells)} cells; "
         f"chance {study.chance:.2f}. Shares of greedy answers, with 95 % intervals ({interval})."
@@ -141,23 +137,9 @@ def _family_filter() -> str:
     return f"<p class=filter>Lines of these families are shown: {boxes}</p>"
 
 
-def _table(caption: str, heads: Iterable[str], lines: Iterable[str]) -> str:
-    """A table that can be sorted; heads are text, lines are HTML."""
-    head = "".join(f"<th>{e(text)}" for text in heads)
-    return (
-        f"<div class=wide><table class=sortable><caption>{e(caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
 def _line(study: Study, line: Line, cells: Iterable[str]) -> str:
     title = e(title_of(study.design, line))
     return f"<tr data-family={line.family}><td>{title}{''.join(cells)}</tr>\n"
-
-
-def _folded(summary: str, inside: Iterable[str], is_open: bool = False) -> str:
-    body = "\n".join(inside)
-    return f"<details{' open' if is_open else ''}><summary>{e(summary)}</summary>{body}</details>"
 
 
 def _share(rows: Sequence[Row] | None, outcome: str = "right") -> str:
@@ -174,13 +156,13 @@ def _group(study: Study, metrics: Metrics, group: str) -> list[str]:
     """The folded tables of one group."""
     main = [
         _right_answers(study, metrics, group),
-        _folded("What the wrong answers are", [_outcomes(study, metrics, group)]),
+        folded("What the wrong answers are", [_outcomes(study, metrics, group)]),
     ]
     if len(notes_of(metrics, study.design.world.forms)) > FEW_NOTES:
-        main.append(_folded("What else is counted", [_notes(study, metrics, group)]))
+        main.append(folded("What else is counted", [_notes(study, metrics, group)]))
     main += _gains(study, metrics, group)
     first = group == metrics.groups[0]
-    return [_folded(study.design.world.titles[group], main, is_open=first)]
+    return [folded(study.design.world.titles[group], main, is_open=first)]
 
 
 def _harder(study: Study) -> list[str]:
@@ -213,7 +195,7 @@ def _right_answers(study: Study, metrics: Metrics, group: str) -> str:
         cells += [f"<td>{sum(r.n for r in last)}", f"<td>{sum(r.known or 0 for r in last)}"]
         cells += [_signal(at[form]) for form in compared]
         lines.append(_line(study, line, cells))
-    return _table("Right answers after the merge", heads, lines)
+    return table("Right answers after the merge", heads, lines)
 
 
 def _signal(rows: Sequence[Row]) -> str:
@@ -233,7 +215,7 @@ def _outcomes(study: Study, metrics: Metrics, group: str) -> str:
         at = rows_of(metrics, group, line)
         cells = [_share(at[form], outcome) for form in harder for outcome in world.outcomes]
         lines.append(_line(study, line, cells))
-    return _table(f"What the answers are: {' | '.join(harder)}", heads, lines)
+    return table(f"What the answers are: {' | '.join(harder)}", heads, lines)
 
 
 def _notes(study: Study, metrics: Metrics, group: str) -> str:
@@ -244,7 +226,7 @@ def _notes(study: Study, metrics: Metrics, group: str) -> str:
         at = rows_of(metrics, group, line)
         cells = [_share([r for r in at[form] if note in r.notes], note) for form, note in notes]
         lines.append(_line(study, line, cells))
-    return _table("What else is counted", heads, lines)
+    return table("What else is counted", heads, lines)
 
 
 def _gains(study: Study, metrics: Metrics, group: str) -> list[str]:
@@ -267,7 +249,7 @@ def _gains(study: Study, metrics: Metrics, group: str) -> list[str]:
     caption = (
         "Right answers beyond the best single: the base, or one of the library's experts alone"
     )
-    return [_folded("Reuse gain", [_table(caption, heads, lines)])]
+    return [folded("Reuse gain", [table(caption, heads, lines)])]
 
 
 def _bases(study: Study, metrics: Metrics) -> list[str]:
@@ -280,21 +262,10 @@ def _bases(study: Study, metrics: Metrics) -> list[str]:
             cells = "".join(f"<td>{share} <small>n {share.n}</small>" for share in shares)
             lines.append(f"<tr><td>{e(base)}{cells}</tr>")
     title = "The bases, on what was held out from each form"
-    return [f"<h2>{title}</h2>", _table("", ["base", *forms], lines)] if lines else []
+    return [f"<h2>{title}</h2>", table("", ["base", *forms], lines)] if lines else []
 
 
 # Figures -----------------------------------------------------------------------------------------
-
-
-def _figure(title: str, draw: Any) -> list[str]:
-    """A figure, where matplotlib is installed; ``draw`` makes it."""
-    if not drawing.available():
-        return []
-    image = drawing.png(draw())
-    return [
-        f"<h3>{e(title)}</h3><div class=figure>"
-        f"<img alt='{e(title)}' src='data:image/png;base64,{image}'></div>"
-    ]
 
 
 def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:
@@ -305,130 +276,16 @@ def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:
     out, seed = [], study.config.seeds[0]
     if any(row.key.method in {method.name for method in SWEEP} for row in metrics.rows):
         title = "The sum of both experts at every weight"
-        out += _figure(title, lambda: figures.sweep(study, metrics))
+        out += figure(title, lambda: figures.sweep(study, metrics))
     if STANDARD_BASE in (spec for _, spec in study.bases):
         title = f"Training curves, seed {seed}"
-        out += _figure(title, lambda: figures.curves(study, run, seed))
+        out += figure(title, lambda: figures.curves(study, run, seed))
     if any(library.axes for library in study.libraries):
-        out += _figure("Growth", lambda: figures.growth(study, metrics))
+        out += figure("Growth", lambda: figures.growth(study, metrics))
     elif len(metrics.bases) > 1:
         title = "The same libraries on other bases, main methods pooled"
-        out += _figure(title, lambda: figures.bases(study, metrics))
+        out += figure(title, lambda: figures.bases(study, metrics))
     return ["<h2>Figures</h2>", *out]
-
-
-def _inside(study: Study, run: Path) -> list[str]:
-    """Looks inside the merges: tables and maps as means over all seeds, and figures of the
-    first."""
-    if not (inside := inside_means(study, run)):
-        return []
-    maps = inside_maps(study, run)
-    titles, seed = condition_titles(study.design), study.config.seeds[0]
-    out = ["<h2>Inside the merges</h2>"]
-    for library in study.opened:
-        look, parts = look_name(study, library), []
-        for form, conditions in inside[look]["lens"].items():
-            targets = next(iter(conditions.values()))
-            heads = ["condition"]
-            for name, depths in targets.items():
-                heads += [f"{name}, after layer {i}" for i in range(len(depths) - 1)]
-            lines = [
-                f"<tr><td>{e(titles.get(condition, condition))}"
-                + "".join(f"<td>{v:+.2f}" for depths in own.values() for v in depths[1:])
-                for condition, own in conditions.items()
-            ]
-            caption = (
-                f"Logit lens at the end of a {form} question: log-probability above shuffled "
-                "targets, nats, mean over seeds"
-            )
-            parts.append(_table(caption, heads, lines))
-        parts += _inside_maps(maps[look], titles, look)
-        seen = read_json(inside_path(run, seed, library))
-        parts += _inside_figures(seen, f"{look}, seed {seed}")
-        out.append(_folded(f"{look}: {library}", parts, library is study.opened[0]))
-    return out
-
-
-def _inside_maps(maps: dict[str, Any], titles: dict[str, str], group: str) -> list[str]:
-    """The lens and the patching by depth and token; nothing where a run has no maps."""
-    out = []
-    for form, seen in maps["lens map"].items():
-        out += _figure(
-            f"Logit lens by depth and token of a {form} question ({group}, mean over seeds)",
-            lambda s=seen: mechanism_figures.heat_maps(_lens_columns(s, titles), s["tokens"]),
-        )
-        out.append(
-            "<p><small>Blue: the state at this depth and token makes the target more probable than "
-            "shuffled targets. A dot is a word that differs between the questions.</small></p>"
-        )
-    for form, donors in maps["patching"].items():
-        for donor, seen in donors.items():
-            out += _figure(
-                f"{form} question, one state replaced by that of {_donor(donor)} "
-                f"({group}, mean over seeds)",
-                lambda s=seen: mechanism_figures.heat_maps(_patched(s, titles), s["tokens"]),
-            )
-            controls = [result["controls"] for result in seen["conditions"].values()]
-            identity, total = (max(c[key] for c in controls) for key in ("identity", "total"))
-            out.append(
-                "<p><small>Blue: the replaced state carries the donor's answer. Controls, in nats, "
-                f"should be 0: a question as its own donor changes {identity:.0e}; the last state "
-                f"of all differs from the donor's answer by {total:.0e}.</small></p>"
-            )
-    return out
-
-
-def _lens_columns(seen: dict[str, Any], titles: dict[str, str]) -> dict[str, Any]:
-    """A column for each target: its log-probability above shuffled targets."""
-    conditions = seen["conditions"]
-    return {
-        f"{target} above shuffled, nats": {
-            titles.get(condition, condition): result["targets"][target]["signal"]
-            for condition, result in conditions.items()
-        }
-        for target in next(iter(conditions.values()))["targets"]
-    }
-
-
-def _patched(seen: dict[str, Any], titles: dict[str, str]) -> dict[str, Any]:
-    """Two columns: how far the answer goes over to the donor's, in nats and in answers."""
-    gained, followed = {}, {}
-    for condition, result in seen["conditions"].items():
-        at, follows = result["targets"]["donor's answer"], result["follows"]
-        right, lent = result["targets"]["answer"]["unpatched"]["said"], at["donor"]["said"]
-        name = f"{titles.get(condition, condition)} (right {right:.2f}, donor right {lent:.2f})"
-        gained[name] = at["gained"]
-        followed[name] = [[v - follows["unpatched"] for v in row] for row in follows["patched"]]
-    return {
-        "donor's right answer: nats gained": gained,
-        "more answers that are the donor's, share": followed,
-    }
-
-
-def _donor(donor: str) -> str:
-    return donor if donor == ANOTHER else f"the {donor} question of the same facts"
-
-
-def _inside_figures(seen: dict[str, Any], where: str) -> list[str]:
-    out, pair = [], seen["members"][:2]
-    for form, conditions in seen["lens"].items():
-        title = f"Logit lens at the end of a {form} question ({where})"
-        out += _figure(title, lambda c=conditions: mechanism_figures.lens(c))
-    if seen["interference"]["pairs"]:  # experts of different layers have no pair
-        out += _figure(
-            f"Interference of the experts' updates ({where})",
-            lambda: mechanism_figures.interference(seen["interference"], pair),
-        )
-    out += _figure(
-        f"The plain sum without, and with only, the adapters of one part ({where})",
-        lambda: mechanism_figures.knock_out(seen["knock out"]),
-    )
-    for form, gates in seen["routing"].items():
-        out += _figure(
-            f"Arrow's gates by token, {form} ({where})",
-            lambda g=gates: mechanism_figures.routing(g["layers"], g["tokens"], seen["members"]),
-        )
-    return out
 
 
 # Answers and record ------------------------------------------------------------------------------
@@ -448,7 +305,7 @@ def _answers(study: Study, run: Path) -> list[str]:
         line = Line(cell.library.base.name, cell.library.name, cell.method.name)
         text = e("\n".join(lines))
         title = f"{cell.library.group}, {title_of(study.design, line)}"
-        out.append(_folded(title, [f"<pre>{text}</pre>"]))
+        out.append(folded(title, [f"<pre>{text}</pre>"]))
     return out
 
 
@@ -458,5 +315,5 @@ def _record(run: Path) -> list[str]:
         "environment": json.dumps(environment, indent=1),
         "configuration": (run / "config.json").read_text(encoding="utf-8"),
     }
-    folds = [_folded(name, [f"<pre>{e(text)}</pre>"]) for name, text in texts.items()]
+    folds = [folded(name, [f"<pre>{e(text)}</pre>"]) for name, text in texts.items()]
     return ["<h2>Record</h2>", *folds]
