@@ -39,7 +39,7 @@ def test_every_record_with_a_look_inside_has_its_figure():
 def test_the_front_page_is_short_and_shows_no_table_of_figures():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 180
-    assert text.index("recycle/results/two-hop-full.svg") < text.index("## ")
+    assert text.index("recycle/results/composition-full.svg") < text.index("## ")
     assert not re.search(r"^\|[^|]*\|( *[\d.]+ *\|){2,}$", text, re.M)
 
 
