@@ -143,6 +143,7 @@ class Claim:
 
 
 Rule = Callable[[Metrics, float], Claim]
+Judged = tuple[list[Control], list[Claim]]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Rules:
             gated = tuple(_gated(rule, self.gates) for rule in self.rules)
             object.__setattr__(self, "rules", gated)
 
-    def judge(self, metrics: Metrics, chance: float) -> tuple[list[Control], list[Claim]]:
+    def judge(self, metrics: Metrics, chance: float) -> Judged:
         controls = self.controls(metrics)
         return controls, decide(controls, self.rules, metrics, chance)
 

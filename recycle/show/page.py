@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recycle.decide.claims import Claim, Control, State, pass_again, to_json
+from recycle.decide.claims import Claim, Control, Judged, State, pass_again, to_json
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
 from recycle.plan import STANDARD_BASE
@@ -42,14 +42,15 @@ SIGNAL = ("log p right", "log p others", "right above others")
 def write_report(study: Study, run: Path) -> str:
     """Write claims.json and report.html; return the plain-text tables for the terminal."""
     metrics = load_metrics(study, run)
-    write_json(run / "claims.json", to_json(*study.judge(metrics)))
-    write_text(run / "report.html", page(study, run, metrics))
-    return terminal(study, metrics)
+    judged = study.judge(metrics)
+    write_json(run / "claims.json", to_json(*judged))
+    write_text(run / "report.html", page(study, run, metrics, judged))
+    return terminal(study, metrics, judged)
 
 
-def page(study: Study, run: Path, metrics: Metrics) -> str:
+def page(study: Study, run: Path, metrics: Metrics, judged: Judged) -> str:
     """The whole page as HTML that needs nothing from outside."""
-    controls, claims = study.judge(metrics)
+    controls, claims = judged
     parts = [
         *_opening(study, run, metrics, controls, claims),
         *_judged(controls, claims),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from recycle.decide.claims import Claim, Control
+from recycle.decide.claims import Claim, Control, Judged
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, difference, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Library
@@ -121,7 +121,7 @@ def reuse_gains(study: Study, metrics: Metrics, group: str) -> dict[Line, dict[s
     return gains
 
 
-def terminal(study: Study, metrics: Metrics) -> str:
+def terminal(study: Study, metrics: Metrics, judged: Judged) -> str:
     """A run's tables, controls and claims as plain text."""
     world, design, out = study.design.world, study.design, []
     notes = notes_of(metrics, world.forms)
@@ -137,7 +137,7 @@ def terminal(study: Study, metrics: Metrics) -> str:
             shares = "".join(f"{estimate(rows[form]).mean:9.2f}" for form in world.forms)
             shares += "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes)
             out.append(f"{title_of(design, line):{width}}{shares}")
-    controls, claims = study.judge(metrics)
+    controls, claims = judged
     if any(control.measured for control in controls):  # else a study of recipes: nothing to decide
         out += ["", *_judged_text(controls, claims)]
     return "\n".join(out)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recycle.decide.claims import Claim, Control, Rules, decide
+from recycle.decide.claims import Judged, Rules
 from recycle.decide.metrics import Metrics, parse_row
 from recycle.plan import BaseSpec, Cell, Expert, Library, Settings
 from recycle.train.base import Base, build_world, open_base
@@ -136,10 +136,8 @@ class Study:
         world = self.world(self.config.seeds[0])
         return max(world.chance(group) for group in claimed or self.config.groups)
 
-    def judge(self, metrics: Metrics) -> tuple[list[Control], list[Claim]]:
-        rules = self.design.rules
-        controls = rules.controls(metrics)
-        return controls, decide(controls, rules.rules, metrics, self.chance)
+    def judge(self, metrics: Metrics) -> Judged:
+        return self.design.rules.judge(metrics, self.chance)
 
     def read_metrics(self, records: list[dict[str, Any]]) -> Metrics:
         """Rows from the records of metrics.jsonl."""
