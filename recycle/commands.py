@@ -53,7 +53,7 @@ def study(options: Namespace) -> None:
     environment = describe_environment(choose_matmul(options.matmul), command)
     run_study(made, folder, environment, options.quiet)
     if int(os.environ.get("RANK", 0)) == 0:
-        _write_report(made, folder)
+        _write_report(made.settled(folder), folder)
 
 
 def report(options: Namespace) -> None:

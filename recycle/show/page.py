@@ -90,11 +90,18 @@ def _opening(
         title = "Accuracy beside what is left of the components after the merge"
         out += figure(title, lambda: figures.accuracy(study.design, metrics, groups, study.chance))
     out.append(
-        f"<p><small>Seeds {', '.join(map(str, study.config.seeds))}; {len(study.cells)} cells; "
+        f"<p><small>Seeds {', '.join(map(str, study.config.seeds))}{_replaced(study)}; "
+        f"{len(study.cells)} cells; "
         f"chance {study.chance:.2f}. Shares of greedy answers, with 95 % intervals ({interval})."
         "</small></p>"
     )
     return out
+
+
+def _replaced(study: Study) -> str:
+    if not study.replaced:
+        return ""
+    return f" (in the place of {', '.join(map(str, study.replaced))}, whose bases fail their gates)"
 
 
 def _judged(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:

@@ -392,4 +392,5 @@ RULES = Rules(
     controls,
     tuple(rule for _, _, rule in CLAIMS),
     {name: needs for name, needs, _ in CLAIMS},
+    tuple(f"{order}-base-composes" for order in BASES),
 )

@@ -43,13 +43,16 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """The libraries of some parts and groups of a study, for each seed, and every size and rate."""
+    """The libraries of some parts and groups of a study, for each seed, and every size and rate.
+
+    ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates."""
 
     name: str
     task: Any  # the world's own Config
     groups: tuple[str, ...]
     parts: tuple[str, ...] = ("main",)
     seeds: tuple[int, ...] = (0,)
+    spare_seeds: tuple[int, ...] = ()
     model: TransformerConfig = field(default_factory=TransformerConfig)
     pretrain: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0)
@@ -60,6 +63,11 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds = {self.seeds}: at least one, each once, none below 0")
+        candidates = (*self.seeds, *self.spare_seeds)
+        if len(set(candidates)) != len(candidates) or min(candidates) < 0:
+            raise ValueError(
+                f"spare_seeds = {self.spare_seeds}: each once, none below 0, none among the seeds"
+            )
         for name in ("pretrain", "train"):
             if getattr(self, name).length >= self.model.context:
                 raise ValueError(
@@ -160,7 +168,8 @@ def _typed(value: Any, old: Any) -> Any:
         if not isinstance(parts, list | tuple):
             raise ValueError(f"must be a list, as {list(old)!r} is")
         words = (part.strip() if isinstance(part, str) else part for part in parts)
-        return tuple(_typed(word, old[0]) for word in words if word != "")
+        kind = old[0] if old else 0  # a tuple that is empty by default holds seeds
+        return tuple(_typed(word, kind) for word in words if word != "")
     if isinstance(old, str) and isinstance(value, str):
         return value
     read = value
