@@ -12,6 +12,7 @@ from recycle.studies.composition_claims import (
     BOTH_NEW,
     EVERYWHERE,
     HIGH_LOW,
+    LOW_HIGH,
     MERGED_OR_ROUTED,
     RULES,
     SINGLES,
@@ -41,6 +42,7 @@ def study(
     hops=0.95,
     alone=0.05,
     noise=0.9,
+    true_facts=0.03,
     question=0.03,
     possessive=(0.25, 0.6, 0.03),
     second=0.6,
@@ -82,6 +84,7 @@ def study(
                             share = own if method == "plain_sum" else 0.03
                             add(group, library, method, form, share, lag=0)
             add("KK-R", EVERYWHERE, "random_adapters", "direct", noise)
+            add("NN-R", f"{LOW_HIGH}, relabelled", "plain_sum", "direct", true_facts)
             for library in PLACEMENTS:
                 for group in BOTH_NEW:
                     for hop in ("hop1", "hop2"):
@@ -134,6 +137,8 @@ def test_other_worlds_refute_what_they_should():
         ({"survives": 0.5}, "survives-merge", ("C1-question", "C1-possessive", "C2")),
         ({"hops": 0.5}, "hops-survive", ("C1-question", "C1-possessive", "C1-question-cot")),
         ({"alone": 0.4}, "alone-fails", ("C1-question", "C16")),
+        ({"noise": 0.5}, "noise-harmless", ("C1-question", "C2")),
+        ({"true_facts": 0.3}, "relabelled-follow", ("C1-possessive", "C15", "C16")),
     ],
 )
 def test_a_claim_is_open_where_its_own_gate_fails(kwargs, control, claims):

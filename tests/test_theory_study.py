@@ -300,7 +300,7 @@ def test_damaged_run_is_one_line(capsys, run, tmp_path, name):
     failing(capsys, "study", copy)
 
 
-# The interaction of two experts --------------------------------------------------------------------
+# The interaction of two experts -------------------------------------------------------------------
 
 
 def test_a_run_is_measured_and_its_table_recorded(run, tmp_path, capsys, monkeypatch):

@@ -215,10 +215,11 @@ SETTINGS: dict[str, Any] = {
     "train.rows": 10,
     "train.lr": 3e-3,
 }
+SPARE = (11, 12, 13)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R")},
-    "laptop": {"parts": DECIDING, "seeds": (1, 2, 3)},
-    "full": {"parts": DECIDING, "seeds": (1, 2, 3, 4, 5)},
+    "laptop": {"parts": DECIDING, "seeds": (1, 2, 3), "spare_seeds": SPARE},
+    "full": {"parts": DECIDING, "seeds": tuple(range(1, 11)), "spare_seeds": SPARE},
     "dials": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R"), "parts": ("layers", "bases")},
 }
 HEADLINE = Headline(
