@@ -224,7 +224,7 @@ def _presets() -> str:
             seeds = ",".join(map(str, study.config.seeds))
             experts = sum(len(e) for _, b in study.bases for e in study.passes(b.name).values())
             lines.append(
-                f"  {design.name:10} {name:7} seeds {seeds:10} {len(study.bases):3} bases "
+                f"  {design.name:12} {name:9} seeds {seeds:20} {len(study.bases):3} bases "
                 f"{experts:4} experts {len(study.cells):5} cells"
             )
     return "\n".join(lines) + "\n"

@@ -64,6 +64,7 @@ def _both(first: Recipe, second: Recipe) -> Recipe:
 # Libraries ---------------------------------------------------------------------------------------
 
 BOTH_NEW = ("NN-R", "NN-F")
+FIVE = ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R")  # groups about known people
 KIND = {
     "KK-R": "R",
     "KK-held": "R",
@@ -178,7 +179,7 @@ def _other_bases() -> list[Library]:
             base = BaseSpec(
                 f"{order.name}-{name}", {**order.settings, **settings}, f"{order}, {name}"
             )
-            for group in ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R"):
+            for group in FIVE:
                 pair = _pair(group, base, STANDARD_RECIPE, STANDARD_RECIPE)
                 libraries += [
                     Library("none", group, base=base, part="bases"),
@@ -217,10 +218,10 @@ SETTINGS: dict[str, Any] = {
 }
 SPARE = (11, 12, 13)
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R")},
+    "quick": {"groups": FIVE},
     "laptop": {"parts": DECIDING, "seeds": (1, 2, 3), "spare_seeds": SPARE},
     "full": {"parts": DECIDING, "seeds": tuple(range(1, 11)), "spare_seeds": SPARE},
-    "dials": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R"), "parts": ("layers", "bases")},
+    "dials": {"groups": FIVE, "parts": ("main", "layers", "bases"), "seeds": (1, 2)},
 }
 HEADLINE = Headline(
     title="two hops, each by its own adapter, asked at once",
