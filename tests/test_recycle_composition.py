@@ -6,6 +6,9 @@ import pytest
 
 from recycle.decide.metrics import Metrics, Row
 from recycle.plan import Key
+from recycle.show.figures import sweep
+from recycle.show.tables import Line, title_of
+from recycle.studies import Study
 from recycle.studies.composition import COMPOSITION, LAYERS, LIBRARIES, PLACEMENTS
 from recycle.studies.composition_claims import (
     BASES,
@@ -186,3 +189,18 @@ def test_placements_cover_the_layers_once():
 def test_presets_that_decide_use_seeds_that_were_not_looked_at():
     for name in ("laptop", "full"):
         assert 0 not in COMPOSITION.preset(name).seeds
+
+
+def test_the_sweep_of_weights_shows_each_base_its_own():
+    pytest.importorskip("matplotlib")
+    metrics = study(question=0.1, possessive=(0.2, 0.6, 0.03))
+    axes = sweep(Study(COMPOSITION, COMPOSITION.preset("quick")), metrics).axes
+    assert [ax.get_title() for ax in axes] == ["NN-R, question order", "NN-R, possessive order"]
+    direct = [{line.get_label(): line.get_ydata() for line in ax.lines}["direct"] for ax in axes]
+    assert 0.1 in direct[0].round(2) and 0.6 in direct[1].round(2)
+
+
+def test_a_base_is_called_by_its_title():
+    line = Line("possessive", EVERYWHERE, "plain_sum")
+    assert title_of(COMPOSITION, line) == "everywhere: plain_sum (possessive order)"
+    assert title_of(COMPOSITION, line._replace(base="lost")) == "everywhere: plain_sum (base lost)"

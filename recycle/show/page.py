@@ -25,6 +25,7 @@ from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
     Line,
+    base_title,
     lines_of,
     notes_of,
     of_known,
@@ -268,7 +269,7 @@ def _bases(study: Study, metrics: Metrics) -> list[str]:
         if all(asked.values()):
             shares = (estimate(rows) for rows in asked.values())
             cells = "".join(f"<td>{share} <small>n {share.n}</small>" for share in shares)
-            lines.append(f"<tr><td>{e(base)}{cells}</tr>")
+            lines.append(f"<tr><td>{e(base_title(study.design, base))}{cells}</tr>")
     title = "The bases, on what was held out from each form"
     return [f"<h2>{title}</h2>", table("", ["base", *forms], lines)] if lines else []
 
