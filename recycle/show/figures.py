@@ -9,7 +9,7 @@ from typing import Any
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Expert
-from recycle.reuse.methods import ALONE, EVERY, MAIN, MEAN_OF_PRODUCTS, ORACLE, RANDOM_ROUTER
+from recycle.reuse.methods import ALONE, EVERY, MAIN, MEAN_OF_PRODUCTS, ORACLE, RANDOM_ROUTER, SWEEP
 from recycle.run.disk import read_json
 from recycle.run.folder import base_folder
 from recycle.show.drawing import BLUE, DARK, GREY, RED, colour, legend_above, panels
@@ -118,7 +118,7 @@ def sweep(study: Study, metrics: Metrics) -> Any:
     w (dW_1 + dW_2). The mean of two is the weight 1/2."""
     weights = {m.weight: m.name for m in EVERY if m.weight is not None}
     weights[0.5] = MEAN_OF_PRODUCTS.name
-    swept = [library for library in study.opened if len(library.experts) == 2]
+    swept = [x for x in study.opened if len(x.experts) == 2 and set(SWEEP) <= set(x.methods)]
     figure, axes = panels(max(5.0, 4.2 * len(swept)), 3.0, 1, len(swept), sharey=True)
     for ax, library in zip(axes[0], swept, strict=True):
         for form, shade in zip(study.design.world.forms, FORM_COLOURS, strict=False):

@@ -104,7 +104,8 @@ def _main(group: str, base: BaseSpec) -> list[Library]:
         if name != EVERYWHERE:  # factors of different layers have no mean
             methods = tuple(method for method in methods if method is not PRODUCT_OF_MEANS)
         pair = _pair(group, base, *recipes)
-        opened = group == "NN-R" and name == LOW_HIGH
+        # Looks inside: where two new hops meet, and where the base composes two known ones.
+        opened = group in ("KK-R", "NN-R") and name == LOW_HIGH
         libraries.append(Library(name, group, pair, methods, base, inside=opened))
     return libraries
 
