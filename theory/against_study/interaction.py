@@ -5,10 +5,11 @@ positive factor that no argmax sees. The interaction of two experts is
 
     I = l(12) - l(1) - l(2) + l(0).
 
-Where I = 0 the logits are additive: no expert's part can depend on what the other one knows, so two
-hops that are both new cannot compose, whatever was learned [derived]. Adapters on the last block's
-down_proj or up_proj are such a case in every transformer of this kind. An interaction is needed for
-composition; how much of it is enough, the theory does not say.
+Where I = 0 the logits are additive: neither expert's part depends on what the other one knows. Of N
+new pairs of hops, drawn as random bijections, such a model then answers at most about e / sqrt(N)
+by luck, whatever was learned [derived]. Adapters on the last block's down_proj or up_proj are such
+a case in every transformer of this kind. Composition beyond that luck needs an interaction; how
+much of it is enough, the theory does not say.
 """
 
 from collections.abc import Iterator, Sequence
