@@ -161,14 +161,6 @@ def test_detach_gives_back_the_same_model():
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
-def test_a_base_is_named_by_its_weights_buffers_of_no_axis_included():
-    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))  # it counts its batches: shape ()
-    digest = base_hash(net)
-    assert base_hash(copy.deepcopy(net)) == digest
-    net[1].num_batches_tracked += 1
-    assert base_hash(net) != digest
-
-
 def test_fold_is_undone_bit_for_bit_after_many_cycles():
     net = model().float()
     weight = net[0].weight.detach().clone()
@@ -246,12 +238,10 @@ def test_bad_adapters_are_refused_and_nothing_is_attached():
     good = adapter(net)
     unknown_layer = Adapter({"9": good.factors["0"]}, 1.0)
     other_shape = Adapter({"2": good.factors["0"]}, 1.0)
-    high_rank = Adapter({"0": (torch.zeros(13, 12), torch.zeros(16, 13))}, 1.0)
     cases = [
         ({"a.b": good}, "cannot be named 'a.b'"),
         ({"x": unknown_layer}, "addresses the layer '9', which this model does not have"),
         ({"x": other_shape}, "it was made for another model"),
-        ({"x": high_rank}, "rank 13 .* above the layer's own, 12"),
         ({"x": adapter(model(1))}, "was made for the base"),
         ({"ok": good, "x": other_shape}, "made for another model"),
     ]
