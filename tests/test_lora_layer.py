@@ -1,6 +1,7 @@
 """The layer's modes against the formula written out, and the life of adapters on a module."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -223,6 +224,36 @@ def test_patterns_match_last_names_and_paths():
         matching(net, ["k_proj"])
     with pytest.raises(ValueError, match="the model's are named none"):
         matching(nn.Linear(2, 2), ["*"])  # a layer alone has no parent in which to be wrapped
+
+
+def test_a_string_is_one_pattern_and_one_name():
+    net = nn.ModuleDict({name: nn.Linear(6, 4) for name in ("q_proj", "k", "v")})
+    assert matching(net, "q_proj") == ["q_proj"] and matching(net, "*") == ["q_proj", "k", "v"]
+    attach(net, {"mine": init_adapter(net, "q_proj", 2, 4.0, torch.Generator())})
+    assert len(train_only(net, "mine")) == 1
+    for text in ("kv", "all-linear", ""):
+        message = f"no linear layer fits the pattern '{text}': the model's are named k, q_proj, v"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            matching(net, text)
+    with pytest.raises(ValueError, match="there is no pattern: name at least one"):
+        matching(net, [])
+    for pattern in (1, None, b"k", ["k"]):
+        with pytest.raises(TypeError, match="a pattern is a string, not"):
+            matching(net, ["k", pattern])
+    many = nn.ModuleDict({f"expert{i}": nn.Linear(2, 2) for i in range(99)})
+    with pytest.raises(ValueError, match=r"expert0, .* \(99 in all\)") as caught:
+        matching(many, "up")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_rank_above_the_layers_own_is_legal():
+    net = model()
+    high = Adapter({"2": (torch.randn(11, 16).double(), torch.randn(8, 11).double())}, 4.0)
+    x = torch.randn(5, 12, dtype=torch.double)
+    expected = with_deltas(net, {"2": high.delta("2")})(x)
+    attach(net, {"a": high})
+    with using(net, Mix({"a": 1.0})):
+        torch.testing.assert_close(net(x), expected)
 
 
 @pytest.mark.parametrize("name", ["lora", "weight", "base", "A", "keys", "a-b_1"])
