@@ -32,7 +32,7 @@ def base_hash(model: nn.Module) -> str:
     """
     digests = {torch.bfloat16: hashlib.sha256(), torch.float16: hashlib.sha256()}
     for path, layer in sorted(linear_layers(model).items()):
-        for name, parameter in _own_parameters(layer):
+        for name, parameter in _own_values(layer):
             values = _sample(parameter, f"{path}.{name}")
             for dtype, digest in digests.items():
                 rounded = values.to(dtype) if values.is_floating_point() else values
@@ -55,13 +55,14 @@ def is_base(name: str, model: nn.Module, here: str) -> bool:
     return name == known[1]
 
 
-def _own_parameters(layer: nn.Linear) -> Iterator[tuple[str, Tensor]]:
-    """The layer's parameters without its adapters', and as they were before a fold."""
-    for name, parameter in sorted(layer.named_parameters()):
-        if name == "weight" and isinstance(layer, LoRALinear):
-            yield name, layer.unfolded_weight
-        elif not name.startswith(("lora_A_", "lora_B_")):
-            yield name, parameter
+def _own_values(layer: nn.Linear) -> Iterator[tuple[str, Tensor]]:
+    """The layer's parameters without its adapters', and as they were before a fold; the buffers of
+    a layer that holds its weight in them."""
+    weights = dict(layer.named_parameters())
+    if isinstance(layer, LoRALinear) and "weight" in weights:
+        weights["weight"] = layer.unfolded_weight
+    own = {name: w for name, w in weights.items() if not name.startswith(("lora_A_", "lora_B_"))}
+    yield from sorted((own if set(own) - {"bias"} else dict(layer.named_buffers())).items())
 
 
 def _sample(parameter: Tensor, name: str) -> Tensor:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -24,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora import replay
 from lora.modes import Mix, Mode, Rows
 from lora.modules import linear_shape, plain_weight
 from lora.products import Product, product_of
 from lora.read import ReadWeight
 
+# Classes that compute x W^T + b and nothing else. The second stands in nn.MultiheadAttention.
+_PLAIN = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 # Layers whose own forward runs now in this thread: it must read the weight without adapters.
 _running: ContextVar[tuple[nn.Module, ...]] = ContextVar("_running", default=())
 
@@ -88,9 +92,9 @@ class LoRALinear(nn.Linear):
 
     def unwrap(self) -> nn.Linear:
         """The same object without adapters, in the class that it had. Raises ValueError where
-        something else has changed the class since."""
-        if type(self) is not _adapted(self._origin):
-            raise ValueError(self._other_class())
+        something else has changed the class or the forward since."""
+        if type(self) is not _adapted(self._origin) or "forward" in self.__dict__:
+            raise ValueError(self._was_changed())
         if self._attached.folded is not None:
             self.unfold()
         for name in self.names:
@@ -103,10 +107,15 @@ class LoRALinear(nn.Linear):
             linear.forward = own_forward  # type: ignore[method-assign]
         return linear
 
-    def _other_class(self) -> str:
+    def _was_changed(self) -> str:
+        now = (
+            "has a forward of its own"
+            if "forward" in self.__dict__
+            else f"is a {type(self).__name__}"
+        )
         return (
-            f"{self.path}: the layer has become a {type(self).__name__} since adapters were "
-            "attached: undo that, and attach adapters after it"
+            f"{self.path}: the layer {now} since adapters were attached: "
+            "undo that, and attach adapters after it"
         )
 
     @property
@@ -153,7 +162,7 @@ class LoRALinear(nn.Linear):
                 f"{self.path}: the layer maps {self.d_in} to {self.d_out}, "
                 f"adapter {name!r} maps {A.shape[1]} to {B.shape[0]}: it was made for another model"
             )
-        device = next(self.parameters()).device
+        device = next(chain(self.parameters(), self.buffers())).device
         with torch.inference_mode(False):  # a parameter from inference mode could not be trained
             for letter, factor in (("A", A), ("B", B)):
                 copied = factor.detach().to(device, copy=True)
@@ -203,37 +212,26 @@ class LoRALinear(nn.Linear):
         self._attached.mode = mode
         self._changed()
 
-    def restore(self, mode: Mode, since: int) -> None:
-        """Set a mode back. In a backward pass nothing has changed then for what was before."""
-        self.mode = mode
-        if _in_backward():
-            self._attached.since = since
-
     @property
     def since(self) -> int:
         return self._attached.since
 
+    def restore(self, mode: Mode, since: int) -> None:
+        """Set a mode back. In a backward pass nothing has changed then for what was before."""
+        self.mode = mode
+        if replay.in_backward():
+            self._attached.since = since
+
     def _changed(self) -> None:
-        """From now on, a forward pass that runs again would give something else."""
-        here = 0 if _in_backward() else torch._C._autograd._get_sequence_nr()
-        self._attached.since = here
+        self._attached.since = replay.now()
 
     def _acting(self) -> Mode:
         """The mode in force, None where no adapter of this layer acts beside the weight.
 
-        Gradient checkpointing runs a forward pass again during backward, and must find its mode:
-        the autograd node that asks for it is numbered from the time of the forward pass. Raises
-        RuntimeError where the mode was changed since then.
+        Raises RuntimeError where backward asks for a forward pass of another mode.
         """
         attached = self._attached
-        if not torch.compiler.is_compiling() and _in_backward():
-            node = torch._C._current_autograd_node()
-            if node is not None and node._sequence_nr() < attached.since:
-                raise RuntimeError(
-                    f"{self.path}: backward runs this layer again (gradient checkpointing), and "
-                    "its adapters' mode was set anew after the forward pass: call backward inside "
-                    "the same using() block"
-                )
+        replay.check(attached.path, attached.since)
         if attached.folded is not None:
             return None if attached.before_fold is not None else attached.folded
         return attached.mode
@@ -327,9 +325,9 @@ class LoRALinear(nn.Linear):
     # ---- the forward pass
 
     def _plain(self) -> Tensor | None:
-        """The weight where the layer's forward is nn.Linear's own on an ordinary weight: one
+        """The weight where the layer is an nn.Linear and no more, with an ordinary weight: one
         product gives the layer and its adapters."""
-        if self._origin.forward is not nn.Linear.forward or self._attached.own_forward is not None:
+        if self._origin not in _PLAIN or self._attached.own_forward is not None:
             return None
         return plain_weight(self)
 
@@ -345,7 +343,7 @@ class LoRALinear(nn.Linear):
 
     def _beside_own_forward(self, product: Product | None, inputs: Any, named: Any) -> Any:
         if type(self) is not _adapted(self._origin):
-            raise ValueError(self._other_class())
+            raise ValueError(self._was_changed())
         token = _running.set((*_running.get(), self))
         try:
             if (own_forward := self._attached.own_forward) is not None:
@@ -397,10 +395,6 @@ _over: WeakValueDictionary[type[nn.Linear], type[LoRALinear]] = WeakValueDiction
 def _empty(origin: type[nn.Linear]) -> LoRALinear:
     cls = _adapted(origin)
     return cls.__new__(cls)
-
-
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() >= 0
 
 
 def _first(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

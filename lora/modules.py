@@ -75,6 +75,7 @@ def why_unusable(module: nn.Module | None) -> str | None:
     if not isinstance(module, nn.Linear):
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         return f"a {kind}: only nn.Linear and its subclasses take adapters"
-    if any(is_lazy(parameter) or parameter.is_meta for parameter in module.parameters()):
+    values = [*module.parameters(), *module.buffers()]
+    if not values or any(is_lazy(value) or value.is_meta for value in values):
         return "whose weight has no values yet: load the base's weights first"
     return None

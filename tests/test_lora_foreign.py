@@ -13,9 +13,11 @@ from torch.nn.utils import parametrizations, prune
 from lora import (
     Adapter,
     Gated,
+    LoRALinear,
     Mix,
     Rows,
     attach,
+    base_hash,
     detach,
     folded,
     init_adapter,
@@ -53,6 +55,14 @@ class Clipped(nn.Linear):
         return super().forward(x.clamp(-0.1, 0.1)) * self.scales * factor
 
 
+class Computed(nn.Linear):
+    """Has the forward of nn.Linear and a weight that its class computes."""
+
+    @property
+    def weight(self):
+        return F.normalize(nn.Module.__getattr__(self, "weight"))
+
+
 class Packed(nn.Linear):
     """As libraries quantise: whole numbers of another shape, and a scale beside them."""
 
@@ -64,6 +74,29 @@ class Packed(nn.Linear):
     def forward(self, x):
         unpacked = self.weight.view(self.out_features, self.in_features).to(x.dtype) / 255
         return F.linear(x, unpacked, self.bias)
+
+
+class InBuffers(nn.Linear):
+    """Other libraries hold a quantised weight in buffers, and none under its name."""
+
+    def __init__(self, d_in, d_out):
+        super().__init__(d_in, d_out, bias=False)
+        del self.weight
+        self.weight = None
+        self.register_buffer("packed", torch.randint(0, 255, (d_out, d_in), dtype=torch.uint8))
+
+    def forward(self, x):
+        return F.linear(x, self.packed.to(x.dtype) / 255)
+
+
+class Marked(torch.Tensor):
+    """A weight of a class of its own, as libraries quantise inside an nn.Linear."""
+
+
+def marked(d_in, d_out):
+    linear = nn.Linear(d_in, d_out).double()
+    linear.weight = nn.Parameter(linear.weight.detach().as_subclass(Marked))
+    return linear
 
 
 def set_on_the_object(d_in, d_out):
@@ -84,7 +117,10 @@ def pruned(d_in, d_out):
 
 FOREIGN = {
     "a forward of its own": Clipped,
+    "a computed weight": Computed,
     "packed": Packed,
+    "in buffers": InBuffers,
+    "a weight of another class": marked,
     "a forward on the object": set_on_the_object,
     "weight_norm": lambda *shape: parametrizations.weight_norm(nn.Linear(*shape)),
     "weight_norm by a hook": lambda *shape: nn.utils.weight_norm(nn.Linear(*shape)),
@@ -129,6 +165,7 @@ def test_a_foreign_layer_stays_what_it_is_and_adapters_are_added(kind):
         torch.testing.assert_close(layer(torch.cat([x, x])), by_row)
         with pytest.raises(ValueError, match="3 rows do not fall into 2 equal parts"):
             layer(x)
+    assert ads["a"].base != base_hash(nn.Sequential(FOREIGN[kind](6, 4)))
     detach(net)
     assert net[0] is layer and type(layer) is cls and not layer.training
     assert list(net.state_dict()) == keys and set(vars(layer)) == set(own)
@@ -162,8 +199,24 @@ def test_what_an_adapter_cannot_be_added_to_is_refused():
     attach(late, {"a": loud(late, ["0"])})
     parametrizations.weight_norm(late[0])
     for act in (lambda: late(x), lambda: detach(late)):
-        with pytest.raises(ValueError, match="0: the layer has become a Parametrized"):
+        with pytest.raises(ValueError, match="0: the layer is a Parametrized.* since"):
             act()
+    late = nn.Sequential(nn.Linear(6, 4)).double()
+    attach(late, {"a": loud(late, ["0"])})
+    late[0].forward = late[0].forward
+    with pytest.raises(ValueError, match="0: the layer has a forward of its own since"):
+        detach(late)
+
+
+def test_a_layer_can_be_made_that_shares_the_weight_of_another():
+    linear, x = nn.Linear(6, 4), torch.randn(3, 6)
+    layer = LoRALinear(linear, "q")
+    assert layer.weight is linear.weight and layer.bias is linear.bias
+    assert torch.equal(layer(x), linear(x)) and type(linear) is nn.Linear
+    A, B = torch.randn(2, 6), torch.randn(4, 2)
+    layer.add("a", A, B, 0.5)
+    layer.mode = Mix({"a": 2.0})
+    torch.testing.assert_close(layer(x), linear(x) + x @ A.T @ B.T)
 
 
 @pytest.mark.parametrize(

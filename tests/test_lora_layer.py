@@ -246,16 +246,6 @@ def test_a_string_is_one_pattern_and_one_name():
     assert len(str(caught.value)) < 300
 
 
-def test_a_rank_above_the_layers_own_is_legal():
-    net = model()
-    high = Adapter({"2": (torch.randn(11, 16).double(), torch.randn(8, 11).double())}, 4.0)
-    x = torch.randn(5, 12, dtype=torch.double)
-    expected = with_deltas(net, {"2": high.delta("2")})(x)
-    attach(net, {"a": high})
-    with using(net, Mix({"a": 1.0})):
-        torch.testing.assert_close(net(x), expected)
-
-
 @pytest.mark.parametrize("name", ["lora", "weight", "base", "A", "keys", "a-b_1"])
 def test_adapter_names_that_break_others_work(name):
     net = model()
