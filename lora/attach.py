@@ -1,10 +1,10 @@
 """Adapters on any module: put them onto its linear layers by name, choose how they act, train them
 and take them off again.
 
-    attach(model, {"mine": adapter})           wraps the layers, freezes the model
+    attach(model, {"mine": adapter})           the layers take the adapter, the model is frozen
     with using(model, Mix({"mine": 1.0})):     the adapter acts inside the block
         model(x)
-    detach(model)                              the plain linear layers, bit for bit
+    detach(model)                              the layers are what they were, bit for bit
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def is_base(name: str, model: nn.Module, here: str) -> bool:
 def _own_values(layer: nn.Linear) -> Iterator[tuple[str, Tensor]]:
     """The layer's parameters without its adapters', and as they were before a fold; the buffers of
     a layer that holds its weight in them."""
-    weights = dict(layer.named_parameters())
+    weights: dict[str, Tensor] = dict(layer.named_parameters())
     if isinstance(layer, LoRALinear) and "weight" in weights:
         weights["weight"] = layer.unfolded_weight
     own = {name: w for name, w in weights.items() if not name.startswith(("lora_A_", "lora_B_"))}
