@@ -1,6 +1,6 @@
 """Low-rank adapters on the linear layers of any module."""
 
-from lora.adapter import Adapter, base_hash, combine, common_base, product_core
+from lora.adapter import Adapter, combine, common_base, product_core, same_base
 from lora.attach import (
     adapter_parameters,
     attach,
@@ -13,8 +13,10 @@ from lora.attach import (
     train_only,
     using,
 )
+from lora.base import base_hash
 from lora.files import AdapterFileError, load_adapter, save_adapter
-from lora.layer import Gated, LoRALinear, Mix, Mode, Rows
+from lora.layer import LoRALinear
+from lora.modes import Gated, Mix, Mode, Rows
 
 __all__ = [
     "Adapter",
@@ -37,6 +39,7 @@ __all__ = [
     "lora_layers",
     "matching",
     "product_core",
+    "same_base",
     "save_adapter",
     "train_only",
     "using",

@@ -7,17 +7,17 @@ U, S, V = adapter.svd(path)                 of s B A, which is never written out
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """Low-rank updates of named linear layers: ``delta_W = s B A`` with s = alpha / r (Hu et al.
     2021, arXiv 2106.09685), or s = alpha / sqrt(r) with ``rslora`` (Kalajdzievski 2023, arXiv
@@ -29,8 +29,8 @@ class Adapter:
     formula and weights of a combination.
 
     ``a + b``, ``a - b``, ``-a``, ``w * a``, ``a / w`` and ``sum(adapters)`` combine the updates
-    exactly, as `combine` says. Raises ValueError where there is no layer or where two factors do
-    not fit.
+    exactly, as `combine` says. ``a == b`` compares contents: every factor bit for bit, and all the
+    rest. Raises ValueError where there is no layer or where two factors do not fit.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -62,6 +62,28 @@ class Adapter:
         alpha = next(iter(ranks.values()), 1)
         alphas = {path: rank for path, rank in ranks.items() if rank != alpha}
         return cls(factors, alpha, alphas=alphas, base=base, origin=dict(origin or {}))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Adapter):
+            return NotImplemented
+        return self is other or (
+            self._plain_values() == other._plain_values()
+            and self.factors.keys() == other.factors.keys()
+            and all(
+                _same_tensor(one, another)
+                for path in self.paths
+                for one, another in zip(self.factors[path], other.factors[path], strict=True)
+            )
+        )
+
+    def __hash__(self) -> int:
+        """Equal adapters have equal hashes: over the shapes and scalings, which are at hand."""
+        shapes = frozenset((path, A.shape, B.shape) for path, (A, B) in self.factors.items())
+        return hash((shapes, self.alpha, self.rslora, self.base))
+
+    def _plain_values(self) -> tuple[Any, ...]:
+        """Everything but the factors."""
+        return self.alpha, self.rslora, dict(self.alphas), self.base, dict(self.origin)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -189,11 +211,23 @@ def common_base(adapters: Sequence[Adapter]) -> str | None:
 
     Raises ValueError where adapters name different bases.
     """
-    if len(bases := {adapter.base for adapter in adapters if adapter.base}) > 1:
-        raise ValueError(
-            f"adapters of different bases cannot be merged: {', '.join(sorted(bases))}"
-        )
-    return next(iter(bases), None)
+    bases = sorted({adapter.base for adapter in adapters if adapter.base})
+    for one, other in combinations(bases, 2):
+        # An old name, of one hash, says nothing about a new one: attach() asks the model itself.
+        if ("-" in one) == ("-" in other) and not same_base(one, other):
+            raise ValueError(f"adapters of different bases cannot be merged: {one}, {other}")
+    return bases[-1] if bases else None
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two names of `lora.base_hash` are of one base, be it in another precision: they share
+    one of their hashes."""
+    return not set(one.split("-")).isdisjoint(other.split("-"))
+
+
+def _same_tensor(one: Tensor, other: Tensor) -> bool:
+    same_kind = (one.dtype, one.device, one.shape) == (other.dtype, other.device, other.shape)
+    return one is other or (same_kind and torch.equal(one, other))
 
 
 def product_core(A: Tensor, B: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,19 +244,3 @@ def product_core(A: Tensor, B: Tensor, scale: float = 1.0) -> tuple[Tensor, Tens
     Q_A, R_A = torch.linalg.qr(A.double().mT)
     Q_B, R_B = torch.linalg.qr(B.double())
     return Q_B, scale * R_B @ R_A.mT, Q_A
-
-
-def base_hash(model: nn.Module) -> str:
-    """A name for a model's weights: 16 hex digits over names, types, shapes and bytes.
-
-    Attached adapters are left out, so the hash stays the same while they come and go.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if ".lora_A_" in f".{name}" or ".lora_B_" in f".{name}":
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            content = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(content.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

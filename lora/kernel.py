@@ -61,14 +61,14 @@ def lora_linear_factors(
     This mode serves inference, where a faster path would have nothing to gain beyond one product
     of width N r in and one out: the plain formula is used.
     """
-    return reference.lora_linear_factors(*_one_dtype(x, W, bias, A, B, gates, scales))
+    return reference.lora_linear_factors(*one_dtype(x, W, bias, A, B, gates, scales))
 
 
 def _adapted(
     x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
 ) -> Tensor:
     """x (M, k) with A (R, k) and B (n, R), or x (K, m, k) with A (K, r, k) and B (K, n, r)."""
-    tensors = _one_dtype(x, W, bias, A, B, c)
+    tensors = one_dtype(x, W, bias, A, B, c)
     if not torch.is_grad_enabled():
         return _forward(*tensors)[0]
     if _merging_pays(*tensors):
@@ -104,7 +104,7 @@ def _merging_pays(
     return tokens * (k + n) >= 4 * k * n
 
 
-def _one_dtype(x: Tensor, *others):
+def one_dtype(x: Tensor, *others):
     """All tensors in the dtype of x, or in autocast's: master weights A and B in fp32 are rounded
     for a bf16 product, and x is never widened."""
     dtype = x.dtype

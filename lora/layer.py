@@ -1,96 +1,148 @@
-"""A frozen linear layer with any number of named low-rank adapters, and the modes in which they
-act. Row-vector form; W (d_out, d_in), A_i (r_i, d_in), B_i (d_out, r_i), scaling s_i.
+"""A linear layer with any number of named low-rank adapters, and the modes in which they act.
+Row-vector form; W (d_out, d_in), A_i (r_i, d_in), B_i (d_out, r_i), scaling s_i.
 
 off      y = x W^T
 Mix      y = x W^T + sum_i w_i s_i (x A_i^T) B_i^T       one adapter is a mix with weight 1
 Gated    y = x W^T + sum_i g_i(x) s_i (x A_i^T) B_i^T    one gate for each token and adapter
 Rows     y_j = x_j W^T + s_j (x_j A_j^T) B_j^T           x in K equal parts, an adapter for each
-folded   y = x (W + sum_i w_i s_i B_i A_i)^T             for inference, undone bit for bit
+folded   y = x (W + sum_i w_i s_i B_i A_i)^T             for inference
+
+A layer of another class, with a forward of its own or a weight that is computed or quantised, gives
+y = forward(x) + the same sums.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora.kernel import lora_linear, lora_linear_factors, lora_linear_rows
+from lora import replay
+from lora.modes import Mix, Mode, Rows
+from lora.modules import linear_shape, plain_weight
+from lora.products import Product, product_of
+from lora.read import ReadWeight
+
+# Classes that compute x W^T + b and nothing else. The second stands in nn.MultiheadAttention.
+_PLAIN = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+# Layers whose own forward runs now in this thread: it must read the weight without adapters.
+_running: ContextVar[tuple[nn.Module, ...]] = ContextVar("_running", default=())
 
 
-@dataclass(frozen=True)
-class Mix:
-    """A fixed weight for each adapter. A layer that lacks one of the adapters leaves it out."""
+@dataclass
+class _Attached:
+    """What a layer keeps beside its adapters' factors. It is one attribute of the layer, so that it
+    takes no name that a foreign class uses."""
 
-    weights: Mapping[str, float]
-
-    @property
-    def names(self) -> Sequence[str]:
-        return tuple(self.weights)
-
-
-@dataclass(frozen=True)
-class Gated:
-    """Weights for each token: ``routers[path](x (tokens, d_in)) -> gates (tokens, len(names))``.
-
-    ``order`` says what is mixed: ``outputs``, sum_i g_i s_i B_i A_i x, or ``factors``, (sum_i g_i
-    s_i B_i)(sum_j g_j A_j) x. Mixing factors has the cross terms B_i A_j and needs adapters of one
-    rank. Raises ValueError for another order.
-    """
-
-    names: Sequence[str]
-    routers: Mapping[str, Callable[[Tensor], Tensor]]
-    order: str = "outputs"
-
-    def __post_init__(self) -> None:
-        if self.order not in ("outputs", "factors"):
-            raise ValueError(f"order = {self.order!r}: mix the outputs or the factors")
+    path: str
+    scales: dict[str, float] = field(default_factory=dict)
+    mode: Mode = None
+    since: int = 0  # the place in the autograd graph at which the mode was set
+    folded: Mix | None = None
+    before_fold: nn.Parameter | None = None  # None also where folding changes no weight
+    own_forward: Callable[..., Any] | None = None  # a forward that was set on the object
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The batch axis falls into len(names) equal parts, one after the other. Each part has its own
-    adapter; all have one rank."""
-
-    names: Sequence[str]
-
-
-Mode = Mix | Gated | Rows | None
-
-
-class LoRALinear(nn.Module):
+class LoRALinear(nn.Linear):
     """A linear layer with adapters: x (..., d_in) -> y (..., d_out).
 
-    The layer shares the weight and bias of the linear layer that it wraps, under the same names,
-    so the keys of a model's state_dict() stay as they are. An adapter is two registered parameters,
-    ``lora_A_<name>`` (r, d_in) and ``lora_B_<name>`` (d_out, r): they move with .to(), are saved by
-    state_dict(), and each has its own requires_grad. ``path`` is the layer's name in the model.
+    `wrap` turns a linear layer into this class and `unwrap` turns it back. The object stays the
+    same, with its weight, hooks, training flag and keys in a state_dict(). An adapter is two
+    registered parameters, ``lora_A_<name>`` (r, d_in) and ``lora_B_<name>`` (d_out, r): they move
+    with .to(), are saved by state_dict(), and each has its own requires_grad. ``path`` is the
+    layer's name in the model.
+
+    Code that reads ``weight`` from outside while a `Mix` acts gets W + sum_i w_i s_i B_i A_i.
     """
 
+    _origin: ClassVar[type[nn.Linear]] = nn.Linear  # the class that the layer had, and has after
+    _attached: _Attached
+
     def __init__(self, linear: nn.Linear, path: str = ""):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.path = path
-        self.scales: dict[str, float] = {}
-        self.mode: Mode = None
-        self._unfolded: Tensor | None = None
-        self._stacked: tuple | None = None  # a key and what _concatenated returned for it
+        """A new layer that shares the weight and bias of an nn.Linear."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_parameter("weight", linear._parameters["weight"])
+        self.register_parameter("bias", linear._parameters["bias"])
+        self._attached = _Attached(path)
+
+    @staticmethod
+    def wrap(linear: nn.Linear, path: str) -> LoRALinear:
+        """The same object, which takes adapters from now on. Raises ValueError for a class that
+        cannot be extended."""
+        own_forward = linear.__dict__.get("forward")
+        try:
+            linear.__class__ = _adapted(type(linear))
+        except TypeError as error:
+            raise ValueError(
+                f"{path}: a {type(linear).__name__} takes no adapters ({error})"
+            ) from None
+        assert isinstance(linear, LoRALinear)
+        linear.__dict__.pop("forward", None)
+        linear._attached = _Attached(path, own_forward=own_forward)
+        return linear
+
+    def unwrap(self) -> nn.Linear:
+        """The same object without adapters, in the class that it had. Raises ValueError where
+        something else has changed the class or the forward since."""
+        if type(self) is not _adapted(self._origin) or "forward" in self.__dict__:
+            raise ValueError(self._was_changed())
+        if self._attached.folded is not None:
+            self.unfold()
+        for name in self.names:
+            self.remove(name)
+        own_forward = self._attached.own_forward
+        del self._attached
+        linear: nn.Linear = self
+        linear.__class__ = self._origin  # type: ignore[assignment]
+        if own_forward is not None:
+            linear.forward = own_forward  # type: ignore[method-assign]
+        return linear
+
+    def _was_changed(self) -> str:
+        now = (
+            "has a forward of its own"
+            if "forward" in self.__dict__
+            else f"is a {type(self).__name__}"
+        )
+        return (
+            f"{self.path}: the layer {now} since adapters were attached: "
+            "undo that, and attach adapters after it"
+        )
 
     @property
-    def d_in(self) -> int:
-        return self.weight.shape[1]
+    def path(self) -> str:
+        return self._attached.path
 
     @property
-    def d_out(self) -> int:
-        return self.weight.shape[0]
+    def scales(self) -> dict[str, float]:
+        return self._attached.scales
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.scales)
+        return tuple(self._attached.scales)
+
+    @property
+    def folded(self) -> bool:
+        return self._attached.folded is not None
+
+    @property
+    def d_in(self) -> int:
+        return linear_shape(self)[1]
+
+    @property
+    def d_out(self) -> int:
+        return linear_shape(self)[0]
+
+    # ---- adapters
 
     def add(self, name: str, A: Tensor, B: Tensor, scale: float) -> None:
         """Register copies of A (r, d_in) and B (d_out, r), not trained until somebody asks for it.
@@ -110,134 +162,244 @@ class LoRALinear(nn.Module):
                 f"{self.path}: the layer maps {self.d_in} to {self.d_out}, "
                 f"adapter {name!r} maps {A.shape[1]} to {B.shape[0]}: it was made for another model"
             )
-        full_rank = min(self.d_in, self.d_out)
-        if A.shape[0] > full_rank:
-            raise ValueError(
-                f"{self.path}: rank {A.shape[0]} of adapter {name!r} is above the layer's own, "
-                f"{full_rank}: choose a lower rank"
-            )
-        for letter, factor in (("A", A), ("B", B)):
-            copied = factor.detach().to(self.weight.device, copy=True)
-            parameter = nn.Parameter(copied, requires_grad=False)
-            self.register_parameter(f"lora_{letter}_{name}", parameter)
+        device = next(chain(self.parameters(), self.buffers())).device
+        with torch.inference_mode(False):  # a parameter from inference mode could not be trained
+            for letter, factor in (("A", A), ("B", B)):
+                copied = factor.detach().to(device, copy=True)
+                parameter = nn.Parameter(copied, requires_grad=False)
+                self.register_parameter(f"lora_{letter}_{name}", parameter)
         self.scales[name] = float(scale)
 
     def remove(self, name: str) -> None:
         """Forget an adapter. Raises KeyError for an unknown name, RuntimeError while folded."""
         self.factors(name)
-        if self._unfolded is not None:
+        if self._attached.folded is not None:
             raise RuntimeError(
                 f"{self.path}: adapters are folded into the weight: unfold before removing {name!r}"
             )
         del self.scales[name]
         delattr(self, f"lora_A_{name}")
         delattr(self, f"lora_B_{name}")
+        self._changed()
 
-    def factors(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """(A (r, d_in), B (d_out, r)) of an adapter. Raises KeyError for an unknown name."""
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """(A (r, d_in), B (d_out, r)) of an adapter: parameters, but plain tensors in a replica of
+        nn.DataParallel. Raises KeyError for an unknown name."""
         if name not in self.scales:
             raise KeyError(
                 f"{self.path}: no adapter {name!r}, there are {', '.join(self.names) or 'none'}"
             )
         # Past nn.Module.__getattr__, which is slow: decoding asks for factors thousands of times.
-        parameters = cast(dict[str, nn.Parameter], self._parameters)
-        return parameters[f"lora_A_{name}"], parameters[f"lora_B_{name}"]
+        here: Mapping[str, Any] = self._parameters
+        if f"lora_A_{name}" not in here:
+            here = self.__dict__
+        return here[f"lora_A_{name}"], here[f"lora_B_{name}"]
+
+    def _replicate_for_data_parallel(self) -> LoRALinear:
+        """A replica keeps the mode of its forward pass, whatever is set on the layer afterwards."""
+        replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._attached = replace(self._attached, since=0)
+        return replica
+
+    # ---- the mode
+
+    @property
+    def mode(self) -> Mode:
+        return self._attached.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._attached.mode = mode
+        self._changed()
+
+    @property
+    def since(self) -> int:
+        return self._attached.since
+
+    def restore(self, mode: Mode, since: int) -> None:
+        """Set a mode back. In a backward pass nothing has changed then for what was before."""
+        self.mode = mode
+        if replay.in_backward():
+            self._attached.since = since
+
+    def _changed(self) -> None:
+        self._attached.since = replay.now()
+
+    def _acting(self) -> Mode:
+        """The mode in force, None where no adapter of this layer acts beside the weight.
+
+        Raises RuntimeError where backward asks for a forward pass of another mode.
+        """
+        attached = self._attached
+        replay.check(attached.path, attached.since)
+        if attached.folded is not None:
+            return None if attached.before_fold is not None else attached.folded
+        return attached.mode
+
+    # ---- the weight
+
+    def _bare(self) -> nn.Linear:
+        """The layer as its own class sees it: another object over the same attributes."""
+        bare = object.__new__(self._origin)
+        bare.__dict__ = self.__dict__
+        return bare
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        weight, mode = self._bare().weight, self._acting()
+        if mode is None or not set(mode.names) & set(self.scales) or self in _running.get():
+            return weight
+        if hasattr(weight, "full_tensor"):  # a DTensor: FSDP takes its own parameters from here
+            return weight
+        if torch.compiler.is_compiling():
+            return self._merged(weight, mode)
+        return ReadWeight.of(weight, lambda: self._merged(weight, mode))
+
+    @weight.setter
+    def weight(self, value: Any) -> None:  # parametrisations and replicas set tensors
+        self._bare().weight = value
+
+    @weight.deleter
+    def weight(self) -> None:
+        del self._bare().weight
+
+    @property
+    def unfolded_weight(self) -> Tensor:
+        """The weight without adapters, also while they are folded into it."""
+        before = self._attached.before_fold
+        return self._bare().weight if before is None else before
+
+    def _merged(self, weight: Tensor, mode: Mode) -> Tensor:
+        """W + sum_i w_i s_i B_i A_i, in the weight's own precision."""
+        if not isinstance(mode, Mix):
+            raise ValueError(
+                f"{self.path}: the model reads this layer's weight and does not call the layer: "
+                f"adapters act there as a Mix, not as {type(mode).__name__}"
+            )
+        if not weight.is_floating_point() or tuple(weight.shape) != (self.d_out, self.d_in):
+            raise ValueError(
+                f"{self.path}: the model reads this layer's weight, a {type(weight).__name__} of "
+                f"{weight.dtype} and {tuple(weight.shape)}, to which no update can be added"
+            )
+        for name in (name for name in mode.names if name in self.scales):
+            A, B = self.factors(name)
+            dtype = torch.promote_types(A.dtype, B.dtype)
+            update = mode.weights[name] * self.scales[name] * (B.to(dtype) @ A.to(dtype))
+            weight = weight + update.to(weight.dtype)
+        return weight
 
     def fold(self, weights: Mapping[str, float]) -> None:
-        """Add sum_i w_i s_i B_i A_i to the weight, in the weight's own precision. The old weight is
-        kept for `unfold`. Raises RuntimeError where adapters are folded already."""
-        if self._unfolded is not None:
+        """Put W + sum_i w_i s_i B_i A_i, in W's own precision, in the place of W.
+
+        W itself is not written to. A layer with a forward of its own or without an ordinary weight
+        gets the same sum as a `Mix`. Raises RuntimeError where adapters are folded already.
+        """
+        attached = self._attached
+        if attached.folded is not None:
             raise RuntimeError(
                 f"{self.path}: adapters are folded into the weight already: unfold first"
             )
-        self._unfolded = self.weight.detach().clone()
-        with torch.no_grad():
-            for name in (name for name in weights if name in self.scales):
-                A, B = self.factors(name)
-                self.weight += (weights[name] * self.scales[name] * (B @ A)).to(self.weight.dtype)
+        mode = Mix(dict(weights))
+        weight = self._parameters.get("weight")
+        foldable = self._plain() is not None and set(weights) & set(self.scales)
+        if foldable and weight is not None:
+            with torch.inference_mode(False), torch.no_grad():
+                folded = nn.Parameter(self._merged(weight, mode), requires_grad=False)
+            attached.before_fold, self._parameters["weight"] = weight, folded
+        attached.folded = mode
+        self._changed()
 
     def unfold(self) -> None:
-        """Put the weight back as it was, bit for bit. Raises RuntimeError where none is folded."""
-        if self._unfolded is None:
+        """Put W back: the very parameter that it was. Raises RuntimeError where none is folded."""
+        attached = self._attached
+        if attached.folded is None:
             raise RuntimeError(f"{self.path}: no adapter is folded into the weight")
-        with torch.no_grad():
-            self.weight.copy_(self._unfolded)
-        self._unfolded = None
+        if attached.before_fold is not None:
+            here, before = self._parameters["weight"], attached.before_fold
+            if here is not None and (here.device, here.dtype) != (before.device, before.dtype):
+                before.data = before.data.to(here.device, here.dtype)  # the model was moved
+            self._parameters["weight"] = before
+        attached.folded = attached.before_fold = None
+        self._changed()
 
-    def forward(self, x: Tensor) -> Tensor:
-        mode = self.mode
-        if mode is None or self._unfolded is not None:
-            return F.linear(x, self.weight, self.bias)
-        if isinstance(mode, Mix):
-            return self._mixed(x, mode)
-        if isinstance(mode, Rows):
-            return self._by_rows(x, mode)
-        return self._gated(x, mode)
+    # ---- the forward pass
 
-    def _mixed(self, x: Tensor, mode: Mix) -> Tensor:
-        names = tuple(name for name in mode.weights if name in self.scales)
-        if not names:
-            return F.linear(x, self.weight, self.bias)
-        A, B, ranks = self._concatenated(names)
-        weights = [mode.weights[name] * self.scales[name] for name in names]
-        if len(set(weights)) == 1:
-            return lora_linear(x, self.weight, self.bias, A, B, weights[0])
-        columns = [weight for weight, r in zip(weights, ranks, strict=True) for _ in range(r)]
-        return lora_linear(x, self.weight, self.bias, A, B, x.new_tensor(columns))
+    def _plain(self) -> Tensor | None:
+        """The weight where the layer is an nn.Linear and no more, with an ordinary weight: one
+        product gives the layer and its adapters."""
+        if self._origin not in _PLAIN or self._attached.own_forward is not None:
+            return None
+        return plain_weight(self)
 
-    def _by_rows(self, x: Tensor, mode: Rows) -> Tensor:
-        pairs = [self.factors(name) for name in mode.names]
-        A, B = (torch.stack(factors) for factors in zip(*pairs, strict=True))
-        scales = self._scales_of(mode.names, x)
-        return lora_linear_rows(x, self.weight, self.bias, A, B, scales)
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        mode, weight = self._acting(), self._plain()
+        product = None if mode is None else product_of(self, _first(inputs, named), mode)
+        if weight is None:
+            return self._beside_own_forward(product, inputs, named)
+        x, bias = _first(inputs, named), self.bias
+        if product is None:
+            return F.linear(x, weight, bias)
+        return product.on_weight(x, weight, bias)
 
-    def _gated(self, x: Tensor, mode: Gated) -> Tensor:
-        scales = self._scales_of(mode.names, x)
-        gates = mode.routers[self.path](x.reshape(-1, self.d_in))
-        A, B, ranks = self._concatenated(tuple(mode.names))
-        one_rank = len(set(ranks)) == 1
-        if mode.order == "factors":
-            if not one_rank:
-                raise ValueError(
-                    f"{self.path}: factors of ranks {ranks} cannot be averaged: mix the outputs"
-                )
-            return lora_linear_factors(x, self.weight, self.bias, A, B, gates, scales)
-        c = gates * scales
-        if not one_rank:
-            repeats = torch.tensor(ranks, device=c.device)
-            c = c.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
-        return lora_linear(x, self.weight, self.bias, A, B, c)
+    def _beside_own_forward(self, product: Product | None, inputs: Any, named: Any) -> Any:
+        if type(self) is not _adapted(self._origin):
+            raise ValueError(self._was_changed())
+        token = _running.set((*_running.get(), self))
+        try:
+            if (own_forward := self._attached.own_forward) is not None:
+                y = own_forward(*inputs, **named)
+            else:
+                y = self._origin.forward(self._bare(), *inputs, **named)
+        finally:
+            _running.reset(token)
+        if product is None:
+            return y
+        x = _first(inputs, named)
+        expected = (*x.shape[:-1], self.d_out)
+        if not isinstance(y, Tensor) or y.shape != expected:
+            raise ValueError(
+                f"{self.path}: a {self._origin.__name__} gives {_shape(y)}, and adapters can be "
+                f"added to {expected} only: leave this layer out"
+            )
+        return y + product.alone(x).to(y.dtype)
 
-    def _scales_of(self, names: Sequence[str], like: Tensor) -> Tensor | float:
-        """The adapters' scalings (N,), or the one number that all share: it needs no product."""
-        scales = [self.scales[name] for name in names]
-        return scales[0] if len(set(scales)) == 1 else like.new_tensor(scales)
-
-    def _concatenated(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """[A_1; ..; A_N] (R, d_in), [B_1 | .. | B_N] (d_out, R), and the ranks that sum to R.
-
-        The result is kept from call to call while no gradient is asked for and no factor has
-        changed, so decoding restacks nothing.
-        """
-        factors = [self.factors(name) for name in names]
-        if len(names) == 1:
-            return *factors[0], (factors[0][0].shape[0],)
-        ranks = tuple(A.shape[0] for A, _ in factors)
-
-        def stack() -> tuple[Tensor, Tensor, tuple[int, ...]]:
-            A = torch.cat([A for A, _ in factors])
-            return A, torch.cat([B for _, B in factors], dim=1), ranks
-
-        trained = torch.is_grad_enabled() and any(p.requires_grad for pair in factors for p in pair)
-        if trained or torch.compiler.is_compiling():
-            return stack()
-        key = (names, tuple((p.data_ptr(), p._version) for pair in factors for p in pair))
-        if self._stacked is None or self._stacked[0] != key:
-            # Ordinary tensors, also when first asked for in inference mode: a later call may
-            # differentiate through them.
-            with torch.inference_mode(False), torch.no_grad():
-                self._stacked = (key, stack())
-        return self._stacked[1]
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the layer tells rows apart by their place in the batch: none may leave it."""
+        return isinstance(self.mode, Rows)
 
     def extra_repr(self) -> str:
-        return f"{self.d_in} -> {self.d_out}, adapters: {', '.join(self.names) or 'none'}"
+        names = ", ".join(self.names) or "none"
+        return f"{self._bare().extra_repr()}, adapters: {names}"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self) is LoRALinear:
+            return super().__reduce_ex__(protocol)
+        return _empty, (self._origin,), self.__dict__
+
+
+def _adapted(origin: type[nn.Linear]) -> type[LoRALinear]:
+    """LoRALinear over another class of linear layers, the same one each time."""
+    if origin is nn.Linear:
+        return LoRALinear
+    over = _over.get(origin)
+    if over is None:
+        own = {"_origin": origin, "__module__": __name__}
+        over = _over[origin] = type(f"LoRA{origin.__name__}", (LoRALinear, origin), own)
+    return over
+
+
+_over: WeakValueDictionary[type[nn.Linear], type[LoRALinear]] = WeakValueDictionary()
+
+
+def _empty(origin: type[nn.Linear]) -> LoRALinear:
+    cls = _adapted(origin)
+    return cls.__new__(cls)
+
+
+def _first(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    return inputs[0] if inputs else next(iter(named.values()))
+
+
+def _shape(y: Any) -> str:
+    return f"a tensor {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"

@@ -18,8 +18,9 @@ def greedy(
     ``limit`` tokens.
 
     Prompts may differ in length: shorter prompts are padded on the left and the padding is masked.
-    Rows that have ended leave the batch, so a few long answers do not cost the whole batch. Raises
-    ValueError for an empty prompt and for a limit below 1.
+    Rows that have ended leave the batch, so a few long answers do not cost the whole batch. They
+    stay where a module tells rows apart by their place (``whole_batch``, as adapters with a part of
+    the batch each do). Raises ValueError for an empty prompt and for a limit below 1.
     """
     if not prompts:
         return []
@@ -40,16 +41,22 @@ def greedy(
 
     answers: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    stay = any(getattr(module, "whole_batch", False) for module in model.modules())
     for _ in range(limit):
         states = model.hidden_states(tokens, cache, mask)
         tokens = model.unembed(states[:, -1]).argmax(-1, keepdim=True)
-        going = (tokens[:, 0] != end).nonzero()[:, 0]
-        if len(going) < len(rows):
-            rows, tokens = rows[going], tokens[going]
+        ended |= tokens[:, 0] == end
+        if not stay and bool(ended.any()):
+            going = (~ended).nonzero()[:, 0]
+            rows, tokens, ended = rows[going], tokens[going], ended[going]
             cache.keep(going)
             mask = None if mask is None else mask[going]
-        if len(rows) == 0:
+        if bool(ended.all()):
             break
-        for row, token in zip(rows.tolist(), tokens[:, 0].tolist(), strict=True):
-            answers[row].append(token)
+        for row, token, over in zip(
+            rows.tolist(), tokens[:, 0].tolist(), ended.tolist(), strict=True
+        ):
+            if not over:
+                answers[row].append(token)
     return answers

@@ -59,6 +59,10 @@ class LanguageModel(Protocol):
 
     def parameters(self) -> Iterable[nn.Parameter]: ...
 
+    def modules(self) -> Iterable[nn.Module]:
+        """Decoding asks each for ``whole_batch``, which a module has and sets to True while it
+        tells rows apart by their place in the batch."""
+
 
 class Vocabulary(Protocol):
     """A tokenizer maps text to ids and back, and has two special tokens."""

@@ -1,6 +1,7 @@
 """Adapters add, subtract and scale as their updates do; singular values come from the core."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -184,6 +185,31 @@ def test_weights_that_are_not_finite_are_refused(weight):
     for call in (lambda: weight * a, lambda: a / weight, lambda: combine([a, a], [1.0, weight])):
         with pytest.raises(ValueError, match=f"an adapter's weight is {weight}: it must be finite"):
             call()
+
+
+def test_adapters_are_equal_where_all_that_they_hold_is():
+    a, same = adapter(), adapter()
+    assert a == same and not a != same and hash(a) == hash(same)
+    turned = dict(reversed(a.factors.items()))  # an order says nothing
+    assert a == replace(a, factors=turned) and hash(a) == hash(replace(a, factors=turned))
+    path, (A, B) = next(iter(a.factors.items()))
+    others = [
+        adapter(seed=1),
+        adapter(rank=3),
+        adapter(paths=["a.q_proj"]),
+        replace(a, alpha=4.0),
+        replace(a, rslora=True),
+        replace(a, alphas={path: 1.0}),
+        replace(a, base=None),
+        replace(a, origin={"seed": 1}),
+        replace(a, factors={**a.factors, path: (A.float(), B.float())}),
+        replace(a, factors={**a.factors, path: (A, B.clone().index_fill_(1, torch.tensor(0), 0))}),
+    ]
+    for other in others:
+        assert a != other and other not in [a, same]
+    assert same in [*others, a] and others.index(others[4]) == 4
+    assert len({a, same, *others}) == 1 + len(others)
+    assert a != "a" and a != None  # noqa: E711
 
 
 def test_what_is_no_adapter_and_no_number_is_refused():

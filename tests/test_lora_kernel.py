@@ -463,18 +463,3 @@ def test_compiled_on_cuda_is_one_graph_and_equal(name):
     for g, want in zip(got, expected, strict=True):
         assert (g is None) == (want is None)
         assert g is None or off(g.cpu(), want.cpu().double()) <= 1e-4
-
-
-def test_stacked_factors_stay_until_one_changes_and_serve_gradients_later():
-    model, names = small_model()
-    layer = next(iter(lora_layers(model).values()))
-    layer.mode = Mix(dict.fromkeys(names, 1.0))
-    x = torch.randn(3, layer.d_in)
-    with torch.inference_mode():
-        first, stacked = layer(x), layer._stacked[1]
-        layer(x)
-    assert layer._stacked[1] is stacked
-    layer(x.requires_grad_()).sum().backward()  # made in inference mode, used under grad
-    with torch.no_grad():
-        layer.factors(names[0])[0].mul_(2)
-        assert not torch.equal(layer(x), first)
