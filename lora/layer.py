@@ -110,12 +110,6 @@ class LoRALinear(nn.Module):
                 f"{self.path}: the layer maps {self.d_in} to {self.d_out}, "
                 f"adapter {name!r} maps {A.shape[1]} to {B.shape[0]}: it was made for another model"
             )
-        full_rank = min(self.d_in, self.d_out)
-        if A.shape[0] > full_rank:
-            raise ValueError(
-                f"{self.path}: rank {A.shape[0]} of adapter {name!r} is above the layer's own, "
-                f"{full_rank}: choose a lower rank"
-            )
         for letter, factor in (("A", A), ("B", B)):
             copied = factor.detach().to(self.weight.device, copy=True)
             parameter = nn.Parameter(copied, requires_grad=False)
