@@ -60,7 +60,7 @@ class Adapter:
                 )
         for alpha in (self.alpha, *self.alphas.values()):
             if isinstance(alpha, bool) or not -_LARGEST <= alpha <= _LARGEST:
-                raise ValueError(f"alpha = {alpha}: it must be a finite number")
+                raise ValueError(f"alpha = {str(alpha)[:40]}: it must be a finite number")
 
     @classmethod
     def unscaled(

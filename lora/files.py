@@ -57,7 +57,7 @@ def save_adapter(adapter: Adapter, folder: Path | str) -> None:
         if not is_path(path):
             raise AdapterFileError(f"{folder}: {shown(path)} cannot be the name of a layer")
         if fault := _fault(adapter, path):
-            raise AdapterFileError(f"{folder}: {path} {fault}: it is not saved")
+            raise AdapterFileError(f"{folder}: {shown(path)} {fault}: it is not saved")
     tensors = {}
     for path, (A, B) in adapter.factors.items():
         # Copies: a file cannot hold views of shared or larger memory as they are.
@@ -94,7 +94,7 @@ def load_adapter(folder: Path | str) -> Adapter:
     for path, (A, B) in factors.items():
         if A.dim() != 2 or B.dim() != 2 or A.shape[0] != ranks[path] or B.shape[1] != ranks[path]:
             raise AdapterFileError(
-                f"{weights}: {path} has A {tuple(A.shape)} and B {tuple(B.shape)}, "
+                f"{weights}: {shown(path)} has A {tuple(A.shape)} and B {tuple(B.shape)}, "
                 f"{CONFIG} says rank {ranks[path]}: the two files are not of one adapter"
             )
     others = {path: alpha for path, alpha in alphas.items() if alpha != settings.alpha}
@@ -102,7 +102,7 @@ def load_adapter(folder: Path | str) -> Adapter:
     adapter = Adapter(factors, settings.alpha, settings.rslora, others, base, origin)
     for path in adapter.paths:
         if fault := _fault(adapter, path):
-            raise AdapterFileError(f"{weights}: {path} {fault}")
+            raise AdapterFileError(f"{weights}: {shown(path)} {fault}")
     return adapter
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -54,12 +55,14 @@ def values_of(pattern: Mapping[str, Value], paths: Collection[str]) -> dict[str,
 def _compiled(key: str) -> re.Pattern[str]:
     if len(key) > _LONGEST_KEY or _UNBOUNDED.search(key):
         raise ValueError(
-            f"{key[:60]!r} may take too long to match: repeat characters, not groups, in at most "
-            f"{_LONGEST_KEY} characters"
+            f"{key[:60]!r} may take too long to match: it repeats groups, uses flags or references, "
+            f"or has over {_LONGEST_KEY} characters"
         )
     try:
-        re.compile(rf"(.*\.)?({key})$")  # as PEFT does
-        return re.compile(key)
+        with warnings.catch_warnings():  # about syntax of a stranger's that is odd and legal
+            warnings.simplefilter("ignore")
+            re.compile(rf"(.*\.)?({key})$")  # as PEFT does
+            return re.compile(key)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{key[:60]!r} is no regular expression ({error})") from None
 

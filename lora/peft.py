@@ -56,7 +56,7 @@ _FREE = set(
 _SELECTIVE = ("exclude_modules", "layers_to_transform")  # of what target_modules lists
 # How training begins where the base stays as it is. PiSSA, OLoRA, CorDA and LoRA-GA first take B A
 # out of the base and LoftQ quantises it, so their factors do not belong to the base as it was.
-_PLAIN_STARTS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 
 
 class AdapterFileError(ValueError):
@@ -70,9 +70,9 @@ class AdapterFileError(ValueError):
 def shown(value: Any) -> str:
     """A stranger's value, short enough for a message."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    short.maxlist = short.maxdict = 4
-    return short.repr(value)
+    short.maxstring = short.maxother = short.maxlong = 50
+    text = short.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ _READ: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or isinstance(value, str) or _is_names(value),
     ),
     "init_lora_weights": (
-        "and training that begins so changes the base: save it as a plain LoRA with PEFT "
-        "(save_pretrained, path_initial_model_for_weight_conversion)",
-        lambda value: str(value).lower() in _PLAIN_STARTS,
+        "and such training changes the base: let PEFT save a plain LoRA "
+        "(path_initial_model_for_weight_conversion)",
+        lambda value: _is_flag(value) or str(value).lower() in _PLAIN_STARTS,
     ),
 }
 
@@ -244,7 +244,7 @@ def layers_of(
         if len(pair) == 1:
             letter, missing = ("A", "B") if "A" in pair else ("B", "A")
             raise AdapterFileError(
-                f"{file}: {path} has a lora_{letter} and no lora_{missing}: "
+                f"{file}: {shown(path)} has a lora_{letter} and no lora_{missing}: "
                 "the file is not whole, make it again"
             )
     _check_targets(file, target_modules or [], pairs)
