@@ -68,7 +68,7 @@ class ArrowRouter:
             self.temperature < _COLD
         ):  # the quotients might overflow, and softmax is blind to a shift
             logits = logits - logits.amax(1, keepdim=True)
-        gates = (logits / self.temperature).softmax(1).to(x.dtype)
+        gates = (logits / max(self.temperature, _COLDEST)).softmax(1).to(x.dtype)
         if self.seen is not None:
             self.seen.append(gates)
         return gates
