@@ -55,8 +55,8 @@ def values_of(pattern: Mapping[str, Value], paths: Collection[str]) -> dict[str,
 def _compiled(key: str) -> re.Pattern[str]:
     if len(key) > _LONGEST_KEY or _UNBOUNDED.search(key):
         raise ValueError(
-            f"{key[:60]!r} may take too long to match: it repeats groups, uses flags or references, "
-            f"or has over {_LONGEST_KEY} characters"
+            f"{key[:60]!r} may take too long to match: it repeats groups, uses flags or "
+            f"references, or has over {_LONGEST_KEY} characters"
         )
     try:
         with warnings.catch_warnings():  # about syntax of a stranger's that is odd and legal
