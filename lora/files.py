@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lora.adapter import FACTOR_TYPES, Adapter
-from lora.folder import CONFIG, ORIGIN, WEIGHTS, find, replace_files
+from lora.folder import CONFIG, ORIGIN, WEIGHTS, find, replace_files, versions
 from lora.peft import (
     A_KEY,
     B_KEY,
@@ -80,6 +80,19 @@ def load_adapter(folder: Path | str) -> Adapter:
     AdapterFileError with one line that says what is wrong and what to do.
     """
     folder = Path(folder)
+    while True:  # until no other process saves there in the meantime
+        before = versions(folder)
+        try:
+            adapter = _load(folder)
+        except (AdapterFileError, FileNotFoundError):
+            if versions(folder) == before:
+                raise
+        else:
+            if versions(folder) == before:
+                return adapter
+
+
+def _load(folder: Path) -> Adapter:
     config, weights = find(folder, CONFIG), find(folder, *WEIGHTS)
     if config is None:
         raise AdapterFileError(f"{folder} holds no adapter: there is no {CONFIG} in it")

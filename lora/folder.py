@@ -34,6 +34,19 @@ def find(folder: Path, *names: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def versions(folder: Path) -> tuple[tuple[Path, int, int] | None, ...]:
+    """What is another after each step of a save: the places of the files and what they hold."""
+
+    def version(*names: str) -> tuple[Path, int, int] | None:
+        with suppress(FileNotFoundError):
+            if (file := find(folder, *names)) is not None:
+                status = file.stat()
+                return file, status.st_ino, status.st_mtime_ns
+        return None
+
+    return version(CONFIG), version(ORIGIN), version(*WEIGHTS)
+
+
 def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write the files of an adapter, by their names. Everything else in the folder stays.
 
@@ -93,16 +106,18 @@ def _finish(folder: Path) -> None:
             saved.rmdir()
         except FileNotFoundError:
             return
-        except OSError:
-            if not there:  # a folder with other things, and not with files of another process
-                raise
+        except OSError:  # another process has put its files there, or a stranger other things
+            with suppress(FileNotFoundError):
+                if set(os.listdir(saved)) - {*WEIGHTS, ORIGIN, CONFIG}:
+                    raise
 
 
 def _remove_abandoned(parent: Path) -> None:
     """What processes left that died while they wrote."""
     for left in parent.glob(f"{_SAVING}{'[0-9a-f]' * 16}"):
-        if time.time() - left.lstat().st_mtime > _ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process ends its save now
+            if time.time() - left.lstat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:
