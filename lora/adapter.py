@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
+
+FACTOR_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,8 @@ class Adapter:
 
     ``a + b``, ``a - b``, ``-a``, ``w * a``, ``a / w`` and ``sum(adapters)`` combine the updates
     exactly, as `combine` says. ``a == b`` compares contents: every factor bit for bit, and all the
-    rest. Raises ValueError where there is no layer or where two factors do not fit.
+    rest. Raises ValueError where there is no layer, where two factors do not fit or hold no numbers
+    with a fraction, and for an alpha that is not finite.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
@@ -49,6 +54,14 @@ class Adapter:
                     f"{path}: A {tuple(A.shape)} and B {tuple(B.shape)} do not fit "
                     "as (r, d_in) and (d_out, r)"
                 )
+            if not {A.dtype, B.dtype} <= FACTOR_TYPES:
+                raise ValueError(
+                    f"{path}: A is {A.dtype} and B {B.dtype}: factors are numbers of 16 to 64 bits "
+                    "with a fraction, convert them"
+                )
+        for alpha in (self.alpha, *self.alphas.values()):
+            if isinstance(alpha, bool) or not -_LARGEST <= alpha <= _LARGEST:
+                raise ValueError(f"alpha = {str(alpha)[:40]}: it must be a finite number")
 
     @classmethod
     def unscaled(
@@ -99,7 +112,8 @@ class Adapter:
     def delta(self, path: str) -> Tensor:
         """The update s B A of one layer, written out: (d_out, d_in)."""
         A, B = self.factors[path]
-        return self.scale(path) * (B @ A)
+        common = torch.promote_types(A.dtype, B.dtype)
+        return self.scale(path) * (B.to(common) @ A.to(common))
 
     def svd(self, path: str) -> tuple[Tensor, Tensor, Tensor]:
         """The thin singular value decomposition of one layer's update, without forming the update.
@@ -188,15 +202,22 @@ def combine(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
 
 
 def _concatenated(parts: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
-    """Factors of sum_i c_i B_i A_i for parts (A_i, B_i, c_i) of one layer."""
-    A = torch.cat([A for A, _, _ in parts])
-    B = torch.cat([c * B for _, B, c in parts], dim=1)
+    """Factors of sum_i c_i B_i A_i for parts (A_i, B_i, c_i) of one layer.
+
+    They have the type that holds all factors, and are rounded to it once: 16-bit factors are
+    calculated with in float32.
+    """
+    types = [factor.dtype for A, B, _ in parts for factor in (A, B)]
+    common = reduce(torch.promote_types, types)
+    exact = torch.promote_types(common, torch.float32)
+    A = torch.cat([A.to(exact) for A, _, _ in parts])
+    B = torch.cat([c * B.to(exact) for _, B, c in parts], dim=1)
     d_out, d_in = len(B), A.shape[1]
     full_rank = min(d_out, d_in)
-    if len(A) <= full_rank:
-        return A, B
-    identity = torch.eye(full_rank, dtype=A.dtype, device=A.device)
-    return (B @ A, identity) if d_out == full_rank else (identity, B @ A)
+    if len(A) > full_rank:
+        identity = torch.eye(full_rank, dtype=exact, device=A.device)
+        A, B = (B @ A, identity) if d_out == full_rank else (identity, B @ A)
+    return A.to(common), B.to(common)
 
 
 def _check_weight(weight: float) -> None:

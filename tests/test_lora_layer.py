@@ -254,6 +254,18 @@ def test_adapter_names_that_break_others_work(name):
         net(torch.zeros(1, 12, dtype=torch.double))
 
 
+def test_a_rank_above_the_layers_own_acts_as_its_update():
+    """Other tools give every layer one rank, also a router of 4 experts or a head of 2 labels."""
+    g = torch.Generator().manual_seed(0)
+    net, x = model(), torch.randn(3, 12, generator=g).double()
+    factors = torch.randn(20, 12, generator=g).double(), torch.randn(16, 20, generator=g).double()
+    one = Adapter({"0": factors}, 16.0)
+    expected = x @ (net[0].weight + one.delta("0")).mT + net[0].bias
+    attach(net, {"a": one})
+    with using(net, Mix({"a": 1.0})):
+        torch.testing.assert_close(net[0](x), expected)
+
+
 def test_bad_adapters_are_refused_and_nothing_is_attached():
     net = model()
     good = adapter(net)

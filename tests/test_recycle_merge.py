@@ -131,3 +131,26 @@ def test_impossible_merges_are_explained():
             merge(adapters)
     with pytest.raises(ValueError, match="2 adapters and 1 weights"):
         weighted_sum([a, b], [1.0])
+
+
+@pytest.mark.parametrize("count, rank", [(3, 3), (24, 4)])
+@pytest.mark.parametrize("types", [(torch.bfloat16,), (torch.bfloat16, torch.float, torch.half)])
+def test_merges_of_short_numbers_are_rounded_once(count, rank, types):
+    """Also above the layer's own rank. The result has the type that holds all factors."""
+    several = []
+    for i in range(count):
+        one, dtype = adapter(rank, 5.0, i), types[i % len(types)]
+        short = {path: tuple(f.to(dtype) for f in pair) for path, pair in one.factors.items()}
+        several.append(Adapter(short, one.alpha, base=one.base))
+    exact = [
+        Adapter({p: tuple(f.double() for f in pair) for p, pair in one.factors.items()}, 5.0)
+        for one in several
+    ]
+    for name, merge in MERGES.items():
+        merged, expected = merge(several), merge(exact)
+        for path in PATHS:
+            A, B = merged.factors[path]
+            assert A.dtype == (types[0] if len(types) == 1 else torch.float)
+            delta = merged.scale(path) * B.double() @ A.double()
+            error = (delta - expected.delta(path)).norm() / expected.delta(path).norm()
+            assert error < (2**-7 if len(types) == 1 else 2**-20), (name, error)

@@ -65,6 +65,22 @@ def test_temperature_goes_from_a_choice_to_the_mean():
     torch.testing.assert_close(cold(x), choice(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_no_temperature_overflows(dtype, top_k):
+    """Large tokens and a cold router: a choice, or a tie between equals, and never NaN."""
+    x = 8 * torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    library = [Adapter({"q": factors(i)}, 1.0) for i in (0, 0, 1)]
+    for temperature in (1e-3, 1e-4, 1e-6, 1e-40, 1e-300):
+        router = arrow(library, temperature, top_k)["q"]
+        gates = router(x)
+        assert gates.dtype == dtype
+        torch.testing.assert_close(gates.sum(1).float(), torch.ones(5), atol=1e-2, rtol=0)
+        best = (x.double() @ router.prototypes.mT).abs().argmax(1)
+        assert bool((gates[range(5), best] >= 0.49).all())
+        assert router(x[:0]).shape == (0, 3)
+
+
 def test_a_token_along_an_adapters_direction_goes_to_it():
     library = [Adapter({"q": factors(i)}, 1.0) for i in range(3)]
     router = arrow(library, temperature=0.01)["q"]
@@ -78,6 +94,8 @@ def test_impossible_routers_are_explained():
         ({"top_k": 3}, "top_k = 3: the library has 2 adapters"),
         ({"top_k": 0}, "top_k = 0"),
         ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"temperature": float("inf")}, "temperature = inf"),
+        ({"temperature": float("nan")}, "temperature = nan"),
     ):
         with pytest.raises(ValueError, match=message):
             arrow(library, **kwargs)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
+from torch import Tensor
 
 from lora import Adapter, combine, common_base
 
@@ -56,9 +58,10 @@ def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
                 f"product_of_means averages factors: {path} has ranks {ranks} and scalings "
                 f"{sorted(scales)}, which must be equal; use mean_of_products"
             )
-        A = torch.stack([adapter.factors[path][0] for adapter in adapters]).mean(0)
-        B = torch.stack([adapter.factors[path][1] for adapter in adapters]).mean(0)
-        factors[path] = (A, scales.pop() * B)
+        As, Bs = zip(*(adapter.factors[path] for adapter in adapters), strict=True)
+        common = reduce(torch.promote_types, (factor.dtype for factor in (*As, *Bs)))
+        A, B = (_mean(several) for several in (As, Bs))
+        factors[path] = (A.to(common), (scales.pop() * B).to(common))
     origin = {
         "formula": "s mean(B) mean(A)",
         "weights": [1 / len(adapters)] * len(adapters),
@@ -66,6 +69,12 @@ def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
     }
     merged = Adapter.unscaled(factors, common_base(adapters), origin)
     return _named("product_of_means", merged)
+
+
+def _mean(factors: Sequence[Tensor]) -> Tensor:
+    """Of 16-bit factors in float32: the result is rounded once."""
+    stacked = torch.stack(list(factors))
+    return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)
 
 
 def _named(merge: str, adapter: Adapter) -> Adapter:
