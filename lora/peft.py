@@ -129,7 +129,7 @@ _READ: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or isinstance(value, str) or _is_names(value),
     ),
     "init_lora_weights": (
-        "and such training changes the base: merge it into its base, or let PEFT save a plain LoRA "
+        "which changes the base: merge it there, or let PEFT save a plain LoRA "
         "(path_initial_model_for_weight_conversion)",
         lambda value: _is_flag(value) or str(value).lower() in _PLAIN_STARTS,
     ),

@@ -69,7 +69,7 @@ def test_settings_of_other_tools_are_read(write, changes, scale):
     "changes, message",
     [
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is 'pissa_niter_16'"),
-        ({"init_lora_weights": "OLoRA"}, "init_lora_weights is 'OLoRA', and such training changes"),
+        ({"init_lora_weights": "OLoRA"}, "init_lora_weights is 'OLoRA', which changes the base"),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "init_lora_weights"),
         ({"init_lora_weights": "true"}, "init_lora_weights"),
         ({"init_lora_weights": 1}, "init_lora_weights"),
