@@ -114,7 +114,7 @@ def test_whole_steps_agree_and_a_wrong_one_is_named(monkeypatch):
     assert {"ours", "stock, one after the other"} <= {row["arm"] for row in rows}
     true = kernel.lora_linear
     monkeypatch.setattr(
-        "lora.layer.lora_linear", lambda x, W, b, A, B, c: true(x, W, b, A, B, 1.01 * c)
+        "lora.products.lora_linear", lambda x, W, b, A, B, c: true(x, W, b, A, B, 1.01 * c)
     )
     with pytest.raises(WrongResult, match="training step: the arm .* nothing was timed"):
         steps.train_one(config, 2, 8, "cpu", 0.0)

@@ -94,6 +94,7 @@ def test_wrappers_do_not_count():
     attach(wrapped, {"a": fresh(net)})
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 def test_weights_without_values_have_no_name():
     with pytest.raises(ValueError, match="0.weight has no values|0.bias has no values"):
         base_hash(nn.Sequential(nn.Linear(6, 4, device="meta")))

@@ -92,6 +92,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
 @pytest.mark.parametrize("attached", ["before", "after"])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_adapters_of_wrapped_models_are_those_of_the_model(wrapper, attached, tmp_path):
