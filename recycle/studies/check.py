@@ -63,7 +63,11 @@ def _check_layers(shape: TransformerConfig, adapter: AdapterConfig) -> None:
     model = nn.Module()
     with torch.device("meta"):  # shapes without numbers
         model.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
-    for path in matching(model, adapter.patterns):
+    try:
+        paths = matching(model, adapter.patterns)
+    except ValueError as error:
+        raise ValueError(f"adapter.patterns: {error}") from None
+    for path in paths:
         d_out, d_in = model.get_parameter(f"{path}.weight").shape
         if adapter.kind == "lora" and adapter.rank > min(d_in, d_out):
             raise ValueError(
