@@ -76,9 +76,9 @@ def test_every_setting_of_every_preset_is_legal():
     "settings, words",
     [
         ("adapter.rank=33 model.width=32", "adapter.rank = 33: layer layers.0.self_attn.q_proj"),
-        ("adapter.patterns=nose", "no linear layer fits the pattern 'nose'"),
+        ("adapter.patterns=nose", "adapter.patterns: no linear layer fits the pattern 'nose'"),
         ("parts=growth groups=F model.width=24", "adapter.rank = 32: layer"),  # of a recipe
-        ("parts=growth groups=F task.people=2600", "names asked for"),
+        ("parts=growth groups=F task.people=6000", "names asked for"),
         ("pretrain.packed=False pretrain.length=20", "pretrain.length = 20: the longest text"),
         ("train.packed=False train.length=20", "train.length = 20: the longest text"),
         ("model.context=65", "model.context = 65: a question of library"),
