@@ -57,7 +57,7 @@ def study(options: Namespace) -> int:
     environment = describe_environment(choose_matmul(options.matmul), command)
     run_study(made, folder, environment, options.quiet)
     if os.environ.get("RANK", "0") == "0":
-        _write_report(made, folder)
+        _write_report(made.settled(folder), folder)
     return 0
 
 

@@ -20,6 +20,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -283,6 +284,7 @@ def _set_option(sub: argparse.ArgumentParser, text: str) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+@cache
 def _presets() -> str:
     """Every preset of every study, with what it makes."""
     lines = ["presets:"]
@@ -292,7 +294,7 @@ def _presets() -> str:
             seeds = ",".join(map(str, study.config.seeds))
             experts = sum(len(e) for _, b in study.bases for e in study.passes(b.name).values())
             lines.append(
-                f"  {design.name:10} {name:7} seeds {seeds:10} {len(study.bases):3} bases "
+                f"  {design.name:12} {name:9} seeds {seeds:20} {len(study.bases):3} bases "
                 f"{experts:4} experts {len(study.cells):5} cells"
             )
     return "\n".join(lines) + "\n"

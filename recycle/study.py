@@ -32,7 +32,8 @@ from recycle.train.experts import train_library
 
 
 def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = False) -> None:
-    """Make whatever of the study is not in the folder yet, then metrics.jsonl.
+    """Make whatever of the study is not in the folder yet, then metrics.jsonl. Seeds whose bases
+    fail their gates are replaced, until the spare ones are used up.
 
     Under torchrun every process makes its share of the bases, each with its experts and cells, and
     the first process waits for all of them."""
@@ -40,13 +41,18 @@ def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = F
         if rank == 0:
             claim_folder(study.config, folder)
         wait_for_all(count)
-        mine = share_out(study, count)[rank]
-        with progress.showing(sum(work(study, folder, *base) for base in mine), quiet or rank > 0):
-            for seed, spec in mine:
-                make(study, folder, (seed, spec), environment)
-        wait_for_all(count)
+        while True:
+            settled = study.settled(folder)
+            mine = share_out(settled, count)[rank]
+            tokens = sum(work(settled, folder, *base) for base in mine)
+            with progress.showing(tokens, quiet or rank > 0):
+                for base in mine:
+                    make(settled, folder, base, environment)
+            wait_for_all(count)
+            if study.settled(folder) == settled:
+                break
         if rank == 0:
-            collect(study, folder)
+            collect(settled, folder)
 
 
 def make(study: Study, folder: Path, of: tuple[int, BaseSpec], environment: dict[str, Any]) -> None:

@@ -84,12 +84,13 @@ def legal(design, key, value):
         return type(value) is float and eval(INTERVALS[last], {"x": value, "inf": math.inf})
     known = {
         "seeds": range(2**32),
+        "spare_seeds": range(2**32),
         "groups": design.world.groups,
         "parts": design.parts,
         "renderings": ("prose", "markdown", "python"),
         "patterns": None,
     }[last]
-    once = len(value) > 0 and len(set(value)) == len(value)
+    once = (len(value) > 0 or last == "spare_seeds") and len(set(value)) == len(value)
     return once and (known is None or all(each in known for each in value))
 
 

@@ -6,12 +6,16 @@ import pytest
 
 from recycle.decide.metrics import Metrics, Row
 from recycle.plan import Key
+from recycle.show.figures import sweep
+from recycle.show.tables import Line, title_of
+from recycle.studies import Study
 from recycle.studies.composition import COMPOSITION, LAYERS, LIBRARIES, PLACEMENTS
 from recycle.studies.composition_claims import (
     BASES,
     BOTH_NEW,
     EVERYWHERE,
     HIGH_LOW,
+    LOW_HIGH,
     MERGED_OR_ROUTED,
     RULES,
     SINGLES,
@@ -41,6 +45,7 @@ def study(
     hops=0.95,
     alone=0.05,
     noise=0.9,
+    true_facts=0.03,
     question=0.03,
     possessive=(0.25, 0.6, 0.03),
     second=0.6,
@@ -82,6 +87,7 @@ def study(
                             share = own if method == "plain_sum" else 0.03
                             add(group, library, method, form, share, lag=0)
             add("KK-R", EVERYWHERE, "random_adapters", "direct", noise)
+            add("NN-R", f"{LOW_HIGH}, relabelled", "plain_sum", "direct", true_facts)
             for library in PLACEMENTS:
                 for group in BOTH_NEW:
                     for hop in ("hop1", "hop2"):
@@ -134,6 +140,8 @@ def test_other_worlds_refute_what_they_should():
         ({"survives": 0.5}, "survives-merge", ("C1-question", "C1-possessive", "C2")),
         ({"hops": 0.5}, "hops-survive", ("C1-question", "C1-possessive", "C1-question-cot")),
         ({"alone": 0.4}, "alone-fails", ("C1-question", "C16")),
+        ({"noise": 0.5}, "noise-harmless", ("C1-question", "C2")),
+        ({"true_facts": 0.3}, "relabelled-follow", ("C1-possessive", "C15", "C16")),
     ],
 )
 def test_a_claim_is_open_where_its_own_gate_fails(kwargs, control, claims):
@@ -181,3 +189,18 @@ def test_placements_cover_the_layers_once():
 def test_presets_that_decide_use_seeds_that_were_not_looked_at():
     for name in ("laptop", "full"):
         assert 0 not in COMPOSITION.preset(name).seeds
+
+
+def test_the_sweep_of_weights_shows_each_base_its_own():
+    pytest.importorskip("matplotlib")
+    metrics = study(question=0.1, possessive=(0.2, 0.6, 0.03))
+    axes = sweep(Study(COMPOSITION, COMPOSITION.preset("quick")), metrics).axes
+    assert [ax.get_title() for ax in axes] == ["NN-R, question order", "NN-R, possessive order"]
+    direct = [{line.get_label(): line.get_ydata() for line in ax.lines}["direct"] for ax in axes]
+    assert 0.1 in direct[0].round(2) and 0.6 in direct[1].round(2)
+
+
+def test_a_base_is_called_by_its_title():
+    line = Line("possessive", EVERYWHERE, "plain_sum")
+    assert title_of(COMPOSITION, line) == "everywhere: plain_sum (possessive order)"
+    assert title_of(COMPOSITION, line._replace(base="lost")) == "everywhere: plain_sum (base lost)"

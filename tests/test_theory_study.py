@@ -15,6 +15,7 @@ from recycle.studies import open_study as open_run
 from tasks import TwoHop, TwoHopConfig
 from theory import __main__ as cli
 from theory.against_study import compare, show
+from theory.against_study import interaction as acting
 from theory.against_study.answers import Choice, Names, Trained, judged, name_logprobs, tokens
 from theory.against_study.overlaps import PAIRS, clean, keys, overlaps
 from theory.against_study.reasons import CITY, PERSON, namesake_cities, people_mass
@@ -297,3 +298,36 @@ def test_damaged_run_is_one_line(capsys, run, tmp_path, name):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).write_text("{")
     failing(capsys, "study", copy)
+
+
+# The interaction of two experts -------------------------------------------------------------------
+
+
+def test_a_run_is_measured_and_its_table_recorded(run, tmp_path, capsys, monkeypatch):
+    """Its experts stand on the only down_proj, so they must not interact."""
+    file = tmp_path / "interaction.json"
+    capsys.readouterr()
+    assert cli.main(["interaction", str(run), "--json", str(file)]) == 0
+    said = capsys.readouterr().out
+    content = json.loads(file.read_text())
+    assert content["command"].startswith("python -m theory interaction tiny")
+    rows = content["interactions"]
+    assert rows
+    assert all(row["share"] < 1e-4 for row in rows)
+    assert all(row["library"] in said for row in rows)
+    monkeypatch.setattr(acting, "RECORDED", file)
+    assert cli.main(["table"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| standard")]
+    assert len(table) == len(rows)
+
+
+def test_what_cannot_be_measured_is_said(run, tmp_path, capsys):
+    capsys.readouterr()
+    assert cli.main(["interaction", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "groups": ["K"]}))
+    (copy / "metrics.jsonl").write_text("")
+    assert cli.main(["interaction", str(copy)]) == 2
+    assert "no library of two experts" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
 from theory import pictures, report
-from theory.against_study import compare, show
+from theory.against_study import compare, interaction, show
 from theory.catalogue import ALL, pick
 from theory.claim import Result, Settings, TheoryError, verify
 
@@ -65,17 +65,21 @@ def parser() -> Parser:
     one = command("show", show_claim, "print all that is said about one claim")
     some = command("run", check, "check some claims")
     study = command("study", compare_study, "compare the theory with a finished two-hop study")
+    acting = command(
+        "interaction", print_interactions, "how far two experts of a finished study interact"
+    )
     table = command("table", print_tables, "print the tables of results, made from the JSON files")
 
     one.add_argument("id", metavar="ID", help="an id from python -m theory list")
     some.add_argument("ids", nargs="+", metavar="ID", help="ids from python -m theory list")
-    study.add_argument("run", type=Path, metavar="RUN", help="the study's run folder")
+    for p in (study, acting):
+        p.add_argument("run", type=Path, metavar="RUN", help="the study's run folder")
+        p.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     check_options(some)
-    study.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
     for p in (one, study):
         p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw its picture")
-    for p in (listing, one, study, table):
+    for p in (listing, one, study, acting, table):
         debug_option(p)
     return top
 
@@ -161,6 +165,16 @@ def compare_study(args: argparse.Namespace) -> int:
     return 0
 
 
+def print_interactions(args: argparse.Namespace) -> int:
+    if args.json:
+        report.check_writable(args.json)
+    content = {"command": args.command, **interaction.interactions(args.run)}
+    print(interaction.text(content))
+    if args.json:
+        write_json(args.json, content)
+    return 0
+
+
 def print_tables(args: argparse.Namespace) -> int:
     """The page theory/results/README.md; with --json, only the table of that file's claims."""
     if args.json:
@@ -169,6 +183,8 @@ def print_tables(args: argparse.Namespace) -> int:
     print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
     if show.STUDY.exists():
         print("\n" + show.markdown(read_json(show.STUDY)), end="")
+    if interaction.RECORDED.exists():
+        print("\n" + interaction.markdown(read_json(interaction.RECORDED)), end="")
     return 0
 
 

@@ -152,12 +152,15 @@ class Rules:
     take the metrics and chance, the accuracy of the best constant answer in those groups.
 
     ``gates`` name for each claim the controls that it needs; None: every control gates every claim.
+    ``base_gates`` are the controls that each single seed has to pass, or a spare seed replaces it:
+    they speak of bases alone, so whether a seed stays does not depend on what its experts do.
     """
 
     groups: tuple[str, ...]
     controls: Callable[[Metrics], list[Control]]
     rules: tuple[Rule, ...]
     gates: Mapping[str, tuple[str, ...]] | None = None
+    base_gates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.gates is not None:  # a rule carries its gate, so nobody can decide without it
@@ -167,6 +170,13 @@ class Rules:
     def judge(self, metrics: Metrics, chance: float) -> Judged:
         controls = self.controls(metrics)
         return controls, decide(controls, self.rules, metrics, chance)
+
+    def keeps(self, seed: Metrics) -> bool:
+        """Whether one seed's rows pass every gate of its bases that was measured."""
+        if not self.base_gates:
+            return True
+        asked = [control for control in self.controls(seed) if control.id in self.base_gates]
+        return all(control.passes for control in asked if control.measured)
 
 
 def _gated(rule: Rule, gates: Mapping[str, tuple[str, ...]]) -> Rule:
@@ -274,22 +284,22 @@ def chosen_seeds(
     candidates: Sequence[int], passed: Callable[[int], bool], count: int
 ) -> tuple[list[int], list[int]]:
     """The first ``count`` candidates that pass a gate, and those before the last of them that do
-    not: they are replaced, by an order that stands before the run. ``passed`` is asked of one
-    candidate after another and of no more than are needed.
+    not: they are replaced, by an order that stands before the run. Where too few pass, the first
+    that fail stay, and the claims' own gates will see them. ``passed`` is asked of one candidate
+    after another and of no more than are needed.
 
-    Raises ValueError where a candidate stands twice, or where too few pass."""
+    Raises ValueError where a candidate stands twice."""
     if count < 1 or len(set(candidates)) < len(candidates):
         raise ValueError(f"{count} of the seeds {list(candidates)}: at least 1, each seed once")
     chosen: list[int] = []
-    replaced: list[int] = []
+    failed: list[int] = []
     for seed in candidates:
-        (chosen if passed(seed) else replaced).append(seed)
+        (chosen if passed(seed) else failed).append(seed)
         if len(chosen) == count:
-            return chosen, replaced
-    raise ValueError(
-        f"{len(chosen)} of the candidate seeds {', '.join(map(str, candidates))} pass, and {count} "
-        "are wanted: state more candidates"
-    )
+            break
+    lacking = count - len(chosen)
+    stay = {*chosen, *failed[:lacking]}
+    return [seed for seed in candidates if seed in stay], failed[lacking:]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Expert
-from recycle.reuse.methods import ALONE, EVERY, MAIN, MEAN_OF_PRODUCTS, ORACLE, RANDOM_ROUTER
+from recycle.reuse.methods import ALONE, EVERY, MAIN, MEAN_OF_PRODUCTS, ORACLE, RANDOM_ROUTER, SWEEP
 from recycle.run.disk import read_json
 from recycle.run.folder import base_folder
 from recycle.show.drawing import BLUE, DARK, GREY, RED, colour, legend_above, panels
+from recycle.show.tables import base_title
 from recycle.studies import Design, Study
 
 FORM_COLOURS = (GREY, "#555555", RED, BLUE)
@@ -113,11 +114,11 @@ def headline(design: Design, metrics: Metrics, chance: float) -> Any:
 
 
 def sweep(study: Study, metrics: Metrics) -> Any:
-    """For every group: accuracy of each form against the weight w of w (dW_1 + dW_2) in the library
-    that the study is about. The mean of two is the weight 1/2."""
+    """For every library that the study is about: accuracy of each form against the weight w of
+    w (dW_1 + dW_2). The mean of two is the weight 1/2."""
     weights = {m.weight: m.name for m in EVERY if m.weight is not None}
     weights[0.5] = MEAN_OF_PRODUCTS.name
-    swept = [library for library in study.opened if len(library.experts) == 2]
+    swept = [x for x in study.opened if len(x.experts) == 2 and set(SWEEP) <= set(x.methods)]
     figure, axes = panels(max(5.0, 4.2 * len(swept)), 3.0, 1, len(swept), sharey=True)
     for ax, library in zip(axes[0], swept, strict=True):
         for form, shade in zip(study.design.world.forms, FORM_COLOURS, strict=False):
@@ -126,12 +127,17 @@ def sweep(study: Study, metrics: Metrics) -> Any:
                 for w, method in sorted(weights.items())
                 if (
                     rows := metrics.where(
-                        group=library.group, library=library.name, method=method, form=form
+                        base=library.base.name,
+                        group=library.group,
+                        library=library.name,
+                        method=method,
+                        form=form,
                     )
                 )
             }
             _band(ax, points, color=shade, label=form)
-        ax.set(title=library.group, xlabel="weight of each expert", ylim=(0, 1.03))
+        title = library.group if not library.base.title else f"{library.group}, {library.base}"
+        ax.set(title=title, xlabel="weight of each expert", ylim=(0, 1.03))
     axes[0, 0].set_ylabel("share right")
     legend_above(figure, axes[0, 0])
     return figure
@@ -169,7 +175,8 @@ def bases(study: Study, metrics: Metrics) -> Any:
                 ax.errorbar(
                     list(found), means, limits, fmt="o", ms=4, color=colour(i), label=group, lw=0.8
                 )
-        ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        titles = [base_title(study.design, name) for name in names]
+        ax.set_xticks(range(len(names)), titles, rotation=40, ha="right")
         ax.set(title=form, ylim=(-0.02, 1.03))
     axes[0, 0].set_ylabel("share right")
     legend_above(figure, axes[0, 0])

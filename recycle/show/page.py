@@ -25,6 +25,7 @@ from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
     Line,
+    base_title,
     lines_of,
     notes_of,
     of_known,
@@ -90,11 +91,18 @@ def _opening(
         title = "Accuracy beside what is left of the components after the merge"
         out += figure(title, lambda: figures.accuracy(study.design, metrics, groups, study.chance))
     out.append(
-        f"<p><small>Seeds {', '.join(map(str, study.config.seeds))}; {len(study.cells)} cells; "
+        f"<p><small>Seeds {', '.join(map(str, study.config.seeds))}{_replaced(study)}; "
+        f"{len(study.cells)} cells; "
         f"chance {study.chance:.2f}. Shares of greedy answers, with 95 % intervals ({interval})."
         "</small></p>"
     )
     return out
+
+
+def _replaced(study: Study) -> str:
+    if not study.replaced:
+        return ""
+    return f" (in the place of {', '.join(map(str, study.replaced))}, whose bases fail their gates)"
 
 
 def _judged(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
@@ -261,7 +269,7 @@ def _bases(study: Study, metrics: Metrics) -> list[str]:
         if all(asked.values()):
             shares = (estimate(rows) for rows in asked.values())
             cells = "".join(f"<td>{share} <small>n {share.n}</small>" for share in shares)
-            lines.append(f"<tr><td>{e(base)}{cells}</tr>")
+            lines.append(f"<tr><td>{e(base_title(study.design, base))}{cells}</tr>")
     title = "The bases, on what was held out from each form"
     return [f"<h2>{title}</h2>", table("", ["base", *forms], lines)] if lines else []
 

@@ -32,12 +32,9 @@ NAMED = (*Key._fields[1:], "form")  # the columns of a record that hold names
 TABLE = ',\n "metrics": [\n'  # between a record's head and its rows
 
 
-def record(
-    study: Study, run: Path, file: Path, reason: str | None = None, replaced: Sequence[int] = ()
-) -> None:
+def record(study: Study, run: Path, file: Path, reason: str | None = None) -> None:
     """Keep a run's result in a small file: what made it, where, who judged it, its metrics,
-    controls and claims. ``replaced`` are candidate seeds that failed a gate and that others stand
-    in for.
+    controls and claims, its seeds and those that were replaced.
 
     Raises ValueError where the run was made under several environments, or where it is judged by
     other rules than the run's or by a dirty checkout and no ``reason`` is given."""
@@ -59,7 +56,7 @@ def record(
         "judged": judge,
         **({} if reason is None else {"rejudged": _checked(reason)}),
         "seeds": list(study.config.seeds),
-        "replaced": list(replaced),
+        "replaced": list(study.replaced),
         "chance": study.chance,
         "seconds": _seconds(study, run),
         **to_json(*study.judge(metrics)),

@@ -45,11 +45,19 @@ def rows_of(metrics: Metrics, group: str, line: Line) -> dict[str, list[Row]]:
 
 
 def title_of(design: Design, line: Line) -> str:
-    """What people read: library, method, and the base where it is not the standard one."""
+    """What people read: library, method, and the base where it has a title or is another than the
+    standard one."""
     library = next((str(lib) for lib in design.libraries if lib.name == line.library), line.library)
     method = "" if line.method == ALONE.name else f": {line.method}"
-    base = "" if line.base == STANDARD_BASE.name else f" (base {line.base})"
-    return f"{library}{method}{base}"
+    title = base_title(design, line.base)
+    plain = "" if line.base == STANDARD_BASE.name else f" (base {line.base})"
+    return f"{library}{method}{plain if title == line.base else f' ({title})'}"
+
+
+def base_title(design: Design, name: str) -> str:
+    """What people read for a base; its name where this version does not have it."""
+    titles = {library.base.name: str(library.base) for library in design.libraries}
+    return titles.get(name, name)
 
 
 def condition_titles(design: Design) -> dict[str, str]:

@@ -19,5 +19,6 @@ __all__ = ["DESIGNS", "Design", "Study", "open_study"]
 
 
 def open_study(run: Path) -> Study:
-    """The study that a run folder was made by. Raises ValueError where it is no run."""
-    return rebuilt(DESIGNS, read_config(run), f"{run}/config.json")
+    """The study that a run folder was made by, with the seeds that passed their gates. Raises
+    ValueError where it is no run."""
+    return rebuilt(DESIGNS, read_config(run), f"{run}/config.json").settled(run)

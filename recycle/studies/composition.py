@@ -64,6 +64,7 @@ def _both(first: Recipe, second: Recipe) -> Recipe:
 # Libraries ---------------------------------------------------------------------------------------
 
 BOTH_NEW = ("NN-R", "NN-F")
+FIVE = ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R")  # groups about known people
 KIND = {
     "KK-R": "R",
     "KK-held": "R",
@@ -103,7 +104,8 @@ def _main(group: str, base: BaseSpec) -> list[Library]:
         if name != EVERYWHERE:  # factors of different layers have no mean
             methods = tuple(method for method in methods if method is not PRODUCT_OF_MEANS)
         pair = _pair(group, base, *recipes)
-        opened = group == "NN-R" and name == LOW_HIGH
+        # Looks inside: where two new hops meet, and where the base composes two known ones.
+        opened = group in ("KK-R", "NN-R") and name == LOW_HIGH
         libraries.append(Library(name, group, pair, methods, base, inside=opened))
     return libraries
 
@@ -178,7 +180,7 @@ def _other_bases() -> list[Library]:
             base = BaseSpec(
                 f"{order.name}-{name}", {**order.settings, **settings}, f"{order}, {name}"
             )
-            for group in ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R"):
+            for group in FIVE:
                 pair = _pair(group, base, STANDARD_RECIPE, STANDARD_RECIPE)
                 libraries += [
                     Library("none", group, base=base, part="bases"),
@@ -215,11 +217,12 @@ SETTINGS: dict[str, Any] = {
     "train.rows": 10,
     "train.lr": 3e-3,
 }
+SPARE = (11, 12, 13)
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R")},
-    "laptop": {"parts": DECIDING, "seeds": (1, 2, 3)},
-    "full": {"parts": DECIDING, "seeds": (1, 2, 3, 4, 5)},
-    "dials": {"groups": ("KK-R", "KK-held", "NK-R", "KN-R", "NN-R"), "parts": ("layers", "bases")},
+    "quick": {"groups": FIVE},
+    "laptop": {"parts": DECIDING, "seeds": (1, 2, 3), "spare_seeds": SPARE},
+    "full": {"seeds": tuple(range(1, 11)), "spare_seeds": SPARE},
+    "dials": {"groups": FIVE, "parts": PARTS, "seeds": (1, 2)},
 }
 HEADLINE = Headline(
     title="two hops, each by its own adapter, asked at once",

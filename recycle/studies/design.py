@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recycle.decide.claims import Judged, Rules
+from recycle.decide.claims import Judged, Rules, chosen_seeds
 from recycle.decide.metrics import Metrics, parse_row
 from recycle.plan import BaseSpec, Cell, Expert, Library, Settings
+from recycle.run.disk import read_json
 from recycle.run.names import unknown
 from recycle.train.base import Base, build_world, open_base
 from recycle.train.settings import StudyConfig, change, rebuild
@@ -68,10 +69,13 @@ class Design:
 
 @dataclass(frozen=True)
 class Study:
-    """A design at one configuration. Everything that is made, measured and decided follows."""
+    """A design at one configuration. Everything that is made, measured and decided follows.
+
+    ``replaced`` are planned seeds that failed a gate and in whose place spare seeds stand."""
 
     design: Design
     config: StudyConfig
+    replaced: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         known = {"groups": self.design.world.groups, "parts": self.design.parts}
@@ -98,6 +102,28 @@ class Study:
             for library in self.libraries
             for method in library.methods
         )
+
+    def settled(self, run: Path) -> Study:
+        """The study with spare seeds in the place of those whose bases fail their gates, as far as
+        the run's cells on disk tell. A seed that was not asked yet counts as passing."""
+
+        def keeps(seed: int) -> bool:
+            rows = [
+                row
+                for library in self.libraries
+                if not library.experts
+                for method in library.methods
+                if (path := run / Cell(seed, library, method).path).exists()
+                for row in read_json(path)["rows"]
+            ]
+            return self.design.rules.keeps(self.read_metrics(rows))
+
+        planned = self.config
+        candidates = (*planned.seeds, *planned.spare_seeds)
+        seeds, replaced = chosen_seeds(candidates, keeps, len(planned.seeds))
+        spare = tuple(seed for seed in planned.spare_seeds if seed not in (*seeds, *replaced))
+        config = replace(planned, seeds=tuple(seeds), spare_seeds=spare)
+        return replace(self, config=config, replaced=tuple(replaced))
 
     @property
     def bases(self) -> list[tuple[int, BaseSpec]]:

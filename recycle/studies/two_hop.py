@@ -34,6 +34,7 @@ DOSE_50 = BaseSpec("dose-50", {"task.dose": 0.5})
 DOSE_0 = BaseSpec("dose-0", {"task.dose": 0.0})
 IDENTITY = BaseSpec("identity", {"task.shares.identity": 0.1})
 UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
+ANSWERS = Recipe("answers", {"adapter.preserve_from": "answers"}, "preserves the base's answers")
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3})
 
 
@@ -108,7 +109,7 @@ def _entities(group: str, other: str) -> list[Library]:
 
 def _references(group: str) -> list[Library]:
     """An unrelated third expert, full fine-tuning, the facts in the prompt; experts of other chain
-    templates; experts that preserved nothing."""
+    templates; experts that preserved nothing, or what the base itself answers."""
     hop1, hop2 = _hops(group)
     plain = (Expert("hop1-plain", group), Expert("hop2-plain", group))
     other = Expert("hop2-other", group)
@@ -128,6 +129,7 @@ def _references(group: str) -> list[Library]:
         Library("joint, no chains", group, (Expert("joint-plain", group),), part="templates"),
         *(Library(name, group, pair, MAIN, part="templates") for name, pair in templates.items()),
         Library("2-combination, unpreserved", group, forgetful, MAIN, part="preservation"),
+        Library("2-combination, answers", group, _hops(group, ANSWERS), MAIN, part="answers"),
     ]
 
 
@@ -209,12 +211,14 @@ DECIDING = (
     "dose",
     "identity",
 )
-PARTS = (*DECIDING, "growth", "regimes")
+PARTS = (*DECIDING, "answers", "growth", "regimes")
+PRESERVING = ("main", "preservation", "answers")  # what stands in for texts nobody else has
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": ("F", "H", "R"), "parts": ("main", "entities", "templates")},
     "laptop": {"parts": DECIDING, "seeds": (1, 2, 3)},
     "full": {"parts": DECIDING, "seeds": (1, 2, 3, 4, 5)},
     "growth": {"groups": ("F",), "parts": ("growth", "regimes")},
+    "data-free": {"groups": ("F", "H"), "parts": PRESERVING, "seeds": (1, 2, 3)},
 }
 
 TWO_HOP = Design(TwoHop.name, TwoHop, LIBRARIES, PARTS, PRESETS, RULES)

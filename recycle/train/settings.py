@@ -21,6 +21,10 @@ def _each_once(values: tuple) -> bool:
     return 0 < len(values) == len(set(values)) and "" not in values
 
 
+def _seeds(values: tuple[int, ...]) -> bool:
+    return _each_once(values) and 0 <= min(values) and max(values) <= LARGEST_SEED
+
+
 @dataclass(frozen=True)
 class AdapterConfig:
     """The experts: rank and alpha, the layers by name pattern, and the share of base texts among
@@ -52,13 +56,16 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """The libraries of some parts and groups of a study, for each seed, and every size and rate."""
+    """The libraries of some parts and groups of a study, for each seed, and every size and rate.
+
+    ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         **dict.fromkeys(("groups", "parts"), (_each_once, "one or more names, each once")),
-        "seeds": (
-            lambda seeds: _each_once(seeds) and 0 <= min(seeds) and max(seeds) <= LARGEST_SEED,
-            f"at least one, each once, none below 0 or above {LARGEST_SEED:,}",
+        "seeds": (_seeds, f"at least one, each once, none below 0 or above {LARGEST_SEED:,}"),
+        "spare_seeds": (
+            lambda seeds: not seeds or _seeds(seeds),
+            f"each once, none below 0 or above {LARGEST_SEED:,}, none among the seeds",
         ),
     }
     name: str  # the study's own, which no setting changes
@@ -66,6 +73,7 @@ class StudyConfig:
     groups: tuple[str, ...]
     parts: tuple[str, ...] = ("main",)
     seeds: tuple[int, ...] = (0,)
+    spare_seeds: tuple[int, ...] = ()
     model: TransformerConfig = field(default_factory=TransformerConfig)
     pretrain: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0)
@@ -75,6 +83,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check(StudyConfig, vars(self))
+        if set(self.seeds) & set(self.spare_seeds):
+            raise ValueError(f"spare_seeds = {self.spare_seeds}: none among the seeds")
         for name in ("pretrain", "train"):
             if getattr(self, name).length >= self.model.context:
                 raise ValueError(
@@ -183,7 +193,7 @@ def _changed(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
 def _typed(value: Any, old: Any) -> Any:
     """``value`` in the old one's type; a text is read as people write it, tuples with commas."""
     if isinstance(old, tuple) and isinstance(value, str):
-        return tuple(_typed(word.strip(), old[0]) for word in value.split(",") if word.strip())
+        return tuple(_typed(word.strip(), _kind(old)) for word in value.split(",") if word.strip())
     if isinstance(value, str) and not isinstance(old, str):
         words = {"True": True, "False": False}
         for read in (words.__getitem__, int, float):
@@ -194,12 +204,17 @@ def _typed(value: Any, old: Any) -> Any:
     return _of_type(value, old)
 
 
+def _kind(old: tuple) -> Any:
+    """A value of the kind that a tuple holds; one that is empty by default holds seeds."""
+    return old[0] if old else 0
+
+
 def _of_type(value: Any, old: Any) -> Any:
     """``value`` as it is where it has the old one's type; a list is a tuple, and 1 is 1.0."""
     if isinstance(old, tuple):
         if not isinstance(value, list | tuple):
             raise ValueError(f"must be a list, as {list(old)!r} is")
-        return tuple(_of_type(each, old[0]) for each in value)
+        return tuple(_of_type(each, _kind(old)) for each in value)
     if isinstance(old, float) and type(value) is int:
         try:
             return float(value)

@@ -1,0 +1,197 @@
+"""How far two experts act on one another in a trained model: `python -m theory interaction RUN`.
+
+Let l(S) be the logits of the model with the experts S, times the divisor of the final RMSNorm: a
+positive factor that no argmax sees. The interaction of two experts is
+
+    I = l(12) - l(1) - l(2) + l(0).
+
+Where I = 0 the logits are additive: neither expert's part depends on what the other one knows. Of N
+new pairs of hops, drawn as random bijections, such a model then answers at most about e / sqrt(N)
+by luck, whatever was learned [derived]. Adapters on the last block's down_proj or up_proj are such
+a case in every transformer of this kind. Composition beyond that luck needs an interaction; how
+much of it is enough, the theory does not say.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora import Adapter, Mix, attach, detach, load_adapter, using
+from models import Transformer
+from recycle.decide.metrics import Row
+from recycle.decide.statistics import estimate
+from recycle.measure.ask import encode_prompt
+from recycle.plan import BaseSpec, Library
+from recycle.reuse.methods import PLAIN_SUM
+from recycle.reuse.route import on_all_layers
+from recycle.run.folder import base_folder
+from recycle.show.run_files import load_metrics
+from recycle.studies import Study
+from recycle.studies import open_study as open_run
+from theory.claim import TheoryError
+from theory.report import RESULTS
+
+RECORDED = RESULTS / "interaction.json"
+FORM = "direct"
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One library of two experts under the plain sum, means over the seeds. ``share`` is rms(I)
+    over rms(l(12) - l(0)); 0 where the logits are additive. ``right`` is the share of direct
+    questions that are answered right; ``alone`` is that of the better expert alone, where the study
+    has it."""
+
+    base: str
+    group: str
+    library: str
+    share: float
+    right: float
+    alone: float | None
+
+
+def interactions(run: Path) -> dict[str, Any]:
+    """Every library of two experts that a finished run has under the plain sum, in the groups that
+    its claims speak of.
+
+    Raises:
+        TheoryError: the folder is no finished run, or has no such library.
+    """
+    try:
+        study = open_run(run)
+        metrics = load_metrics(study, run)
+        measured: dict[tuple[str, str, str], list[float]] = {}
+        for seed, spec in study.bases:
+            for library, share in of_base(study, run, seed, spec):
+                key = (spec.name, library.group, library.name)
+                measured.setdefault(key, []).append(share)
+    except (ValueError, KeyError, OSError) as error:
+        raise TheoryError(str(error)) from error
+    if not measured:
+        raise TheoryError(
+            f"{run} has no library of two experts under the plain sum in the groups "
+            f"{', '.join(study.design.rules.groups)}: nothing can interact"
+        )
+
+    def right(base: str, group: str, library: str, method: str) -> list[Row]:
+        return metrics.where(base=base, group=group, library=library, method=method, form=FORM)
+
+    found = []
+    for (base, group, name), shares in measured.items():
+        own = pairs(study, study.design.base(base))
+        (library,) = (x for x in own if (x.group, x.name) == (group, name))
+        single = [
+            estimate(rows).mean
+            for each in study.libraries
+            if each.base.name == base and each.group == group and len(each.experts) == 1
+            if each.experts[0] in library.experts
+            if (rows := right(base, group, each.name, "alone"))
+        ]
+        share = sum(shares) / len(shares)
+        answered = estimate(right(base, group, name, PLAIN_SUM.name)).mean
+        found.append(
+            Interaction(base, group, name, share, answered, max(single) if single else None)
+        )
+    return {
+        "study": study.design.name,
+        "seeds": list(study.config.seeds),
+        "interactions": [
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(one).items()}
+            for one in sorted(found, key=lambda one: one.share)
+        ],
+    }
+
+
+def pairs(study: Study, spec: BaseSpec) -> list[Library]:
+    """The libraries of two experts on a base that are asked under the plain sum."""
+    return [
+        library
+        for library in study.libraries
+        if library.base == spec and library.group in study.design.rules.groups
+        if len(library.experts) == 2 and PLAIN_SUM in library.methods and not library.context
+    ]
+
+
+def of_base(study: Study, run: Path, seed: int, spec: BaseSpec) -> Iterator[tuple[Library, float]]:
+    """The interaction of each pair of experts on one base, on its group's direct questions."""
+    if not (libraries := pairs(study, spec)):
+        return
+    base = study.open_base(seed, spec, run)
+    folder = base_folder(run, seed, spec.name) / "library"
+    for library in libraries:
+        if FORM not in base.world.forms:
+            continue
+        questions = base.world.questions(library.group, FORM)
+        prompts = [encode_prompt(base.tokenizer, question) for question in questions]
+        first, second = (load_adapter(folder / expert.slug) for expert in library.experts)
+        yield library, interaction(base.model, prompts, first, second)
+
+
+def interaction(
+    model: Transformer, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
+) -> float:
+    """rms(I) / rms(l(12) - l(0)) at the end of prompts, over all of them and the whole vocabulary.
+    A shift of all logits of a prompt is left out: no argmax sees it."""
+    attach(model, on_all_layers({"1": first, "2": second}))
+    modes = (None, Mix({"1": 1.0}), Mix({"2": 1.0}), Mix({"1": 1.0, "2": 1.0}))
+    none, one, other, both = (logits(model, prompts, mode) for mode in modes)
+    detach(model)
+    joint = both - one - other + none
+    return (joint.square().mean().sqrt() / (both - none).square().mean().sqrt()).item()
+
+
+@torch.no_grad()
+def logits(model: Transformer, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
+    """The last token's logits times the final norm's divisor, each prompt's mean taken off, in
+    double precision: (prompts, vocabulary), the shortest prompts first."""
+    streams: list[Tensor] = []
+    hook = model.norm.register_forward_pre_hook(lambda _, given: streams.append(given[0][:, -1]))
+    try:
+        with using(model, mode):
+            for length in sorted({len(prompt) for prompt in prompts}):
+                model.hidden_states(torch.tensor([p for p in prompts if len(p) == length]))
+    finally:
+        hook.remove()
+    scaled = model.unembed(torch.cat(streams) * model.norm.weight).double()
+    return scaled - scaled.mean(-1, keepdim=True)
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The recorded table."""
+    lines = [
+        f"Interaction of two experts under the plain sum: `{content['command']}`. rms(I) over the "
+        "rms of the change that both make, beside the share right of direct questions.",
+        "",
+        "| base | group | library | interaction | right | better expert alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["interactions"]:
+        names = f"{row['base']} | {row['group']} | {row['library']}"
+        lines.append(f"| {names} | {row['share']:.3f} | {row['right']:.2f} | {_alone(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _alone(row: dict[str, Any]) -> str:
+    return "-" if row["alone"] is None else f"{row['alone']:.2f}"
+
+
+def text(content: dict[str, Any]) -> str:
+    """The table for a terminal."""
+    rows = content["interactions"]
+    width = max(len(row["library"]) for row in rows)
+    lines = [
+        f"Interaction of two experts under the plain sum, {content['study']} study, seeds "
+        f"{', '.join(map(str, content['seeds']))}; direct questions",
+        "",
+        f"{'base':20}{'group':8}{'library':{width}}  I / change   right  better expert alone",
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['base']:20}{row['group']:8}{row['library']:{width}}{row['share']:12.4f}"
+            f"{row['right']:8.2f}{_alone(row):>8}"
+        )
+    return "\n".join(lines)
