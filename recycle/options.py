@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
         "study", commands.study, "run a study, or go on with one", _presets() + _settings()
     )
     study.add_argument("task", choices=list(DESIGNS), help="which study")
-    study.add_argument("--preset", default="quick", help="see below (default quick)")
+    study.add_argument("--preset", type=_words, default="quick", help="see below (default quick)")
     study.add_argument(
         "--processes",
         type=_whole(1),
@@ -152,12 +152,15 @@ def build_parser() -> argparse.ArgumentParser:
     _on_run(train)
     train.add_argument(
         "--reads",
+        type=_words,
         required=True,
         metavar="CURRICULUM",
         help="which texts it learns, as hop1 or joint in the two-hop world",
     )
-    train.add_argument("--group", required=True, help="about which group, as F")
-    train.add_argument("--name", help="its name in the library (default READS-GROUP-own)")
+    train.add_argument("--group", type=_words, required=True, help="about which group, as F")
+    train.add_argument(
+        "--name", type=_words, help="its name in the library (default READS-GROUP-own)"
+    )
     _set_option(train, "change a train.* or adapter.* setting; may be repeated")
 
     merge = command("merge", commands.merge, "merge adapters into one")
@@ -170,14 +173,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="for weighted_sum: one for each adapter",
     )
-    merge.add_argument("--out", required=True, help="its name in the library")
+    merge.add_argument("--out", type=_words, required=True, help="its name in the library")
 
     route = command(
         "route", commands.route, "show how Arrow routes a group's questions among adapters"
     )
     _on_run(route, adapters=True)
     _routing_options(route)
-    route.add_argument("--group", required=True, help="the group that is asked, as F")
+    route.add_argument("--group", type=_words, required=True, help="the group that is asked, as F")
 
     evaluate = command(
         "eval", commands.evaluate, "answer a group's questions with an adapter, or several by Arrow"
@@ -190,7 +193,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="outputs",
         help="what Arrow mixes (default outputs)",
     )
-    evaluate.add_argument("--group", required=True, help="the group that is asked, as F")
+    evaluate.add_argument(
+        "--group", type=_words, required=True, help="the group that is asked, as F"
+    )
     evaluate.add_argument(
         "--show",
         type=_whole(0),
@@ -256,7 +261,9 @@ def _on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
     sub.add_argument(
         "--seed", type=_whole(0), help="whose base and library (default: the first seed)"
     )
-    sub.add_argument("--base", default="standard", help="which of its bases (default standard)")
+    sub.add_argument(
+        "--base", type=_words, default="standard", help="which of its bases (default standard)"
+    )
     if adapters:
         sub.add_argument(
             "adapters",

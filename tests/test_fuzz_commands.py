@@ -259,8 +259,8 @@ def test_every_command_does_its_work_or_says_why_not(run, accepted, tmp_path, mo
             counts.wrong(words, f"printed {printed[:200]}")
         else:
             # An option, a file, a name, a key, or the value itself as the message quotes it.
-            quoted = [str(word)[:20] for word in words if str(word).isprintable()]
-            names = ["--", "argument", str(run), "new.json", *filter(None, quoted)]
+            quoted = [ascii(str(word))[1:-1][:20] for word in words if str(word).strip()]
+            names = ["--", "argument", str(run), "new.json", *quoted]
             refused(counts, words, code, lines, names)
     finish("commands", counts, tries, 50)
 
