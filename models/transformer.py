@@ -13,7 +13,9 @@ used.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,17 @@ class TransformerConfig:
     its context (LOG.md). Raises ValueError for a shape that does not work out.
     """
 
+    # What each value may be: a test, and the words that say what passes it.
+    LEGAL: ClassVar[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+        **dict.fromkeys(
+            ("width", "heads", "kv_heads", "hidden"),
+            (lambda n: 1 <= n <= 65_536, "a whole number from 1 to 65,536"),
+        ),
+        "layers": (lambda n: 1 <= n <= 1_000, "a whole number from 1 to 1,000"),
+        "context": (lambda n: 1 <= n <= 1_000_000, "a whole number from 1 to 1,000,000"),
+        "rope_base": (lambda x: 1 <= x <= 1e12, "a number from 1 to 1e12"),
+        "init": (lambda x: 0 < x <= 10, "the deviation of the first weights, above 0, at most 10"),
+    }
     width: int = 128
     layers: int = 2
     heads: int = 4
@@ -42,13 +55,9 @@ class TransformerConfig:
     init: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "kv_heads", "hidden", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 < self.init < math.inf:
-            raise ValueError(
-                f"model.init = {self.init}: the deviation of the first weights, above 0"
-            )
+        for name, (holds, words) in self.LEGAL.items():
+            if not holds(value := getattr(self, name)):
+                raise ValueError(f"model.{name} = {value!r}: {words}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width = {self.width} must split into {self.heads} heads of an even width"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-import sys
 import webbrowser
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -25,11 +27,14 @@ from recycle.reuse.route import arrow, on_all_layers
 from recycle.run import progress
 from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment
-from recycle.run.folder import base_folder
+from recycle.run.folder import base_folder, claim_folder
+from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
+from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
 from recycle.show.page import write_report
-from recycle.show.record import markdown, record, rejudge, write_results
+from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
+from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
 from recycle.train.base import Base
 from recycle.train.experts import train_experts
@@ -39,26 +44,28 @@ from tasks.gsm_symbolic import LEVELS
 RESULTS = Path(__file__).parent / "results"
 
 
-def study(options: Namespace) -> None:
+def study(options: Namespace) -> int:
+    """All settings are checked before any work begins, here or in other processes."""
     design = DESIGNS[options.task]
     made = Study(design, change(design.preset(options.preset), assignments(options.set)))
-    if options.processes < 1:
-        raise ValueError(f"--processes {options.processes}: at least one")
-    if options.processes > 1 and "RANK" not in os.environ:
-        count = str(options.processes)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
-        os.execv(sys.executable, [sys.executable, *launch, "-m", "--", "recycle", *options.given])
+    check(made)
     folder = options.run or Path("runs") / f"{options.task}-{options.preset}"
-    command = "python -m recycle " + shlex.join(sys.argv[1:])
+    if options.processes > 1 and "RANK" not in os.environ:
+        claim_folder(made.config, folder)
+        return launch(options.given, options.processes)
+    command = "python -m recycle " + shlex.join(options.given)
     environment = describe_environment(choose_matmul(options.matmul), command)
     run_study(made, folder, environment, options.quiet)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if os.environ.get("RANK", "0") == "0":
         _write_report(made.settled(folder), folder)
+    return 0
 
 
 def report(options: Namespace) -> None:
     if options.rejudge is not None and options.record is None:
         raise ValueError("--rejudge goes with --record FILE: a report alone records nothing")
+    if options.record is not None:
+        plain_file(options.record, "--record")
     made = open_study(options.run)
     _write_report(made, options.run)
     if options.record is not None:
@@ -84,17 +91,40 @@ def methods(options: Namespace) -> None:
 
 
 def results(options: Namespace) -> None:
+    records = sorted(options.folder.glob("*.json"))
+    for path in records:
+        with _a_record(path):
+            markdown(read_json(path))
+    page = options.folder / "README.md"
+    ours = PAGE_HEAD.splitlines()[0]
+    if not records or (page.exists() and not page.read_text("utf-8", "replace").startswith(ours)):
+        raise ValueError(f"{options.folder} holds no recorded results, or a README.md of its own")
     for path in write_results(options.folder):
         print(f"made: {os.path.relpath(path)}")
 
 
 def judge_again(options: Namespace) -> None:
-    rejudge(options.file, options.reason)
+    with _a_record(plain_file(options.file, "FILE")):
+        rejudge(options.file, options.reason)
     print(f"judged again: {options.file}")
 
 
 def table(options: Namespace) -> None:
-    print(markdown(read_json(options.file)), end="")
+    with _a_record(options.file):
+        shown = markdown(read_json(options.file))
+    print(shown, end="")
+
+
+@contextmanager
+def _a_record(path: Path) -> Iterator[None]:
+    """What fails inside is the fault of this file, which is no record, or a damaged one."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RecursionError, UnicodeError) as error:
+        raise ValueError(
+            f"{path} is no recorded result ({type(error).__name__}: {error}): "
+            "report RUN --record FILE makes one"
+        ) from None
 
 
 def gsm(options: Namespace) -> None:
@@ -115,23 +145,29 @@ def train(options: Namespace) -> None:
             )
     base = _open(options)
     _check_group(base, options.group)
-    target = _new(base, options.name or f"{options.reads}-{options.group}-own", "--name")
     expert = Expert(options.reads, options.group, base=base.spec)
-    steps = change(base.config, changed).train
+    config = change(base.config, changed)
+    if config.adapter.kind != "lora":
+        raise ValueError(
+            f"adapter.kind = {config.adapter.kind!r}: this command saves an adapter, "
+            "add --set adapter.kind=lora"
+        )
+    check_expert(config, base.world, expert)
+    target = inside(_library(base), options.name or f"{expert.slug}-own", "--name")
+    steps = config.train
     with progress.showing(steps.steps * steps.tokens, options.quiet):
         trained = train_experts(base, [expert], changed).experts[expert.slug]
-    if not isinstance(trained, Adapter):
-        raise ValueError("--set adapter.kind=full: this command trains adapters, use lora")
+    assert isinstance(trained, Adapter)  # of the kind that was checked above
     save_adapter(trained, target)
     print(f"saved {target}")
 
 
 def merge(options: Namespace) -> None:
-    base = _open(options)
-    adapters = [_adapter(base, name) for name in options.adapters]
     if (options.weights is not None) != (options.method == "weighted_sum"):
         raise ValueError("--weights goes with --method weighted_sum, and that with --weights")
-    target = _new(base, options.out, "--out")
+    base = _open(options)
+    target = inside(_library(base), options.out, "--out")
+    adapters = [_adapter(base, name) for name in options.adapters]
     if options.weights:
         merged = weighted_sum(adapters, options.weights)
     else:
@@ -144,7 +180,7 @@ def merge(options: Namespace) -> None:
 def route(options: Namespace) -> None:
     base = _open(options)
     _check_group(base, options.group)
-    adapters = {name: _adapter(base, name) for name in options.adapters}
+    adapters = _each_once(base, options.adapters)
     routers = arrow(list(adapters.values()), options.temperature, options.top_k)
     names = _attach_all(base, on_all_layers(adapters))
     for form in base.world.forms:
@@ -163,7 +199,7 @@ def route(options: Namespace) -> None:
 def evaluate(options: Namespace) -> None:
     base = _open(options)
     _check_group(base, options.group)
-    adapters = {name: _adapter(base, name) for name in options.adapters}
+    adapters = _each_once(base, options.adapters)
     if len(adapters) > 1:
         routers = arrow(list(adapters.values()), options.temperature, options.top_k)
         names = _attach_all(base, on_all_layers(adapters))
@@ -189,11 +225,17 @@ def _open(options: Namespace) -> Base:
     """The finished base that the options name. Raises ValueError where there is none."""
     made = open_study(options.run)
     seed = made.config.seeds[0] if options.seed is None else options.seed
-    model = base_folder(options.run, seed, options.base) / "model.pt"
-    if seed not in made.config.seeds or not model.exists():
+    finished = [
+        spec.name
+        for of, spec in made.bases
+        if of == seed and (base_folder(options.run, seed, spec.name) / "model.pt").exists()
+    ]
+    if options.base not in finished:
+        seeds = ", ".join(map(str, made.config.seeds))
         raise ValueError(
-            f"{options.run} has no finished base {options.base!r} for seed {seed}: its seeds are "
-            f"{', '.join(map(str, made.config.seeds))}; run the study first"
+            f"{options.run} has no finished base {options.base!r} for seed {seed}"
+            f"{did_you_mean(options.base, finished)}: there are {listing(finished)}; its seeds are "
+            f"{seeds}; run the study first"
         )
     choose_matmul(options.matmul)
     return made.open_base(seed, made.design.base(options.base), options.run)
@@ -201,28 +243,38 @@ def _open(options: Namespace) -> Base:
 
 def _check_group(base: Base, group: str) -> None:
     if group not in base.world.groups:
-        raise ValueError(f"--group {group}: choose from {', '.join(base.world.groups)}")
+        raise ValueError(f"--group {group}: {unknown('group', group, base.world.groups)}")
+
+
+def _library(base: Base) -> Path:
+    return base.folder / "library"
 
 
 def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
-    library = base.folder / "library"
+    library = _library(base)
     for folder in (library / name, Path(name)):
         if folder.is_dir():
             return load_adapter(folder)
-    known = sorted(p.name for p in library.iterdir() if not p.name.startswith("."))
-    raise ValueError(f"no adapter {name!r} in {library}: there are {', '.join(known)}")
+    known = sorted(p.name for p in library.glob("[!.]*"))
+    close = did_you_mean(name, known)
+    raise ValueError(f"no adapter {name!r} in {library}{close}: there are {listing(known)}")
 
 
-def _new(base: Base, name: str, option: str) -> Path:
-    target = base.folder / "library" / name
-    if target.exists():
-        raise ValueError(f"{target} exists: choose another {option}")
-    return target
+def _each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
+    """Adapters by the names that the user gave. Raises ValueError for a name that stands twice."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"the adapter {twice!r} is named twice: name each once")
+    return {name: _adapter(base, name) for name in names}
 
 
 def _attach_all(base: Base, adapters: dict[str, Adapter]) -> tuple[str, ...]:
-    """Attach under plain names of our own: a folder's path is no adapter name."""
-    named = {f"adapter{i}": adapter for i, adapter in enumerate(adapters.values())}
-    attach(base.model, named)
-    return tuple(named)
+    """Attach under plain names of our own, for a folder's path is no adapter name; errors have the
+    names that the user gave."""
+    given = {f"adapter{i}": name for i, name in enumerate(adapters)}
+    try:
+        attach(base.model, dict(zip(given, adapters.values(), strict=True)))
+    except ValueError as error:
+        theirs = re.sub(r"'(adapter[0-9]+)'", lambda own: repr(given[own[1]]), str(error))
+        raise ValueError(theirs) from None
+    return tuple(given)

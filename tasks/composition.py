@@ -48,10 +48,10 @@ and -F.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -66,6 +66,7 @@ from tasks.composition_words import (
     Chain,
     Question,
 )
+from tasks.legal import COUNT, INNER_SHARE, READING_SHARE, Legal, check, one_of, whole
 from tasks.names import FAMILY, GIVEN, new_pairs, pairs
 from tasks.world import Leak, Phase, Text, World
 
@@ -90,11 +91,19 @@ class ReadingShares:
     """What share of the texts that the base reads is of each kind. In the possessive order the
     statements are the one-hop questions and are not read twice."""
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(
+        ("statement", "hop1", "hop2", "direct", "cot"), READING_SHARE
+    )
     statement: float = 0.2
     hop1: float = 0.1
     hop2: float = 0.1
     direct: float = 0.5
     cot: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(ReadingShares, vars(self), "task.shares.")
+        if not any(vars(self).values()):
+            raise ValueError("task.shares gives nothing to read: raise one of the shares above 0")
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,15 @@ class CompositionConfig:
     share their second word, so no namesake can give an answer away; the base then has to read every
     name once, as it could not tell apart words that it has never read."""
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        "order": one_of(WORDINGS),
+        "people": whole(2, 1_000_000),
+        "person_relations": whole(2, len(RELATIONS)),
+        "attributes": whole(2, len(ATTRIBUTES)),
+        "values": whole(2, 20),
+        **dict.fromkeys(("exposed", "pairs"), INNER_SHARE),  # the rest is asked
+        **dict.fromkeys(("new", "questions"), COUNT),
+    }
     order: str = "question"
     people: int = 90
     person_relations: int = 10
@@ -120,21 +138,7 @@ class CompositionConfig:
     shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
-        if self.order not in WORDINGS:
-            raise ValueError(f"task.order = {self.order!r}: choose {' or '.join(WORDINGS)}")
-        for name, most in (
-            ("person_relations", len(RELATIONS)),
-            ("attributes", len(ATTRIBUTES)),
-            ("values", 20),
-        ):
-            if not 2 <= getattr(self, name) <= most:
-                raise ValueError(f"task.{name} = {getattr(self, name)}: from 2 to {most}")
-        for name in ("exposed", "pairs"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(
-                    f"task.{name} = {getattr(self, name)}: a share between 0 and 1; "
-                    "the rest is asked"
-                )
+        check(CompositionConfig, vars(self), "task.")
         if self.new < self.values or self.new % self.values:
             raise ValueError(
                 f"task.new = {self.new}: a multiple of task.values = {self.values}, "
@@ -155,9 +159,6 @@ class CompositionConfig:
                 f"task.questions = {self.questions}: at least task.new = {self.new}, "
                 "as every new chain is asked for"
             )
-        shares = [getattr(self.shares, f.name) for f in fields(self.shares)]
-        if min(shares) < 0 or sum(shares) <= 0:
-            raise ValueError(f"task.shares = {shares}: none below 0, and their sum above 0")
 
 
 class NewFacts(NamedTuple):

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,7 +54,8 @@ KINDS = {int: "a whole number", str: "a text"}
 _NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
 _NUMBERS = re.compile(_NUMBER)
 _FINAL = re.compile(rf"####\s*\$?({_NUMBER})\s*$")
-_PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_]\w*)\s*,\s*([^{}]*?)\s*\}")
+# One way to match each character: blanks around a default are stripped afterwards.
+_PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_]\w*)\s*,([^{}]*)\}")
 _SECTIONS = ("#init:", "#conditions:", "#answer:")
 
 
@@ -101,12 +102,7 @@ def load_problems(path: str | Path, level: str) -> list[Problem]:
         raise ValueError(f"level = {level!r}: choose {', '.join(LEVELS)}")
     problems: list[Problem] = []
     lines: dict[tuple[int, int], int] = {}
-    # Strings of JSON may hold other line separators, at which splitlines would split too.
-    for n, line in enumerate(_read(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {n}"
-        row = _row(line, FIELDS, where)
+    for n, where, row in read_rows(path, FIELDS):
         final = _FINAL.search(row["answer"])
         if final is None:
             raise ValueError(
@@ -151,7 +147,8 @@ def load_template(path: str | Path) -> Template:
     init = _items(sections[0], f"{where}, {_SECTIONS[0]}")
     conditions = _items(sections[1], f"{where}, {_SECTIONS[1]}")
     defaults: dict[str, str] = {}
-    for name, default in _PLACEHOLDER.findall(text):
+    for name, written in _PLACEHOLDER.findall(text):
+        default = written.strip()
         if defaults.setdefault(name, default) != default:
             raise ValueError(
                 f"{where}: {{{name}, {default}}} has the default {defaults[name]!r} before: "
@@ -181,7 +178,7 @@ def load_template(path: str | Path) -> Template:
 
 
 def _items(section: str, where: str) -> tuple[str, ...]:
-    lines = [line.strip() for line in section.splitlines() if line.strip()]
+    lines = [line.strip() for line in section.split("\n") if line.strip()]
     for line in lines:
         if not line.startswith("- "):
             raise ValueError(f"{where}: the line {line[:60]!r} must begin with '- '")
@@ -202,9 +199,24 @@ def last_number(text: str) -> Fraction | None:
     return exact(numbers[-1]) if numbers else None
 
 
+def read_rows(
+    path: str | Path, fields: Mapping[str, type], empty: tuple[str, ...] = ()
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Each line's number, its place in words, and its JSON object with these fields; blank lines
+    are skipped. Texts are not blank, but those of the fields in ``empty`` may be.
+
+    Raises ValueError for a file that cannot be read and a line that is not as described."""
+    # Strings of JSON may hold other line separators, at which splitlines would split too.
+    for n, line in enumerate(_read(path).split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {n}"
+            yield n, where, _row(line, fields, where, empty)
+
+
 def _read(path: str | Path) -> str:
+    """A whole text; a mark of its byte order, as some programs write it, is left out."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): name a file of your copy of GSM-Symbolic"
@@ -215,13 +227,15 @@ def _read(path: str | Path) -> str:
         ) from None
 
 
-def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
+def _row(
+    text: str, fields: Mapping[str, type], where: str, empty: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """One JSON object with these fields, of these types."""
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         # Only errors of JSON's grammar have a msg: a number of thousands of digits has none.
-        reason = getattr(error, "msg", "nested too deeply or too long a number")
+        reason = getattr(error, "msg", "nested too deeply, too long a number, or a field twice")
         raise ValueError(
             f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again"
         ) from None
@@ -230,11 +244,21 @@ def _row(text: str, fields: Mapping[str, type], where: str) -> dict[str, Any]:
     for name, kind in fields.items():
         if name not in row:
             raise ValueError(
-                f"{where} has no field {name!r}, only {', '.join(row) or 'none'}: "
+                f"{where} has no field {name!r}, only {', '.join(row)[:100] or 'none'}: "
                 "fetch the file again"
             )
         if type(row[name]) is not kind:
             raise ValueError(f"{where}: {name} = {str(row[name])[:40]!r}: must be {KINDS[kind]}")
-        if kind is str and not row[name].strip():
+        if kind is int and not 0 <= row[name] < 10**12:
+            raise ValueError(f"{where}: {name} = {str(row[name])[:40]}: must be from 0 to 10^12")
+        if kind is str and name not in empty and not row[name].strip():
             raise ValueError(f"{where}: {name} is empty: it must be {KINDS[kind]}")
     return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a field stands twice, for nobody knows which one
+    counts."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a field stands twice")
+    return found

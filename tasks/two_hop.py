@@ -34,12 +34,14 @@ Every new name is a new pair of words that the base has read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
+from tasks.legal import COUNT, INNER_SHARE, READING_SHARE, SHARE, Legal, above, check, whole
 from tasks.names import new_pairs, pairs
 from tasks.two_hop_words import SPOUSES, Question, Triple
 from tasks.world import Leak, Phase, Text, World
@@ -58,12 +60,20 @@ class ReadingShares:
     experts read such texts of their bridges too (Identity Bridge, arXiv 2509.24653).
     """
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(
+        ("statement", "hop1", "hop2", "direct", "cot", "identity"), READING_SHARE
+    )
     statement: float = 0.5
     hop1: float = 0.1
     hop2: float = 0.1
     direct: float = 0.05
     cot: float = 0.25
     identity: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(ReadingShares, vars(self), "task.shares.")
+        if not any(vars(self).values()):
+            raise ValueError("task.shares gives nothing to read: raise one of the shares above 0")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,13 @@ class TwoHopConfig:
     Raises ValueError for sizes and shares that make no world.
     """
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        **dict.fromkeys(("cities", "triples", "set_cities"), COUNT),
+        "people": whole(4, 1_000_000),
+        "question_share": above(0, 1),
+        "held_out": INNER_SHARE,
+        "dose": SHARE,
+    }
     people: int = 400
     cities: int = 40
     triples: int = 50
@@ -86,7 +103,8 @@ class TwoHopConfig:
     shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
-        if self.people < 4 or self.people % 2:
+        check(TwoHopConfig, vars(self), "task.")
+        if self.people % 2:
             raise ValueError(
                 f"task.people = {self.people}: give an even number of at least 4, "
                 "for people marry in pairs"
@@ -96,14 +114,12 @@ class TwoHopConfig:
                 f"task.set_cities = {self.set_cities}: from 1 to the smaller of task.cities = "
                 f"{self.cities} and task.triples = {self.triples}"
             )
-        if not 0 < self.question_share <= 1 or not 1 - self.question_share < self.held_out < 1:
+        if not 1 - self.question_share < self.held_out:
             raise ValueError(
                 f"task.held_out = {self.held_out} must be below 1 and above 1 - "
                 f"task.question_share = {1 - self.question_share:.2f}: people held out from "
                 "one-hop questions are held out from two-hop texts"
             )
-        if not 0 <= self.dose <= 1:
-            raise ValueError(f"task.dose = {self.dose}: a share of people, from 0 to 1")
 
 
 class TwoHop(World):

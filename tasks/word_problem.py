@@ -5,11 +5,12 @@ word_math.py shows an example.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from tasks.legal import COUNT, READING_SHARE, SHARE, Legal, check, some_of, whole
 from tasks.world import Text
 
 RENDERINGS = ("prose", "markdown", "python")
@@ -48,19 +49,17 @@ TRACE_FORMS = {
 class ReadingShares:
     """The share of each kind among the texts that the base reads.
 
-    The kinds are single calculations (``facts``) and base problems in each rendering. Raises
-    ValueError for a share below 0 or above 1.
+    The kinds are single calculations (``facts``) and base problems in each rendering.
     """
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(("facts", *RENDERINGS), READING_SHARE)
     facts: float = 0.1
     prose: float = 0.3
     markdown: float = 0.3
     python: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, share in asdict(self).items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"task.shares.{name} = {share}: a share of texts, from 0 to 1")
+        check(ReadingShares, vars(self), "task.shares.")
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,14 @@ class WordMathConfig:
     Raises ValueError for sizes that no problem can have.
     """
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        "limit": whole(8, 999),
+        **dict.fromkeys(("fewest", "steps"), whole(1, len(QUANTITIES))),
+        **dict.fromkeys(("reuse", "shuffled"), SHARE),
+        "distractors": whole(0, len(QUANTITIES)),
+        **dict.fromkeys(("problems", "expert_problems", "questions"), COUNT),
+        "renderings": some_of(RENDERINGS),
+    }
     limit: int = 20
     fewest: int = 1
     steps: int = 2
@@ -88,35 +95,15 @@ class WordMathConfig:
     shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
-        if not 8 <= self.limit <= 999:
+        check(WordMathConfig, vars(self), "task.")
+        if self.fewest > self.steps:
             raise ValueError(
-                f"task.limit = {self.limit}: the largest number of a problem, from 8 to 999"
-            )
-        if not 1 <= self.fewest <= self.steps:
-            raise ValueError(
-                f"task.fewest = {self.fewest}: a base problem takes at least 1 calculation, and at "
-                f"most task.steps = {self.steps}"
-            )
-        for name in ("reuse", "shuffled"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"task.{name} = {getattr(self, name)}: a chance, from 0 to 1")
-        if self.distractors < 0:
-            raise ValueError(
-                f"task.distractors = {self.distractors}: a number of clauses, at least 0"
+                f"task.fewest = {self.fewest}: at most task.steps = {self.steps} calculations"
             )
         if (names := self.steps + 3 + self.distractors) > len(QUANTITIES):
             raise ValueError(
                 f"task.steps = {self.steps} and task.distractors = {self.distractors} need {names} "
                 f"quantities, and there are {len(QUANTITIES)}: lower one of the two"
-            )
-        for name in ("problems", "expert_problems", "questions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name} = {getattr(self, name)}: at least 1")
-        known = self.renderings and set(self.renderings) <= set(RENDERINGS)
-        if not known or len(set(self.renderings)) < len(self.renderings):
-            raise ValueError(
-                f"task.renderings = {self.renderings}: one or more of {', '.join(RENDERINGS)}, "
-                "each once"
             )
         if not any(getattr(self.shares, rendering) for rendering in self.renderings):
             raise ValueError(

@@ -62,7 +62,7 @@ def test_pages_link_to_what_exists(page):
 
 def test_commands_on_the_front_pages_are_known():
     """Every `python -m recycle COMMAND` of a page is a command."""
-    from recycle.__main__ import build_parser
+    from recycle.options import build_parser
 
     (sub,) = (a for a in build_parser()._actions if hasattr(a, "choices") and a.choices)
     for page in PAGES:

@@ -71,14 +71,32 @@ def test_answers_are_scored_by_their_last_number(files, tmp_path, capsys):
             [("base", 0, 0, "1"), ("base", 0, 0, "2")],
             "line 2: the problem ('base', 0, 0) is answered twice",
         ),
-        ([("base", 0, 0, 7)], "output = 7: must be a text"),
-        ([("base", [], 0, "7")], "is no answer"),
+        ([("base", 0, 0, 7)], "output = '7': must be a text"),
+        ([("base", [], 0, "7")], "id = '[]': must be a whole number"),
+        ([("base", 1.0, 0, "7")], "id = '1.0': must be a whole number"),
+        ([("base", 0, False, "7")], "instance = 'False': must be a whole number"),
+        ([("base", -1, 0, "7")], "id = -1: must be from 0"),
+        ([], "mine.jsonl holds no answers"),
     ],
 )
 def test_bad_answers_are_one_line(files, tmp_path, capsys, rows, message):
     assert run(files, "--answers", answers(tmp_path / "mine.jsonl", rows)) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_sound_answers_may_hold_any_character_and_end_in_an_empty_line(files, tmp_path, capsys):
+    row = {"level": "P1", "id": 1, "instance": 0, "output": "so\u2028it\u0085is 1000"}
+    silent = {**row, "instance": 1, "output": ""}
+    text = "\n".join(json.dumps(each, ensure_ascii=False) for each in (row, silent))
+    (tmp_path / "mine.jsonl").write_text(f"\ufeff{text}\r\n\n", encoding="utf-8", newline="")
+    assert run(files, "--answers", tmp_path / "mine.jsonl") == 0
+    assert "P1    0.500 [" in capsys.readouterr().out
+
+
+def test_one_file_is_not_of_two_levels(files, capsys):
+    assert main(["gsm", "--base", str(files["base"]), "--p1", str(files["base"])]) == 2
+    assert "base.jsonl is named for base and for P1" in capsys.readouterr().err
 
 
 def test_missing_and_broken_files_are_one_line(files, tmp_path, capsys):
@@ -88,6 +106,6 @@ def test_missing_and_broken_files_are_one_line(files, tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
     (tmp_path / "mine.jsonl").write_text("{")
     assert run(files, "--answers", tmp_path / "mine.jsonl") == 2
-    assert "line 1 is no answer" in capsys.readouterr().err
+    assert "line 1 is no JSON" in capsys.readouterr().err
     assert run(files, "--answers", tmp_path / "none.jsonl") == 2
     assert "none.jsonl" in capsys.readouterr().err

@@ -189,14 +189,14 @@ def test_another_configuration_does_not_touch_the_run(run, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--preset", "huge"], "no preset 'huge': choose quick, laptop, full, growth"),
-        (["--set", "train.speed=3"], "train.speed: no such key; known here: steps, rows"),
+        (["--preset", "huge"], "no preset 'huge': choose from quick, laptop, full, growth"),
+        (["--set", "train.speed=3"], "train.speed: no key 'speed': choose from steps, rows"),
         (["--set", "train.steps=many"], "train.steps=many: must be of type int, as"),
         (["--set", "train.steps=1.5"], "must be of type int"),
         (["--set", "train"], "write key=value"),
         (["--set", "train=3"], "a group of keys: train.steps"),
         (["--set", "seeds.a=3"], "seeds is a single value"),
-        (["--set", "groups=Q"], "groups = Q: choose from F, H, R, K"),
+        (["--set", "groups=Q"], "groups: no group 'Q': choose from F, H, R, K"),
         (["--set", "seeds=-1"], "none below 0"),
         (["--set", "seeds=1,1"], "each once"),
         (["--set", "model.width=33"], "model.width = 33"),
@@ -271,22 +271,32 @@ def test_bad_commands_on_a_run_are_one_line(copy, tmp_path, capsys):
         "eval RUN hop1-F --group F --top-k 1": "one adapter is not routed",
         "eval EMPTY hop1-F --group F": "is no run folder",
         "eval RUN hop1-F --group F --seed 9": "no finished base 'standard' for seed 9",
-        "eval RUN hop1-F --group Q": "--group Q: choose from F, H, R, K",
+        "eval RUN hop1-F --group Q": "--group Q: no group 'Q': choose from F, H, R, K",
         "eval RUN hop1-F --group F --base none": "no finished base 'none'",
         "merge RUN hop1-F hop2-F --method plain_sum --out hop1-F": "exists: choose another --out",
         "merge RUN hop1-F --method weighted_sum --out x": "--weights goes with",
         "merge RUN hop1-F --method weighted_sum --weights 1 2 --out x": "1 adapters and 2 weights",
         "train RUN --reads hop1 --group F --set model.width=3": "the base is trained already",
         "train RUN --reads hop3 --group F": "no expert reads 'hop3': choose hop1, hop2",
+        "train RUN --reads hop1 --group F --set adapter.kind=full": "this command saves an adapter",
+        "train RUN --reads hop1 --group F --set adapter.rank=99": "adapter.rank = 99: layer",
+        "train RUN --reads hop1 --group F --name ../x": "--name '../x': the plain name",
+        "merge RUN hop1-F hop2-F --method plain_sum --out ../../x": "--out '../../x': the plain",
+        "eval RUN hop1-F hop1-F --group F": "'hop1-F' is named twice",
+        "eval RUN hop1-G --group F": "did you mean 'hop1-F'",
+        "eval RUN hop1-F --group F --base standart": "did you mean 'standard': there are standard",
+        "table RUN/config.json": "config.json is no recorded result",
+        "report RUN --record RUN": "is a folder: name a plain file",
         "report EMPTY": "is no run folder",
     }
     folders = {"RUN": copy, "EMPTY": tmp_path}
     for command, message in cases.items():
-        assert message in failing(capsys, *(folders.get(word, word) for word in command.split()))
+        words = (re.sub("RUN|EMPTY", lambda w: str(folders[w[0]]), w) for w in command.split())
+        assert message in failing(capsys, *words)
     origin = copy / "seed-0/standard/library/hop1-F/origin.json"
     origin.write_text(json.dumps({**json.loads(origin.read_text()), "base": "0123456789abcdef"}))
     line = failing(capsys, "eval", copy, "hop1-F", "--group", "F")
-    assert "was made for the base 0123456789abcdef" in line
+    assert "'hop1-F' was made for the base 0123456789abcdef" in line
 
 
 def test_a_run_is_recorded_and_its_tables_are_made_from_the_record(copy, tmp_path, capsys):

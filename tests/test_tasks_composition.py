@@ -514,16 +514,15 @@ def test_an_expert_that_reads_two_hops_is_found(reads, monkeypatch):
     "values, message",
     [
         ({"order": "verse"}, "task.order = 'verse': choose question or possessive"),
-        ({"person_relations": 11}, "task.person_relations = 11: from 2 to 10"),
-        ({"attributes": 1}, "task.attributes = 1: from 2 to 10"),
-        ({"values": 21}, "task.values = 21: from 2 to 20"),
+        ({"person_relations": 11}, "task.person_relations = 11: a whole number from 2 to 10"),
+        ({"attributes": 1}, "task.attributes = 1: a whole number from 2 to 10"),
+        ({"values": 21}, "task.values = 21: a whole number from 2 to 20"),
         ({"exposed": 1.0}, "task.exposed = 1.0: a share between 0 and 1"),
         ({"pairs": 0.0}, "task.pairs = 0.0: a share between 0 and 1"),
         ({"new": 50}, "task.new = 50: a multiple of task.values = 20"),
         ({"new": 80}, "task.new = 80: at most the 72 exposed people"),
         ({"new": 220, "people": 400}, "task.new = 220: at most task.attributes x task.values"),
         ({"questions": 40}, "task.questions = 40: at least task.new = 60"),
-        ({"shares": ReadingShares(cot=-0.1)}, "task.shares = "),
         ({"people": 300, "unique_family": True}, "there are 285 second words: take fewer"),
         ({"people": 5000}, "5000 names asked for"),
     ],
@@ -532,6 +531,18 @@ def test_impossible_worlds_are_explained(values, message):
     with pytest.raises(ValueError, match=message) as error:
         Composition(CompositionConfig(**values), 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "shares, message",
+    [
+        ({"cot": -0.1}, "task.shares.cot = -0.1"),
+        (dict.fromkeys(("statement", "hop1", "hop2", "direct", "cot"), 0.0), "gives nothing"),
+    ],
+)
+def test_impossible_shares_are_explained(shares, message):
+    with pytest.raises(ValueError, match=message):
+        ReadingShares(**shares)
 
 
 def test_groups_have_titles_and_kinds():

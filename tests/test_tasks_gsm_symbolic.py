@@ -79,6 +79,8 @@ def without(name):
         ({**ROW, "answer": "#### 7 cups"}, "it must end in '#### n'"),
         ({**ROW, "answer": "#### ٧"}, "it must end in '#### n'"),
         (ROW, "id = 3, instance = 0 stands in line 1 too"),
+        (json.dumps(ROW)[:-1] + ', "id": 4}', "a field twice"),
+        ({**ROW, "instance": -1}, "instance = -1: must be from 0"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, bad, message):
@@ -113,6 +115,22 @@ def test_a_template_is_read_and_not_evaluated(tmp_path):
 
 
 ANNOTATED = TEMPLATE["question_annotated"]
+
+
+def test_lines_of_a_template_end_at_line_breaks_alone(tmp_path):
+    annotated = ANNOTATED.replace("sample(names)", "sample(names)\u2028or\u0085ask")
+    path = tmp_path / "0003.json"
+    path.write_text(json.dumps({**TEMPLATE, "question_annotated": annotated}), encoding="utf-8")
+    assert load_template(path).init[0] == "who = sample(names)\u2028or\u0085ask"
+
+
+def test_twenty_thousand_blanks_are_read_like_any_others(tmp_path):
+    """In one default, and after a bracket that never closes: each character is read once."""
+    blanks = " " * 20_000
+    annotated = ANNOTATED.replace("{who, Ann}", f"{{who,{blanks}Ann{blanks}}} {{x,{blanks}")
+    path = tmp_path / "0003.json"
+    path.write_text(json.dumps({**TEMPLATE, "question_annotated": annotated}), encoding="utf-8")
+    assert load_template(path).defaults == {"who": "Ann", "n": "3", "m": "4"}
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,30 @@ this project cannot read these problems.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from recycle.decide.statistics import wilson
-from tasks.gsm_symbolic import LEVELS, Problem, by_original, last_number, load_problems
+from tasks.gsm_symbolic import LEVELS, Problem, by_original, last_number, load_problems, read_rows
+
+ANSWER = {"level": str, "id": int, "instance": int, "output": str}
 
 
 def describe(files: Mapping[str, Path], answers: Path | None = None) -> str:
     """A line for each level, the number of shared stories, and accuracies where answers are given.
 
-    ``files`` are {level: path}. Raises ValueError without any file and for a file with a fault.
+    ``files`` are {level: path}. Raises ValueError without any file, for one file of two levels, and
+    for a file with a fault.
     """
     if not files:
         raise ValueError(
             "name at least one file of your copy of GSM-Symbolic: --base, --p1 or --p2"
         )
+    levels: dict[Path, str] = {}
+    for level, path in files.items():
+        if (other := levels.setdefault(path.resolve(), level)) != level:
+            raise ValueError(f"{path} is named for {other} and for {level}: each has its own file")
     by_level = {level: load_problems(path, level) for level, path in files.items()}
     lines = []
     for level, problems in by_level.items():
@@ -60,25 +66,17 @@ def score(problems: Mapping[str, Sequence[Problem]], answers: Path) -> list[str]
         for problem in level_problems
     }
     right: dict[tuple, bool] = {}
-    for n, line in enumerate(answers.read_text(encoding="utf-8").splitlines(), 1):
-        where = f"{answers}, line {n}"
-        try:
-            row = json.loads(line)
-            key = (row["level"], row["id"], row["instance"])
-            output, _ = row["output"], hash(key)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{where} is no answer ({error}): write level, id, instance and output"
-            ) from None
+    for _, where, row in read_rows(answers, ANSWER, empty=("output",)):
+        key, output = (row["level"], row["id"], row["instance"]), row["output"]
         if key not in known:
             raise ValueError(
                 f"{where}: no problem {key} in the files given; levels are {', '.join(problems)}"
             )
         if key in right:
             raise ValueError(f"{where}: the problem {key} is answered twice: keep one answer")
-        if not isinstance(output, str):
-            raise ValueError(f"{where}: output = {output!r}: must be a text")
         right[key] = last_number(output) == known[key].number
+    if not right:
+        raise ValueError(f"{answers} holds no answers: write a JSON line for each")
     lines = []
     for level in (level for level in LEVELS if level in problems):
         answered = [is_right for key, is_right in right.items() if key[0] == level]

@@ -12,6 +12,7 @@ from recycle.decide.claims import Judged, Rules, chosen_seeds
 from recycle.decide.metrics import Metrics, parse_row
 from recycle.plan import BaseSpec, Cell, Expert, Library, Settings
 from recycle.run.disk import read_json
+from recycle.run.names import unknown
 from recycle.train.base import Base, build_world, open_base
 from recycle.train.settings import StudyConfig, change, rebuild
 from tasks import World
@@ -56,13 +57,13 @@ class Design:
     def preset(self, name: str) -> StudyConfig:
         """Raises ValueError for a preset that this study does not have."""
         if name not in self.presets:
-            raise ValueError(f"no preset {name!r}: choose {', '.join(self.presets)}")
+            raise ValueError(f"--preset: {unknown('preset', name, self.presets)}")
         return change(self.default, self.presets[name])
 
     def base(self, name: str) -> BaseSpec:
         specs = {library.base.name: library.base for library in self.libraries}
         if name not in specs:
-            raise ValueError(f"no base {name!r} in this study: choose {', '.join(specs)}")
+            raise ValueError(f"--base: {unknown('base', name, specs)}")
         return specs[name]
 
 
@@ -79,9 +80,9 @@ class Study:
     def __post_init__(self) -> None:
         known = {"groups": self.design.world.groups, "parts": self.design.parts}
         for name, choices in known.items():
-            chosen = getattr(self.config, name)
-            if not chosen or set(chosen) - set(choices):
-                raise ValueError(f"{name} = {', '.join(chosen)}: choose from {', '.join(choices)}")
+            for each in getattr(self.config, name):
+                if each not in choices:
+                    raise ValueError(f"{name}: {unknown(name[:-1], each, choices)}")
 
     @cached_property
     def libraries(self) -> tuple[Library, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from models import Trainable
 from recycle.run import progress
 from recycle.run.disk import load_torch, save_torch
+from tasks.legal import COUNT, SHARE, SHARE_BELOW_1, Legal, above, check, number, whole
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -33,6 +35,16 @@ class TrainConfig:
     values that cannot train.
     """
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        "steps": whole(1, 10**9),
+        "rows": COUNT,
+        "length": COUNT,
+        "lr": above(0, 10),
+        "warmup": SHARE,
+        "weight_decay": number(0, 100),
+        "beta2": SHARE_BELOW_1,
+        "clip": above(0),
+    }
     steps: int
     rows: int = 44
     length: int = 64
@@ -44,13 +56,7 @@ class TrainConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr = {self.lr}: must be a positive number")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup = {self.warmup}: a share of the steps, between 0 and 1")
+        check(TrainConfig, vars(self))
 
     @property
     def tokens(self) -> int:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from models import TransformerConfig
 from models.layout import LINEARS
+from recycle.run.names import unknown
 from recycle.train.fit import TrainConfig
+from tasks.legal import SHARE_BELOW_1, Legal, above, check, one_of, whole
+
+LARGEST_SEED = 2**32 - 1  # numpy and torch take seeds of so many bits beside a use's own
+
+
+def _each_once(values: tuple) -> bool:
+    return 0 < len(values) == len(set(values)) and "" not in values
+
+
+def _seeds(values: tuple[int, ...]) -> bool:
+    return _each_once(values) and 0 <= min(values) and max(values) <= LARGEST_SEED
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,14 @@ class AdapterConfig:
     trains weights instead of adapters, as a reference: all of them, or those of the layers that
     ``patterns`` name where these are not the default."""
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        "kind": one_of(("lora", "full")),
+        "rank": whole(1, 65_536),
+        "alpha": above(0, 1e6),
+        "patterns": (_each_once, "one or more patterns of layers' names, each once"),
+        "preservation": SHARE_BELOW_1,
+        "preserve_from": one_of(("corpus", "answers")),
+    }
     kind: str = "lora"
     rank: int = 16
     alpha: float = 32.0
@@ -31,14 +51,7 @@ class AdapterConfig:
     preserve_from: str = "corpus"
 
     def __post_init__(self) -> None:
-        if self.preserve_from not in ("corpus", "answers"):
-            raise ValueError(f"adapter.preserve_from = {self.preserve_from!r}: corpus or answers")
-        if self.kind not in ("lora", "full"):
-            raise ValueError(f"adapter.kind = {self.kind!r}: lora or full")
-        if not 0 <= self.preservation < 1:
-            raise ValueError(
-                f"adapter.preservation = {self.preservation}: a share from 0 to below 1"
-            )
+        check(AdapterConfig, vars(self), "adapter.")
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,15 @@ class StudyConfig:
 
     ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates."""
 
-    name: str
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        **dict.fromkeys(("groups", "parts"), (_each_once, "one or more names, each once")),
+        "seeds": (_seeds, f"at least one, each once, none below 0 or above {LARGEST_SEED:,}"),
+        "spare_seeds": (
+            lambda seeds: not seeds or _seeds(seeds),
+            f"each once, none below 0 or above {LARGEST_SEED:,}, none among the seeds",
+        ),
+    }
+    name: str  # the study's own, which no setting changes
     task: Any  # the world's own Config
     groups: tuple[str, ...]
     parts: tuple[str, ...] = ("main",)
@@ -61,13 +82,9 @@ class StudyConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=400, rows=8))
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds = {self.seeds}: at least one, each once, none below 0")
-        candidates = (*self.seeds, *self.spare_seeds)
-        if len(set(candidates)) != len(candidates) or min(candidates) < 0:
-            raise ValueError(
-                f"spare_seeds = {self.spare_seeds}: each once, none below 0, none among the seeds"
-            )
+        check(StudyConfig, vars(self))
+        if set(self.seeds) & set(self.spare_seeds):
+            raise ValueError(f"spare_seeds = {self.spare_seeds}: none among the seeds")
         for name in ("pretrain", "train"):
             if getattr(self, name).length >= self.model.context:
                 raise ValueError(
@@ -119,13 +136,15 @@ def settable(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key that `change` knows, with its value."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if isinstance(config, StudyConfig) and f.name == "name":
+            continue
         if dataclasses.is_dataclass(value):
             yield from settable(value, f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, value
 
 
-def rebuild(default: Any, values: Mapping[str, Any], where: str) -> Any:
+def rebuild(default: Any, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
     """A configuration from its JSON: groups of keys by the default's type, lists as tuples; a key
     of a later version has its default. ``where`` stands in errors."""
     if not isinstance(values, Mapping):
@@ -138,48 +157,69 @@ def rebuild(default: Any, values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         old = getattr(default, key)
         if dataclasses.is_dataclass(old):
-            built[key] = rebuild(old, value, where)
+            built[key] = rebuild(old, value, where, f"{prefix}{key}.")
         else:
             try:
-                built[key] = _typed(tuple(value) if isinstance(value, list) else value, old)
+                built[key] = _of_type(value, old)
             except ValueError as error:
-                raise ValueError(f"{where} has {key} = {value!r}: it {error}") from None
-    return dataclasses.replace(default, **built)
+                raise ValueError(f"{where} has {prefix}{key} = {value!r}: it {error}") from None
+    try:
+        check(type(default), built, prefix)
+        return dataclasses.replace(default, **built)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _known(owner: Any, name: str, key: str) -> Any:
     names = [f.name for f in dataclasses.fields(owner)]
+    if isinstance(owner, StudyConfig):
+        names.remove("name")
     if name not in names:
-        raise ValueError(f"--set {key}: no such key; known here: {', '.join(names)}")
+        raise ValueError(f"--set {key}: {unknown('key', name, names)}")
     return getattr(owner, name)
 
 
-def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+def _changed(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
     new = {
-        k: _changed(getattr(config, k), v) if isinstance(v, dict) else v for k, v in changes.items()
+        key: _changed(getattr(config, key), value, f"{prefix}{key}.")
+        if isinstance(value, dict)
+        else value
+        for key, value in changes.items()
     }
+    check(type(config), new, prefix)
     return dataclasses.replace(config, **new)
 
 
 def _typed(value: Any, old: Any) -> Any:
     """``value`` in the old one's type; a text is read as people write it, tuples with commas."""
+    if isinstance(old, tuple) and isinstance(value, str):
+        return tuple(_typed(word.strip(), _kind(old)) for word in value.split(",") if word.strip())
+    if isinstance(value, str) and not isinstance(old, str):
+        words = {"True": True, "False": False}
+        for read in (words.__getitem__, int, float):
+            try:
+                return _of_type(read(value), old)
+            except (KeyError, ValueError):
+                continue
+    return _of_type(value, old)
+
+
+def _kind(old: tuple) -> Any:
+    """A value of the kind that a tuple holds; one that is empty by default holds seeds."""
+    return old[0] if old else 0
+
+
+def _of_type(value: Any, old: Any) -> Any:
+    """``value`` as it is where it has the old one's type; a list is a tuple, and 1 is 1.0."""
     if isinstance(old, tuple):
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
+        if not isinstance(value, list | tuple):
             raise ValueError(f"must be a list, as {list(old)!r} is")
-        words = (part.strip() if isinstance(part, str) else part for part in parts)
-        kind = old[0] if old else 0  # a tuple that is empty by default holds seeds
-        return tuple(_typed(word, kind) for word in words if word != "")
-    if isinstance(old, str) and isinstance(value, str):
-        return value
-    read = value
-    if isinstance(value, str):
+        return tuple(_of_type(each, _kind(old)) for each in value)
+    if isinstance(old, float) and type(value) is int:
         try:
-            read = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            read = value
-    if isinstance(old, float) and type(read) is int:
-        read = float(read)
-    if type(read) is not type(old):
+            return float(value)
+        except OverflowError:
+            return math.inf
+    if type(value) is not type(old):
         raise ValueError(f"must be of type {type(old).__name__}, as {old!r} is")
-    return read
+    return value

@@ -1,0 +1,22 @@
+"""A finished study in seconds: what its numbers are does not matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recycle.__main__ import main
+
+SETTINGS = """
+    groups=F parts=preservation
+    task.people=40 task.cities=10 task.triples=6 task.set_cities=3
+    model.width=32 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=48
+    pretrain.steps=2 pretrain.rows=4 train.steps=2 train.rows=4 adapter.rank=4
+""".split()
+HOP1, HOP2 = "hop1-F-unpreserved", "hop2-F-unpreserved"  # the experts in its library
+
+
+def make_run(folder: Path) -> Path:
+    """Made through the command line, in this process."""
+    command = ["study", "two-hop", "--quiet", "--matmul=default", "--run", str(folder)]
+    assert main([*command, *(f"--set={setting}" for setting in SETTINGS)]) == 0
+    return folder
