@@ -32,7 +32,7 @@ from recycle.show.record import markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.study import run as run_study
 from recycle.train.base import Base
-from recycle.train.experts import train_experts
+from recycle.train.experts import open_adapter, train_experts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
 
@@ -207,9 +207,10 @@ def _check_group(base: Base, group: str) -> None:
 def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
     library = base.folder / "library"
-    for folder in (library / name, Path(name)):
-        if folder.is_dir():
-            return load_adapter(folder)
+    if (library / name).is_dir():
+        return open_adapter(base, name)
+    if Path(name).is_dir():
+        return load_adapter(name)
     known = sorted(p.name for p in library.iterdir() if not p.name.startswith("."))
     raise ValueError(f"no adapter {name!r} in {library}: there are {', '.join(known)}")
 

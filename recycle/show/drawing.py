@@ -44,6 +44,11 @@ def legend_above(figure: Any, ax: Any, columns: int = 5) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncol=columns, frameon=False)
 
 
+def plain() -> Any:
+    """Inside this block names are drawn as they are: a dollar begins no formula."""
+    return matplotlib.rc_context({"text.parse_math": False})
+
+
 def png(figure: Any) -> str:
     """The figure as base64, to stand inside a page."""
     buffer = io.BytesIO()
