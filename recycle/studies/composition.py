@@ -221,8 +221,8 @@ SPARE = (11, 12, 13)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": FIVE},
     "laptop": {"parts": DECIDING, "seeds": (1, 2, 3), "spare_seeds": SPARE},
-    "full": {"parts": DECIDING, "seeds": tuple(range(1, 11)), "spare_seeds": SPARE},
-    "dials": {"groups": FIVE, "parts": ("main", "layers", "bases"), "seeds": (1, 2)},
+    "full": {"seeds": tuple(range(1, 11)), "spare_seeds": SPARE},
+    "dials": {"groups": FIVE, "parts": PARTS, "seeds": (1, 2)},
 }
 HEADLINE = Headline(
     title="two hops, each by its own adapter, asked at once",
