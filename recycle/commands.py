@@ -208,7 +208,7 @@ def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
     library = base.folder / "library"
     if (library / name).is_dir():
-        return open_adapter(base, name)
+        return open_adapter(base.folder, name)
     if Path(name).is_dir():
         return load_adapter(name)
     known = sorted(p.name for p in library.iterdir() if not p.name.startswith("."))

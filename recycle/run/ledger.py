@@ -82,9 +82,10 @@ class Ledger:
     def sign(self, name: str, hashed: str) -> None:
         """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
         if self.path.exists():
-            with open(self.path, "ab") as file:
-                # The first line end is for a line that a stop tore.
-                file.write(b"\n" + _line({"name": name, "hash": hashed}))
+            with open(self.path, "a+b") as file:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
+                file.write(b"\n" * torn + _line({"name": name, "hash": hashed}))
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -8,11 +8,12 @@ from typing import Any
 from recycle.measure.inside import ANOTHER
 from recycle.show import mechanism_figures
 from recycle.show.markup import e, figure, folded, table
-from recycle.show.run_files import inside_maps, inside_means, look_name, read_look
+from recycle.show.run_files import inside_maps, inside_means, look_name, of_one_shape, read_look
 from recycle.show.tables import condition_titles
 from recycle.studies import Study
 
 
+@of_one_shape
 def inside_section(study: Study, run: Path) -> list[str]:
     """Looks inside the merges: tables and maps as means over all seeds, and figures of the
     first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -60,6 +61,24 @@ def load_metrics(study: Study, run: Path) -> Metrics:
     return study.read_metrics(measured)
 
 
+def of_one_shape(show: Callable[[Study, Path], Any]) -> Callable[[Study, Path], Any]:
+    """What fails in ``show`` is the fault of looks inside merges that do not fit each other: their
+    lists differ in length, or their names. It raises ValueError then."""
+
+    @wraps(show)
+    def shown(study: Study, run: Path) -> Any:
+        _looks_inside(study, run)  # a file that is damaged for itself says so
+        try:
+            return show(study, run)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{run}/seed-*/*/inside has files that do not fit each other "
+                f"({type(error).__name__}): delete them, the study's command makes them again"
+            ) from error
+
+    return shown
+
+
 def notes(study: Study, run: Path) -> list[str]:
     """What a reader must know of how a run came about: sentences, mostly none."""
     found, environments = [], read_environments(run)
@@ -79,6 +98,7 @@ def notes(study: Study, run: Path) -> list[str]:
     return found
 
 
+@of_one_shape
 def inside_means(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     """For each group the looks inside its merges, as means over the seeds:
 
@@ -105,6 +125,7 @@ def inside_means(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+@of_one_shape
 def inside_maps(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     """For each group the maps of `look_inside`, "lens map" and "patching", as means over the seeds.
     Controls are the worst of all seeds.

@@ -209,5 +209,8 @@ def rebuilt(designs: Mapping[str, Design], values: Mapping[str, Any], where: str
         raise ValueError(f"{where} is of the unknown task {name!r}: another version made this run")
     default = designs[name].default
     check(values, shape_of(default), where, RESTORE)
-    config = rebuild(default, values, where)
-    return Study(designs[name], config)
+    try:
+        return Study(designs[name], rebuild(default, values, where))
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if where in said else f"{where}: {said}: {RESTORE}") from None

@@ -133,11 +133,11 @@ def fingerprint(adapter: Adapter) -> str:
     return hashed.hexdigest()
 
 
-def open_adapter(base: Base, name: str) -> Adapter:
-    """An adapter of the base's library. Raises ValueError where it is one that the study trained,
-    and is no longer what was trained."""
-    home, ledger = base.folder / "library" / name, Ledger(base.folder)
-    adapter = load_adapter(home)
+def open_adapter(folder: Path, name: str) -> Adapter:
+    """An adapter of the library in a base's folder. Raises ValueError where it is one that the
+    study trained, and is no longer what was trained."""
+    ledger = Ledger(folder)
+    adapter = load_adapter(folder / "library" / name)
     if ledger.knows(f"library/{name}"):
         ledger.verify(f"library/{name}", fingerprint(adapter))
     return adapter
