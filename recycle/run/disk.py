@@ -8,6 +8,7 @@ a link, a folder or a device.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -52,8 +53,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot
+    try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # it cannot be asked
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -61,7 +65,7 @@ def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # some systems open no folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor)
         finally:
             os.close(descriptor)
 

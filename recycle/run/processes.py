@@ -105,7 +105,7 @@ class Team:
         """Tell the others that this process is done, or by a word why it failed."""
         self._last_word = word
         self.over.set()
-        self._heart.join(timeout=5.0)
+        self._heart.join(timeout=SILENT + 5.0)
 
     def interrupted(self, before: Any, number: int, frame: Any) -> None:
         """What an interrupt does: of a lost process it speaks, and else it does what it did."""
@@ -129,11 +129,19 @@ class Team:
                 self._why = self._missed(heard)
                 self._answered = time.monotonic()
             if self._why is None:
-                self._store.set(
-                    "failed" if self._last_word else f"done {self.rank}", self._last_word
-                )
+                self._leave()
         except RuntimeError:  # who is done does not care that the store is gone
             self._why = None if self.over.is_set() else "the first process or its machine has ended"
+
+    def _leave(self) -> None:
+        """Say the last word. Where torchrun does not host the store, the first process does, and
+        stays until the others have heard."""
+        self._store.set("failed" if self._last_word else f"done {self.rank}", self._last_word)
+        others = [f"done {other}" for other in range(1, self.count)]
+        until = time.monotonic() + (3 * BEAT if self._last_word else SILENT)
+        hosts = self.rank == 0 and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
+        while hosts and time.monotonic() < until and not self._store.check(others):
+            time.sleep(0.05)
 
     def _missed(self, heard: dict[int, tuple[int, float]]) -> str | None:
         """Who has failed or fallen silent, in words; ``heard`` has the last heartbeat of each."""
