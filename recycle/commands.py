@@ -37,7 +37,7 @@ from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
 from recycle.train.base import Base
-from recycle.train.experts import train_experts
+from recycle.train.experts import open_adapter, train_experts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
 
@@ -253,9 +253,10 @@ def _library(base: Base) -> Path:
 def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
     library = _library(base)
-    for folder in (library / name, Path(name)):
-        if folder.is_dir():
-            return load_adapter(folder)
+    if (library / name).is_dir():
+        return open_adapter(base.folder, name)
+    if Path(name).is_dir():
+        return load_adapter(name)
     known = sorted(p.name for p in library.glob("[!.]*"))
     close = did_you_mean(name, known)
     raise ValueError(f"no adapter {name!r} in {library}{close}: there are {listing(known)}")

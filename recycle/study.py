@@ -10,25 +10,22 @@ numbers depend on its own configuration and seed alone, so adding cells or seeds
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lora import Adapter
 from recycle.measure.cell import measure
 from recycle.measure.inside import look_inside
 from recycle.plan import BaseSpec, Cell, Expert, Library
 from recycle.run import progress
-from recycle.run.disk import read_json, write_json, write_text
+from recycle.run.disk import write_text
 from recycle.run.environment import note_environment
-from recycle.run.folder import base_folder, claim_folder
+from recycle.run.folder import base_folder, claim_folder, keep_config, ledger_head
+from recycle.run.ledger import Ledger
+from recycle.run.processes import processes
 from recycle.studies import Study
-from recycle.train.experts import train_library
+from recycle.train.base import is_pretrained
+from recycle.train.experts import train_library, untrained
 
 
 def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = False) -> None:
@@ -37,47 +34,51 @@ def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = F
 
     Under torchrun every process makes its share of the bases, each with its experts and cells, and
     the first process waits for all of them."""
-    with processes() as (rank, count):
-        if rank == 0:
+    with processes() as team:
+        if team.rank == 0:
             claim_folder(study.config, folder)
-        wait_for_all(count)
+        team.wait()
         while True:
             settled = study.settled(folder)
-            mine = share_out(settled, count)[rank]
+            mine = share_out(settled, team.count)[team.rank]
             tokens = sum(work(settled, folder, *base) for base in mine)
-            with progress.showing(tokens, quiet or rank > 0):
+            with progress.showing(tokens, quiet or team.rank > 0):
                 for base in mine:
                     make(settled, folder, base, environment)
-            wait_for_all(count)
+            team.wait()
             if study.settled(folder) == settled:
                 break
-        if rank == 0:
+        if team.rank == 0:
             collect(settled, folder)
+            keep_config(study.config, folder)
 
 
 def make(study: Study, folder: Path, of: tuple[int, BaseSpec], environment: dict[str, Any]) -> None:
     """One seed's base, the experts on it, the cells that ask them, and looks inside."""
     seed, spec = of
     todo, unseen = left_to_do(study, folder, seed, spec)
-    if not todo and not unseen:
+    if not todo and not unseen and is_whole(study, folder, seed, spec):
         return
     note_environment(folder, environment)
+    ledger = Ledger(base_folder(folder, seed, spec.name))
+    ledger.begin(seed, spec.name, ledger_head(study.config))
     base = study.open_base(seed, spec, folder)
     experts = train_library(base, study.passes(spec.name))
     for cell in todo:
         progress.current().say(f"{base.label}: {cell.slug}")
-        write_json(folder / cell.path, measure(cell, base, experts).to_json())
+        ledger.write_json(f"cells/{cell.slug}.json", measure(cell, base, experts).to_json())
         progress.current().advance(progress.CELL_TOKENS)
     for library in unseen:
         progress.current().say(f"{base.label}: inside {library.group}")
         slugs = [expert.slug for expert in singles(study, library)]
         adapters = {s: made for s in slugs if isinstance(made := experts[s], Adapter)}
-        write_json(inside_path(folder, seed, library), look_inside(library, base, adapters))
+        seen = look_inside(library, base, adapters)
+        ledger.write_json(f"inside/{library.group}.json", seen)
 
 
 def collect(study: Study, folder: Path) -> None:
     """metrics.jsonl: every cell's rows, in the order of the study."""
-    rows = [row for cell in study.cells for row in read_json(folder / cell.path)["rows"]]
+    rows = [row for cell in study.cells for row in study.read_cell(folder, cell)["rows"]]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -91,6 +92,13 @@ def left_to_do(
         [cell for cell in own if not (folder / cell.path).exists()],
         [library for library in opened if not inside_path(folder, seed, library).exists()],
     )
+
+
+def is_whole(study: Study, folder: Path, seed: int, spec: BaseSpec) -> bool:
+    """Whether a base and its experts are on disk, with the records of their training."""
+    home = base_folder(folder, seed, spec.name)
+    experts = [expert for each in study.passes(spec.name).values() for expert in each]
+    return is_pretrained(home) and not untrained(home, experts)
 
 
 def inside_path(folder: Path, seed: int, library: Library) -> Path:
@@ -109,20 +117,6 @@ def singles(study: Study, opened: Library) -> list[Expert]:
 
 
 # Shares of several processes ---------------------------------------------------------------------
-
-
-@contextmanager
-def processes() -> Iterator[tuple[int, int]]:
-    """This process's rank, and the number of processes that torchrun started (else 0 and 1)."""
-    rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-    yield rank, count
-
-
-def wait_for_all(count: int) -> None:
-    if count > 1:
-        torch.distributed.barrier()
 
 
 def share_out(study: Study, count: int) -> list[list[tuple[int, BaseSpec]]]:
@@ -145,12 +139,11 @@ def share_out(study: Study, count: int) -> list[list[tuple[int, BaseSpec]]]:
 def work(study: Study, folder: Path, seed: int, spec: BaseSpec) -> float:
     """What is left of a base's work, in tokens, for the line of progress."""
     todo, unseen = left_to_do(study, folder, seed, spec)
-    if not todo and not unseen:
+    if not todo and not unseen and is_whole(study, folder, seed, spec):
         return 0.0
     home, config = base_folder(folder, seed, spec.name), study.config
     pretraining = config.pretrain.steps * config.pretrain.tokens
     training = config.train.steps * config.train.tokens
     experts = [expert for each in study.passes(spec.name).values() for expert in each]
-    untrained = [e for e in experts if not (home / "library" / e.slug).is_dir()]
-    tokens = 0 if (home / "model.pt").exists() else pretraining
-    return tokens + len(untrained) * training + len(todo) * progress.CELL_TOKENS
+    tokens = 0 if is_pretrained(home) else pretraining
+    return tokens + len(untrained(home, experts)) * training + len(todo) * progress.CELL_TOKENS

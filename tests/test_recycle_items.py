@@ -70,8 +70,8 @@ def test_rows_of_older_versions_have_no_items():
     [
         ("031", "a row of n = 4 has items of 3 questions"),
         ("03100", "a row of n = 4 has items of 5 questions"),
-        (310, "a row of n = 4 has items of 310 questions"),
-        (None, "a row of n = 4 has items of None questions"),
+        (310, "a row has 310 in items, it must be a text"),
+        (None, "a row has None in items, it must be a text"),
         ("0314", "a row has the item '4': its 4 outcomes are the digits 0 to 3"),
         ("031A", "a row has the item 'A'"),
         ("0311", "a row counts 2 answers 'right' and its items 1"),

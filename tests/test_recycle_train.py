@@ -7,6 +7,7 @@ import torch
 import recycle.train.fit
 from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
 from models import Tokenizer, Transformer, TransformerConfig
+from recycle.train.checkpoint import Checkpoint
 from recycle.train.corpus import BUCKETS, Corpus, padding
 from recycle.train.fit import Diverged, TrainConfig, completion_loss, fit
 from tasks import Text
@@ -178,8 +179,9 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
         return batches(0)(step)
 
     def train(model, batch):
-        options = {"label": "test", "checkpoint": tmp_path / "checkpoint.pt"}
-        return fit(model, [list(model.parameters())], batch, config, **options)
+        checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+        parameters = [list(model.parameters())]
+        return fit(model, parameters, batch, config, label="test", checkpoint=checkpoint)
 
     with pytest.raises(KeyboardInterrupt):
         train(base(), interrupted)

@@ -177,7 +177,7 @@ def test_clean_angles_are_the_theorys():
 def test_study_says_what_the_run_counted(run, recorded):
     content = json.loads(recorded.read_text())
     assert content["sets"] == ["F"] and content["seeds"] == [0]
-    counts = compare.read_counts(run)
+    counts = compare.read_counts(compare.open_study(run), run)
     rows = {row["name"].strip(): row for row in content["predictions"]}
     for name, outcome in (
         ("direct question: right answers", "right"),
@@ -328,6 +328,8 @@ def test_what_cannot_be_measured_is_said(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "groups": ["K"]}))
-    (copy / "metrics.jsonl").write_text("")
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    of_bases = [line for line in lines if json.loads(line)["group"] == "base"]
+    (copy / "metrics.jsonl").write_text("".join(of_bases))
     assert cli.main(["interaction", str(copy)]) == 2
     assert "no library of two experts" in capsys.readouterr().err

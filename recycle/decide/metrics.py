@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recycle.plan import Key
+from recycle.run.schema import check
 
 # Numbers that a cell may measure besides its counts of answers.
 VALUES = (
@@ -69,16 +70,21 @@ def itemised(answered: Iterable[str], outcomes: Sequence[str]) -> str:
 
 def parse_row(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequence[str]) -> Row:
     """A row from its flat record. Raises ValueError for a record that is none, that has a column
-    that this version does not know, or whose items contradict its counts."""
-    known = {*Key._fields, "form", "n", *outcomes, *notes, *VALUES, _KNOWN, _RIGHT_OF_KNOWN, ITEMS}
+    that this version does not know, or whose counts contradict each other or its items."""
+    counts = dict.fromkeys(("n", *outcomes), int)
+    maybe = dict.fromkeys((*notes, _KNOWN, _RIGHT_OF_KNOWN), int) | dict.fromkeys(VALUES, float)
+    names = dict.fromkeys((*Key._fields, "form", ITEMS), str) | {"seed": int}
+    known = {**names, **counts, **maybe}
     if unknown := [name for name in record if name not in known]:
-        raise ValueError(f"a row has the unknown column {unknown[0]!r}: another version made it")
-    missing = [name for name in (*Key._fields, "form", "n", *outcomes) if name not in record]
+        shown = f"{unknown[0]!r:.60}"
+        raise ValueError(f"a row has the unknown column {shown}: another version made it")
+    missing = [name for name in (*Key._fields, "form", *counts) if name not in record]
     if missing:
         raise ValueError(f"a row lacks the column {missing[0]!r}: it is damaged")
-    items = record.get(ITEMS, "")
-    if items != "":
-        _check_items(items, record, outcomes)
+    check(record, {name: known[name] for name in record}, "a row", "it is damaged")
+    _check_counts(record, outcomes, notes)
+    if record.get(ITEMS, "") != "":
+        _check_items(record[ITEMS], record, outcomes)
     return Row(
         Key(*(record[name] for name in Key._fields)),
         record["form"],
@@ -88,17 +94,28 @@ def parse_row(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequenc
         {name: record[name] for name in VALUES if name in record},
         record.get(_KNOWN),
         record.get(_RIGHT_OF_KNOWN),
-        items,
+        record.get(ITEMS, ""),
     )
 
 
-def _check_items(items: Any, record: Mapping[str, Any], outcomes: Sequence[str]) -> None:
+def _check_counts(record: Mapping[str, Any], outcomes: Sequence[str], notes: Sequence[str]) -> None:
+    """Raises ValueError where counts are none of n answers."""
+    n, known = record["n"], record.get(_KNOWN, 0)
+    counted = [record[name] for name in outcomes]
+    if n < 1 or min(counted) < 0 or sum(counted) != n:
+        raise ValueError(f"a row of n = {n} counts {sum(counted)} answers: it is damaged")
+    within = {name: n for name in (*notes, _KNOWN)} | {_RIGHT_OF_KNOWN: min(known, record["right"])}
+    for name, most in within.items():
+        if not 0 <= record.get(name, 0) <= most:
+            raise ValueError(f"a row has {record[name]} of {name!r}, at most {most}: it is damaged")
+
+
+def _check_items(items: str, record: Mapping[str, Any], outcomes: Sequence[str]) -> None:
     """Raises ValueError where items are not one digit a question, or count otherwise than the
     row."""
     n = record["n"]
-    if not isinstance(items, str) or len(items) != n:
-        shown = len(items) if isinstance(items, str) else repr(items)
-        raise ValueError(f"a row of n = {n} has items of {shown} questions: it is damaged")
+    if len(items) != n:
+        raise ValueError(f"a row of n = {n} has items of {len(items)} questions: it is damaged")
     digits = DIGITS[: len(outcomes)]
     if unknown := set(items) - set(digits):
         raise ValueError(

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recycle.run.disk import read_json, write_json
+from recycle.run.disk import write_json
+from recycle.run.folder import read_environments
 
 ROOM = Path(__file__).parent.parent
 RULES = ("studies", "decide")  # folders of recycle that say what is claimed and how it is decided
@@ -77,7 +78,7 @@ def note_environment(run: Path, environment: dict[str, Any]) -> None:
     """env.json lists every environment that made a part of the run, each with its commands in
     order; a command that goes on with its own work is noted once."""
     path = run / "env.json"
-    known = read_json(path) if path.exists() else []
+    known = read_environments(run)
 
     def identity(e: dict[str, Any]) -> list:
         keys = ("commit", "dirty", "python", "torch", "threads")

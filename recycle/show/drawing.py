@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 try:
@@ -42,6 +45,15 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **share
 def legend_above(figure: Any, ax: Any, columns: int = 5) -> None:
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncol=columns, frameon=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside this block names are drawn as they are: a dollar begins no formula, and nothing is
+    said of a letter that the font does not have."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
 
 
 def png(figure: Any) -> str:

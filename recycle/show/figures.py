@@ -10,11 +10,13 @@ from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Expert
 from recycle.reuse.methods import ALONE, EVERY, MAIN, MEAN_OF_PRODUCTS, ORACLE, RANDOM_ROUTER, SWEEP
-from recycle.run.disk import read_json
 from recycle.run.folder import base_folder
+from recycle.run.ledger import Ledger
 from recycle.show.drawing import BLUE, DARK, GREY, RED, colour, legend_above, panels
 from recycle.show.tables import base_title
 from recycle.studies import Design, Study
+from recycle.train.base import read_curve
+from recycle.train.experts import read_pass
 
 FORM_COLOURS = (GREY, "#555555", RED, BLUE)
 BARS = (*MAIN, ORACLE, RANDOM_ROUTER)
@@ -72,10 +74,14 @@ def accuracy(design: Design, metrics: Metrics, groups: Sequence[str], chance: fl
 
 
 def headline(design: Design, metrics: Metrics, chance: float) -> Any:
-    """The figure that the design names as its main finding."""
+    """The figure that the design names as its main finding; None where nothing of it was
+    measured."""
     shown = design.headline
     assert shown is not None
-    measured = [base for base in shown.bases if base in metrics.bases]
+    asked = {row.key.base for row in metrics.rows if row.key.group == shown.group}
+    measured = [base for base in shown.bases if base in asked]
+    if not measured:
+        return None
     specs = {library.base.name: library.base for library in design.libraries}
     figure, axes = panels(max(6.4, 5.2 * len(measured)), 3.8, 1, len(measured), sharey=True)
     for ax, base in zip(axes[0], measured, strict=True):
@@ -115,10 +121,12 @@ def headline(design: Design, metrics: Metrics, chance: float) -> Any:
 
 def sweep(study: Study, metrics: Metrics) -> Any:
     """For every library that the study is about: accuracy of each form against the weight w of
-    w (dW_1 + dW_2). The mean of two is the weight 1/2."""
+    w (dW_1 + dW_2). The mean of two is the weight 1/2. None where no such library was swept."""
     weights = {m.weight: m.name for m in EVERY if m.weight is not None}
     weights[0.5] = MEAN_OF_PRODUCTS.name
     swept = [x for x in study.opened if len(x.experts) == 2 and set(SWEEP) <= set(x.methods)]
+    if not swept:
+        return None
     figure, axes = panels(max(5.0, 4.2 * len(swept)), 3.0, 1, len(swept), sharey=True)
     for ax, library in zip(axes[0], swept, strict=True):
         for form, shade in zip(study.design.world.forms, FORM_COLOURS, strict=False):
@@ -252,20 +260,23 @@ def curves(study: Study, run: Path, seed: int) -> Any:
     folder = base_folder(run, seed, STANDARD_BASE.name)
     figure, axes = panels(11, 3.4, 1, 2)
     left, right = axes[0]
-    base = read_json(folder / "curve.json")
-    _curve(left, base["curve"], 0, color=BLUE)
-    left.set(title=f"base ({base['padding']:.0%} padding)", xlabel="step")
-    left.set_ylabel("loss, nats per token")
+    ledger = Ledger(folder)
+    if (folder / "curve.json").exists():
+        base = read_curve(ledger)
+        _curve(left, base["curve"], 0, color=BLUE)
+        left.set(title=f"base ({base['padding']:.0%} padding)", xlabel="step")
+        left.set_ylabel("loss, nats per token")
     shades: dict[str, str] = {}
     shares = []
-    for name, experts in study.passes(STANDARD_BASE.name).items():
-        path = folder / "passes" / f"{name}.json"
-        if not path.exists():
+    by_slug = {e.slug: e for experts in study.passes(STANDARD_BASE.name).values() for e in experts}
+    for name in study.passes(STANDARD_BASE.name):
+        if not (folder / "passes" / f"{name}.json").exists():
             continue
-        trained = read_json(path)
+        trained = read_pass(ledger, name)
         shares.append(trained["padding"])
-        by_slug = {expert.slug: expert for expert in experts}
         for i, slug in enumerate(trained["names"]):
+            if slug not in by_slug:
+                continue
             title = curve_title(by_slug[slug])
             label = None if title in shades else title
             shades.setdefault(title, colour(len(shades)))

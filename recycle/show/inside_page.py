@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from recycle.measure.inside import ANOTHER
-from recycle.run.disk import read_json
 from recycle.show import mechanism_figures
 from recycle.show.markup import e, figure, folded, table
-from recycle.show.run_files import inside_maps, inside_means, look_name
+from recycle.show.run_files import inside_maps, inside_means, look_name, of_one_shape, read_look
 from recycle.show.tables import condition_titles
 from recycle.studies import Study
-from recycle.study import inside_path
 
 
+@of_one_shape
 def inside_section(study: Study, run: Path) -> list[str]:
     """Looks inside the merges: tables and maps as means over all seeds, and figures of the
     first."""
@@ -41,7 +40,7 @@ def inside_section(study: Study, run: Path) -> list[str]:
             )
             parts.append(table(caption, heads, lines))
         parts += _inside_maps(maps[look], titles, look)
-        seen = read_json(inside_path(run, seed, library))
+        seen = read_look(run, seed, library)
         parts += _inside_figures(seen, f"{look}, seed {seed}")
         out.append(folded(f"{look}: {library}", parts, library is study.opened[0]))
     return out

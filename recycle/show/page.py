@@ -15,12 +15,13 @@ from recycle.decide.statistics import estimate
 from recycle.plan import STANDARD_BASE
 from recycle.reuse.method import FAMILIES
 from recycle.reuse.methods import ALONE, ARROW, PLAIN_SUM, SWEEP
-from recycle.run.disk import read_json, write_json, write_text
+from recycle.run.disk import write_json, write_text
+from recycle.run.folder import read_config, read_environments
 from recycle.show import drawing, figures
 from recycle.show.findings import two_sentences
 from recycle.show.inside_page import inside_section
 from recycle.show.markup import e, figure, folded, table
-from recycle.show.run_files import load_metrics
+from recycle.show.run_files import load_metrics, notes
 from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
     FEW_NOTES,
@@ -46,7 +47,8 @@ def write_report(study: Study, run: Path) -> str:
     judged = study.judge(metrics)
     write_json(run / "claims.json", to_json(*judged))
     write_text(run / "report.html", page(study, run, metrics, judged))
-    return terminal(study, metrics, judged)
+    told = "".join(f"\nNote: {note}\n" for note in notes(study, run))
+    return told + terminal(study, metrics, judged)
 
 
 def page(study: Study, run: Path, metrics: Metrics, judged: Judged) -> str:
@@ -82,6 +84,7 @@ def _opening(
     out = [
         f"<h1>{e(study.design.name)} study: {e(run.name)}</h1>",
         f"<div class=lead>{''.join(f'<p>{e(sentence)}</p>' for sentence in found)}</div>",
+        *(f"<p><small>Note: {e(note)}</small></p>" for note in notes(study, run)),
     ]
     groups = [x.group for x in study.opened if x.group in study.design.rules.groups]
     if study.design.headline:
@@ -305,7 +308,7 @@ def _answers(study: Study, run: Path) -> list[str]:
     for cell in study.cells:
         if cell.seed != study.config.seeds[0] or cell.method not in READ:
             continue
-        examples = read_json(run / cell.path)["examples"]
+        examples = study.read_cell(run, cell)["examples"]
         lines = [
             f"[{a['outcome']}] {a['prompt']} >> {a['said']}   (right: {a['right']})"
             for form in examples.values()
@@ -319,10 +322,10 @@ def _answers(study: Study, run: Path) -> list[str]:
 
 
 def _record(run: Path) -> list[str]:
-    environment = read_json(run / "env.json") if (run / "env.json").exists() else []
+    environment = read_environments(run)
     texts = {
         "environment": json.dumps(environment, indent=1),
-        "configuration": (run / "config.json").read_text(encoding="utf-8"),
+        "configuration": json.dumps(read_config(run), indent=1),
     }
     folds = [folded(name, [f"<pre>{e(text)}</pre>"]) for name, text in texts.items()]
     return ["<h2>Record</h2>", *folds]

@@ -18,11 +18,14 @@ from recycle.decide.statistics import estimate
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
 from recycle.run.environment import commands_of, describe_judge
-from recycle.run.folder import base_folder
+from recycle.run.folder import base_folder, read_environments
+from recycle.run.ledger import Ledger
 from recycle.show import drawing, figures
 from recycle.show.run_files import inside_means, load_metrics
 from recycle.show.tables import condition_titles, lines_of, notes_of, rows_of, title_of
 from recycle.studies import DESIGNS, Study
+from recycle.train.base import read_curve
+from recycle.train.experts import read_pass
 
 # The methods of the generated tables; the report has all of them.
 SHOWN = ("alone", "mean_of_products", "plain_sum", "arrow", "arrow_top1", "oracle", "random_router")
@@ -39,7 +42,9 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
     Raises ValueError where the run was made under several environments, or where it is judged by
     other rules than the run's or by a dirty checkout and no ``reason`` is given."""
     metrics = load_metrics(study, run)
-    environments = read_json(run / "env.json")
+    environments = read_environments(run)
+    if not environments:
+        raise ValueError(f"{run} has no env.json that says what made it: make it anew to record it")
     if len(environments) > 1:
         raise ValueError(
             f"{run} was made under {len(environments)} environments (env.json): "
@@ -138,9 +143,10 @@ def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
     seconds: dict[str, dict[str, dict[str, int]]] = {}
     for seed, spec in study.bases:
         folder = base_folder(run, seed, spec.name)
-        passes = [read_json(path)["seconds"] for path in (folder / "passes").glob("*.json")]
-        base = read_json(folder / "curve.json")["seconds"]
-        spent = {"base": round(base), "experts": round(sum(passes))}
+        ledger, passes = Ledger(folder), (folder / "passes").glob("*.json")
+        trained = [read_pass(ledger, path.stem)["seconds"] for path in passes]
+        base = read_curve(ledger)["seconds"]
+        spent = {"base": round(base), "experts": round(sum(trained))}
         seconds.setdefault(str(seed), {})[spec.name] = spent
     return seconds
 

@@ -4,40 +4,101 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from recycle.decide.metrics import Metrics
 from recycle.plan import Library
-from recycle.run.disk import read_json
+from recycle.run.disk import decode_json, read_bytes
+from recycle.run.folder import base_folder, read_environments
+from recycle.run.ledger import Ledger
 from recycle.studies import Study
-from recycle.study import inside_path
+
+ANEW = "the study's command writes it anew"
+_AT = {"log_prob": [float], "shuffled": [float], "shuffled_sd?": [float]}
+_LOOK = {"targets": {str: _AT}, "depths?": [str]}
+_CONDITIONS = {"tokens": [str], "conditions": {str: {str: object}}}
+_SHARES = {str: float}
+_GATES = {"gates": [[float]], "entropy": [float], "gap?": [float]}
+_PAIR = {"path": str, "pair": [str], "cosine": float}
+_SPACES = {f"{side}{kind}": float for side in ("input", "output") for kind in ("", "_random")}
+INSIDE = {  # of look_inside; older runs have no maps
+    "members?": [str],
+    "interference?": {"pairs": [{**_PAIR, **_SPACES}]},
+    "knock out": {
+        "all": _SHARES,
+        "none": _SHARES,
+        "without": {str: _SHARES},
+        "only": {str: _SHARES},
+    },
+    "routing?": {str: {"tokens": [str], "layers": {str: _GATES}}},
+    "lens": {str: {str: _LOOK}},
+    "lens map?": {str: _CONDITIONS},
+    "patching?": {str: {str: _CONDITIONS}},
+}
 
 
 def load_metrics(study: Study, run: Path) -> Metrics:
     """The rows of metrics.jsonl. Raises ValueError where the study is not finished, or where a line
-    holds no row of this study."""
+    is not the row that its cell's file has."""
     path = run / "metrics.jsonl"
-    if not path.exists():
-        raise ValueError(
-            f"{run} holds no metrics.jsonl: finish the study first "
-            f"(python -m recycle study ... --run {run})"
-        )
-    records = []
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
+    for needed in (path, *(run / cell.path for cell in study.cells)):
+        if not needed.exists():
             raise ValueError(
-                f"{path}, line {n}: no JSON ({error}): finish the study anew"
-            ) from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {n}: {line[:40]!r} is no row: finish the study anew")
-        records.append(record)
-    return study.read_metrics(records)
+                f"{run} holds no {needed.relative_to(run)}: finish the study first "
+                f"(python -m recycle study ... --run {run})"
+            )
+    measured = [row for cell in study.cells for row in study.read_cell(run, cell)["rows"]]
+    lines = read_bytes(path).removesuffix(b"\n").split(b"\n")
+    if len(lines) != len(measured):
+        raise ValueError(f"{path} has {len(lines)} rows, its cells {len(measured)}: {ANEW}")
+    for n, (line, row) in enumerate(zip(lines, measured, strict=True), 1):
+        record = decode_json(line, f"{path}, line {n}", {str: object}, ANEW)
+        if json.dumps(record) != json.dumps(row):  # as text: True is no 1
+            raise ValueError(f"{path}, line {n}: not the row of its cell's file: {ANEW}")
+    return study.read_metrics(measured)
 
 
+def of_one_shape(show: Callable[[Study, Path], Any]) -> Callable[[Study, Path], Any]:
+    """What fails in ``show`` is the fault of looks inside merges that do not fit each other: their
+    lists differ in length, or their names. It raises ValueError then."""
+
+    @wraps(show)
+    def shown(study: Study, run: Path) -> Any:
+        _looks_inside(study, run)  # a file that is damaged for itself says so
+        try:
+            return show(study, run)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{run}/seed-*/*/inside has files that do not fit each other "
+                f"({type(error).__name__}): delete them, the study's command makes them again"
+            ) from error
+
+    return shown
+
+
+def notes(study: Study, run: Path) -> list[str]:
+    """What a reader must know of how a run came about: sentences, mostly none."""
+    found, environments = [], read_environments(run)
+    if len(environments) > 1:
+        threads = sorted({each["threads"] for each in environments})
+        mixed = f", with {' and '.join(map(str, threads))} threads" if len(threads) > 1 else ""
+        found.append(
+            f"{len(environments)} environments made parts of this run{mixed} (env.json): rows of "
+            "one may differ in a few answers from what another would give."
+        )
+    folders = [base_folder(run, seed, spec.name) for seed, spec in study.bases]
+    if any(Ledger(folder).holds_older() for folder in folders):
+        found.append(
+            "Parts of this run have no hash in a made.jsonl, as in older versions: they are taken "
+            "as they stand."
+        )
+    return found
+
+
+@of_one_shape
 def inside_means(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     """For each group the looks inside its merges, as means over the seeds:
 
@@ -64,6 +125,7 @@ def inside_means(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+@of_one_shape
 def inside_maps(study: Study, run: Path) -> dict[str, dict[str, Any]]:
     """For each group the maps of `look_inside`, "lens map" and "patching", as means over the seeds.
     Controls are the worst of all seeds.
@@ -87,11 +149,15 @@ def inside_maps(study: Study, run: Path) -> dict[str, dict[str, Any]]:
 def _looks_inside(study: Study, run: Path) -> dict[str, list[dict[str, Any]]]:
     """For each opened library the files of look_inside, seed by seed."""
     return {
-        look_name(study, library): [
-            read_json(inside_path(run, seed, library)) for seed in study.config.seeds
-        ]
+        look_name(study, library): [read_look(run, seed, library) for seed in study.config.seeds]
         for library in study.opened
     }
+
+
+def read_look(run: Path, seed: int, library: Library) -> dict[str, Any]:
+    """What look_inside wrote of a library. Raises ValueError where the run did not write it."""
+    ledger = Ledger(base_folder(run, seed, library.base.name))
+    return ledger.read_json(f"inside/{library.group}.json", INSIDE)
 
 
 def look_name(study: Study, library: Library) -> str:

@@ -12,6 +12,7 @@ from recycle.decide.statistics import Estimate, difference, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Library
 from recycle.reuse.method import Family
 from recycle.reuse.methods import ALONE, BY_NAME
+from recycle.show.markup import printable
 from recycle.studies import Design, Study
 
 FEW_NOTES = 3  # a world with more notes than that has a table of their own
@@ -148,7 +149,7 @@ def terminal(study: Study, metrics: Metrics, judged: Judged) -> str:
     controls, claims = judged
     if any(control.measured for control in controls):  # else a study of recipes: nothing to decide
         out += ["", *_judged_text(controls, claims)]
-    return "\n".join(out)
+    return printable("\n".join(out))
 
 
 def _judged_text(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recycle.run.folder import read_config
+from recycle.run.folder import check_ledgers, read_config
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.history import HISTORY
@@ -21,4 +21,6 @@ __all__ = ["DESIGNS", "Design", "Study", "open_study"]
 def open_study(run: Path) -> Study:
     """The study that a run folder was made by, with the seeds that passed their gates. Raises
     ValueError where it is no run."""
-    return rebuilt(DESIGNS, read_config(run), f"{run}/config.json").settled(run)
+    study = rebuilt(DESIGNS, read_config(run), f"{run}/config.json")
+    check_ledgers(study.config, run)
+    return study.settled(run)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recycle.decide.claims import Judged, Rules, chosen_seeds
-from recycle.decide.metrics import Metrics, parse_row
+from recycle.decide.metrics import Metrics, Row, parse_row
 from recycle.plan import BaseSpec, Cell, Expert, Library, Settings
-from recycle.run.disk import read_json
+from recycle.run.disk import AGAIN
+from recycle.run.folder import RESTORE, base_folder
+from recycle.run.ledger import Ledger
 from recycle.run.names import unknown
+from recycle.run.schema import check, shape_of
 from recycle.train.base import Base, build_world, open_base
 from recycle.train.settings import StudyConfig, change, rebuild
 from tasks import World
+
+_ANSWER = {"prompt": str, "right": str, "said": str, "outcome": str}
+CELL = {"rows": [{str: object}], "examples": {str: [_ANSWER]}}
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,8 @@ class Study:
                 for library in self.libraries
                 if not library.experts
                 for method in library.methods
-                if (path := run / Cell(seed, library, method).path).exists()
-                for row in read_json(path)["rows"]
+                if (run / Cell(seed, library, method).path).exists()
+                for row in self.read_cell(run, Cell(seed, library, method))["rows"]
             ]
             return self.design.rules.keeps(self.read_metrics(rows))
 
@@ -166,15 +172,46 @@ class Study:
     def judge(self, metrics: Metrics) -> Judged:
         return self.design.rules.judge(metrics, self.chance)
 
+    def read_cell(self, run: Path, cell: Cell) -> dict[str, Any]:
+        """A cell's file: {"rows": records, "examples": {form: answers}}.
+
+        Raises ValueError where it is not what the run wrote, or its rows are not the cell's own:
+        one for each form."""
+        ledger = Ledger(base_folder(run, cell.seed, cell.library.base.name))
+        found = ledger.read_json(f"cells/{cell.slug}.json", CELL)
+        try:
+            rows = [self._parsed(record) for record in found["rows"]]
+        except ValueError as error:
+            raise ValueError(f"{run / cell.path}: {error}: {AGAIN}") from None
+        if [(row.key, row.form) for row in rows] != [
+            (cell.key, f) for f in self.design.world.forms
+        ]:
+            raise ValueError(f"{run / cell.path} holds the rows of another cell: {AGAIN}")
+        return found
+
     def read_metrics(self, records: list[dict[str, Any]]) -> Metrics:
         """Rows from the records of metrics.jsonl."""
-        world = self.world(self.config.seeds[0])
-        return Metrics(parse_row(record, world.outcomes, world.note_names) for record in records)
+        return Metrics(map(self._parsed, records))
+
+    def _parsed(self, record: Mapping[str, Any]) -> Row:
+        world = self.design.world
+        return parse_row(record, world.outcomes, self._notes)
+
+    @cached_property
+    def _notes(self) -> Sequence[str]:
+        return self.world(self.config.seeds[0]).note_names
 
 
 def rebuilt(designs: Mapping[str, Design], values: Mapping[str, Any], where: str) -> Study:
-    """The study of a run's config.json. Raises ValueError for what another version made."""
+    """The study of a run's config.json. Raises ValueError for what another version made, and for
+    what no study can be made of."""
     name = values.get("name")
     if not isinstance(name, str) or name not in designs:
         raise ValueError(f"{where} is of the unknown task {name!r}: another version made this run")
-    return Study(designs[name], rebuild(designs[name].default, values, where))
+    default = designs[name].default
+    check(values, shape_of(default), where, RESTORE)
+    try:
+        return Study(designs[name], rebuild(default, values, where))
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if where in said else f"{where}: {said}: {RESTORE}") from None

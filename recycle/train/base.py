@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from models import Tokenizer, Transformer, greedy
 from recycle.plan import BaseSpec, derived
-from recycle.run.disk import load_torch, save_torch, write_json
 from recycle.run.folder import base_folder
+from recycle.run.ledger import Ledger
+from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
 from recycle.train.settings import StudyConfig, change
@@ -70,32 +70,31 @@ def open_base(
 ) -> Base:
     """The base of a (seed, spec) pair in a run's folder, pretrained now if it is not there.
 
-    Raises ValueError where the folder holds a base of another shape."""
+    Raises ValueError where the folder holds another base than the one that the run made."""
     seed, spec = cell
     config = change(config, spec.settings)
     world = build_world(kind, config.task, seed)
     tokenizer = Tokenizer.from_words(world.words())
-    weights = torch.Generator().manual_seed(derived(seed, "weights"))
-    model = Transformer(config.model, len(tokenizer), weights)
+    first = torch.Generator().manual_seed(derived(seed, "weights"))
+    model = Transformer(config.model, len(tokenizer), first)
     folder = base_folder(run, seed, spec.name)
     base = Base(spec, seed, config, folder, world, model, tokenizer)
-    path = folder / "model.pt"
-    if not path.exists():
+    if not is_pretrained(folder):
         _pretrain(base)
-        save_torch(path, model.state_dict())
-        _checkpoint(base).unlink(missing_ok=True)
-    try:
-        model.load_state_dict(load_torch(path))
-    except RuntimeError:
-        raise ValueError(
-            f"{path} is no base of this configuration: delete it, the same command makes it again"
-        ) from None
+    weights = Ledger(folder).load_torch("model.pt")
+    check_weights(weights, model.state_dict(), folder / "model.pt")
+    model.load_state_dict(weights)
     model.eval()
     return base
 
 
-def _checkpoint(base: Base) -> Path:
-    return base.folder / "checkpoint.pt"
+def read_curve(ledger: Ledger) -> dict[str, Any]:
+    """The record of a base's training. Raises ValueError where it is damaged."""
+    return ledger.read_json("curve.json", {"curve": CURVE, "padding": float, "seconds": float})
+
+
+def is_pretrained(folder: Path) -> bool:
+    return (folder / "model.pt").exists() and (folder / "curve.json").exists()
 
 
 def _pretrain(base: Base) -> None:
@@ -106,15 +105,17 @@ def _pretrain(base: Base) -> None:
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return corpus.batch(config, derived(base.seed, "reading"), step)
 
-    started = time.monotonic()
+    checkpoint = Checkpoint(base.folder / "checkpoint.pt")
     curve = fit(
         base.model,
         [list(base.model.parameters())],
         batch,
         config,
         label=f"{base.label}: base",
-        checkpoint=_checkpoint(base),
+        checkpoint=checkpoint,
     )
-    seconds = time.monotonic() - started
     share = padding(batch, config.steps, base.tokenizer.pad)
-    write_json(base.folder / "curve.json", {"curve": curve, "seconds": seconds, "padding": share})
+    record = {"curve": curve, "seconds": checkpoint.seconds, "padding": share}
+    Ledger(base.folder).write_json("curve.json", record)
+    Ledger(base.folder).save_torch("model.pt", base.model.state_dict())
+    checkpoint.path.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ is fully fine-tuned is trained alone."""
 from __future__ import annotations
 
 import copy
-import time
+import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,57 +33,137 @@ from lora import (
 )
 from models.layout import LINEARS
 from recycle.plan import Expert, derived
-from recycle.run.disk import load_torch, save_torch, write_json
+from recycle.run.disk import AGAIN, decode_torch, digest, encode_torch, read_bytes, write_bytes
+from recycle.run.ledger import Ledger
 from recycle.train.base import Base
+from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
 from recycle.train.settings import StudyConfig, change
 
 Weights = dict[str, Tensor]  # of a fully fine-tuned model
 Trained = Mapping[str, Adapter | Weights]  # by the expert's slug
+PASS = {"curve": CURVE, "padding": float, "names": [str], "seconds": float}
 
 
 def train_library(base: Base, passes: Mapping[str, Sequence[Expert]]) -> Trained:
     """The experts of these passes, from disk or trained now."""
-    folder = base.folder / "library"
     for name, together in passes.items():
-        experts = [expert for expert in together if not _is_saved(folder / expert.slug)]
-        if not experts:
-            continue
-        # The checkpoint is named by the experts in it: a pass that was killed while its experts
-        # were being saved is another pass for the rest of them.
-        who = zlib.crc32(" ".join(expert.slug for expert in experts).encode())
-        checkpoint = base.folder / f"{name}-{who:08x}.checkpoint.pt"
-        started = time.monotonic()
-        trained = train_experts(base, experts, checkpoint=checkpoint)
-        record = {
-            "curve": trained.curve,
-            "padding": trained.padding,
-            "names": [expert.slug for expert in experts],
-            "seconds": time.monotonic() - started,
-        }
-        write_json(base.folder / "passes" / f"{name}.json", record)
-        for slug, expert in trained.experts.items():
-            if isinstance(expert, Adapter):
-                save_adapter(expert, folder / slug)
-            else:
-                save_torch(folder / slug / "model.pt", expert)
-        for finished in base.folder.glob(f"{name}-*.checkpoint.pt"):
-            finished.unlink()
-    return {
-        expert.slug: _load(folder / expert.slug)
-        for experts in passes.values()
-        for expert in experts
+        experts = untrained(base.folder, together)
+        if experts:
+            _train_pass(base, name, experts)
+    for stale in base.folder.glob("*checkpoint.pt"):  # everything is trained
+        stale.unlink(missing_ok=True)
+    return {e.slug: _open_expert(base, e) for experts in passes.values() for e in experts}
+
+
+def untrained(folder: Path, experts: Sequence[Expert]) -> list[Expert]:
+    """Experts that a base's folder does not hold: not saved, or saved by a pass that was stopped
+    before its record was written. Older versions wrote the record first."""
+    ledger, recorded = Ledger(folder), set()
+    for path in (folder / "passes").glob("*.json"):
+        recorded |= set(read_pass(ledger, path.stem)["names"])
+
+    def is_trained(slug: str) -> bool:
+        home = folder / "library" / slug
+        saved = (home / "adapter_config.json").exists() or (home / "model.pt").exists()
+        return saved and (slug in recorded or ledger.is_older(f"library/{slug}"))
+
+    return [expert for expert in experts if not is_trained(expert.slug)]
+
+
+def read_pass(ledger: Ledger, name: str) -> dict[str, Any]:
+    """The record of a pass. Raises ValueError where it is damaged."""
+    record = ledger.read_json(f"passes/{name}.json", PASS)
+    if any(len(point["loss"]) != len(record["names"]) for point in record["curve"]):
+        path = ledger.folder / "passes" / f"{name}.json"
+        raise ValueError(f"{path} has not one loss for each of its names: {AGAIN}")
+    return record
+
+
+def _train_pass(base: Base, name: str, experts: Sequence[Expert]) -> None:
+    """Train experts, save them, and then write the record of their pass. After a stop between two
+    of these the same experts are saved again from their last checkpoint."""
+    ledger = Ledger(base.folder)
+    who = zlib.crc32(" ".join(expert.slug for expert in experts).encode())
+    checkpoint = Checkpoint(base.folder / f"{name}-{who:08x}.checkpoint.pt")
+    trained = train_experts(base, experts, checkpoint=checkpoint)
+    record = {
+        "curve": trained.curve,
+        "padding": trained.padding,
+        "names": [expert.slug for expert in experts],
+        "seconds": checkpoint.seconds,
     }
+    for slug, expert in trained.experts.items():
+        home = base.folder / "library" / slug
+        if isinstance(expert, Adapter):
+            ledger.sign(f"library/{slug}", fingerprint(expert))
+            save_adapter(expert, home)
+        else:
+            weights = encode_torch(expert)
+            ledger.sign(f"library/{slug}", digest(weights))
+            write_bytes(home / "model.pt", weights)
+    if (base.folder / "passes" / f"{name}.json").exists():
+        record = _joined(read_pass(ledger, name), record)
+    ledger.write_json(f"passes/{name}.json", record)
+    checkpoint.path.unlink(missing_ok=True)
 
 
-def _is_saved(path: Path) -> bool:
-    return (path / "adapter_config.json").exists() or (path / "model.pt").exists()
+def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """One record of a pass whose experts were trained at two times, of one number of steps."""
+    kept = [i for i, slug in enumerate(earlier["names"]) if slug not in later["names"]]
+    curve = [
+        {"step": new["step"], "loss": [*(old["loss"][i] for i in kept), *new["loss"]]}
+        for old, new in zip(earlier["curve"], later["curve"], strict=True)
+    ]
+    names = [*(earlier["names"][i] for i in kept), *later["names"]]
+    seconds = earlier["seconds"] + later["seconds"]
+    return {"curve": curve, "padding": later["padding"], "names": names, "seconds": seconds}
 
 
-def _load(path: Path) -> Adapter | Weights:
-    whole_model = path / "model.pt"
-    return load_torch(whole_model) if whole_model.exists() else load_adapter(path)
+def fingerprint(adapter: Adapter) -> str:
+    """The hash of an adapter as a value, in whatever files it is kept."""
+    record = json.dumps([adapter.base, adapter.origin], sort_keys=True)
+    hashed = hashlib.sha256(record.encode())
+    for path in sorted(adapter.paths):
+        for factor in adapter.factors[path]:
+            form = (path, adapter.scale(path), factor.dtype, tuple(factor.shape))
+            hashed.update(repr(form).encode())
+            hashed.update(factor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def open_adapter(folder: Path, name: str) -> Adapter:
+    """An adapter of the library in a base's folder. Raises ValueError where it is one that the
+    study trained, and is no longer what was trained."""
+    ledger = Ledger(folder)
+    adapter = load_adapter(folder / "library" / name)
+    if ledger.knows(f"library/{name}"):
+        ledger.verify(f"library/{name}", fingerprint(adapter))
+    return adapter
+
+
+def _open_expert(base: Base, expert: Expert) -> Adapter | Weights:
+    """An expert of the study, as it was trained."""
+    home, ledger = base.folder / "library" / expert.slug, Ledger(base.folder)
+    if (home / "model.pt").exists():
+        data = read_bytes(home / "model.pt")
+        ledger.verify(f"library/{expert.slug}", digest(data))
+        weights = decode_torch(data, home / "model.pt")
+        check_weights(weights, base.model.state_dict(), home / "model.pt")
+        return weights
+    adapter = load_adapter(home)
+    ledger.verify(f"library/{expert.slug}", fingerprint(adapter))
+    for key, value in _origin(base, expert).items():
+        if adapter.origin.get(key, value) != value:
+            raise ValueError(
+                f"{home} holds an adapter of {key} {adapter.origin[key]!r}, not {value!r}: {AGAIN}"
+            )
+    return adapter
+
+
+def _origin(base: Base, expert: Expert) -> dict[str, Any]:
+    return {"task": base.config.name, "seed": base.seed, **expert.origin}
 
 
 @dataclass(frozen=True)
@@ -98,7 +179,7 @@ def train_experts(
     base: Base,
     experts: Sequence[Expert],
     changed: Mapping[str, Any] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Pass:
     """Train experts of one recipe in one pass over a base; ``changed`` settings override the
     recipe's."""
@@ -118,7 +199,7 @@ def _own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:
 
 
 def _train_adapters(
-    base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Path | None
+    base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Checkpoint | None
 ) -> Pass:
     """Adapters side by side, each on its own rows; they are taken off the base in the end."""
     fresh: dict[str, Adapter] = {}
@@ -131,7 +212,7 @@ def _train_adapters(
             config.adapter.rank,
             config.adapter.alpha,
             generator,
-            origin={"task": config.name, "seed": base.seed, **expert.origin},
+            origin=_origin(base, expert),
         )
         corpora[expert.slug] = _own_corpus(base, config, expert)
 
@@ -159,7 +240,7 @@ def _train_adapters(
 
 
 def _fine_tune(
-    base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Path | None
+    base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Checkpoint | None
 ) -> Pass:
     """Weights of a copy of the base, for one expert: a reference for adapters of any rank."""
     if len(experts) > 1:

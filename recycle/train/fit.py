@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from models import Trainable
 from recycle.run import progress
-from recycle.run.disk import load_torch, save_torch
+from recycle.train.checkpoint import Checkpoint
 from tasks.legal import COUNT, SHARE, SHARE_BELOW_1, Legal, above, check, number, whole
 
 CHECKPOINT_SECONDS = 60.0
@@ -76,7 +75,7 @@ def fit(
     config: TrainConfig,
     *,
     label: str,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[dict]:
     """Train each group of parameters on its own rows; return the curve.
 
@@ -84,8 +83,8 @@ def fit(
     ``batch(step)`` gives token ids and learned, (groups * rows, length + 1) each, with the rows of
     one group together. The summed loss gives each group the gradient that it would have alone, and
     each gradient is clipped alone, so K adapters trained at once follow the same path as one by
-    one. With a ``checkpoint`` path the state is saved there once a minute, and a killed run goes on
-    from it to the same result. Raises Diverged where a loss is not finite.
+    one. With a ``checkpoint`` the state is saved there once a minute and at the end, and a killed
+    run goes on from it to the same result. Raises Diverged where a loss is not finite.
     """
     optimizer = torch.optim.AdamW(
         [{"params": list(group)} for group in groups],
@@ -95,17 +94,12 @@ def fit(
         fused=True,
     )
     parameters = [parameter for group in groups for parameter in group]
-    curve: list[dict] = []
-    first = 0
-    if checkpoint is not None and checkpoint.exists():
-        state = load_torch(checkpoint)
-        first, curve = state["step"], state["curve"]
-        optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for parameter, saved in zip(parameters, state["parameters"], strict=True):
-                parameter.copy_(saved)
-    saved_at = time.monotonic()
     every = max(1, config.steps // 100)
+    noted = [s for s in range(config.steps) if s % every == 0 or s == config.steps - 1]
+    first, curve = 0, list[dict]()
+    if checkpoint is not None:
+        first, curve = checkpoint.restore(noted, optimizer, parameters, len(groups))
+    saved_at = time.monotonic()
     model.train()
     line = progress.current()
     line.drop(first * len(groups) * config.tokens)
@@ -129,14 +123,9 @@ def fit(
                 )
             curve.append({"step": step, "loss": values})
             line.say(label, f"loss {sum(values) / len(values):.3f}")
-        if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-            state = {
-                "step": step + 1,
-                "curve": curve,
-                "optimizer": optimizer.state_dict(),
-                "parameters": [parameter.detach() for parameter in parameters],
-            }
-            save_torch(checkpoint, state)
+        due = time.monotonic() - saved_at > CHECKPOINT_SECONDS or step == config.steps - 1
+        if checkpoint is not None and due:
+            checkpoint.save(step + 1, curve, optimizer, parameters)
             saved_at = time.monotonic()
     model.eval()
     return curve

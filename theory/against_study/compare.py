@@ -7,7 +7,6 @@ cities for answers. Each prediction is compared as it stands, once over all answ
 the answers of one type; the overlaps of the MLP's features stand beside J(theta).
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora import Mix, attach, detach, load_adapter, using
+from lora import Mix, attach, detach, using
 from recycle.plan import STANDARD_BASE
+from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.studies import open_study as open_run
+from recycle.train.experts import open_adapter
 from tasks import TwoHop
 from tasks.two_hop import NEW
 from theory.against_study.answers import Answers, Names, Trained
@@ -71,7 +72,7 @@ def compare(run: Path) -> dict[str, Any]:
     study = open_study(run)
     config, sets = study.config, new_facts(study)
     try:
-        counts = read_counts(run)
+        counts = read_counts(study, run)
         seen = [
             comparison
             for seed in config.seeds
@@ -133,16 +134,11 @@ def new_facts(study: Study) -> list[str]:
     return [group for group in study.config.groups if group in NEW]
 
 
-def read_counts(run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
+def read_counts(study: Study, run: Path) -> dict[tuple[int, str, str], dict[str, Any]]:
     """(seed, set, form) -> the study's own counts for the plain sum of both hops' experts, greedily
     decoded."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen = ("standard", "2-combination", "plain_sum")
-    return {
-        (row["seed"], row["group"], row["form"]): row
-        for row in map(json.loads, lines)
-        if (row["base"], row["library"], row["method"]) == chosen
-    }
+    rows = load_metrics(study, run).where(library="2-combination", method="plain_sum")
+    return {(row.key.seed, row.key.group, row.form): row.to_json() for row in rows}
 
 
 def compare_seed(
@@ -157,10 +153,9 @@ def compare_seed(
     task, model, tokenizer = base.world, base.model, base.tokenizer
     assert isinstance(task, TwoHop)
     trained = Trained(model, tokenizer, Names.of(task, tokenizer))
-    library = run / f"seed-{seed}" / "standard" / "library"
     for s in sets:
         forms = {form: row for (at, group, form), row in counts.items() if (at, group) == (seed, s)}
-        attach(model, {role: load_adapter(library / f"{role}-{s}") for role in ROLES})
+        attach(model, {role: open_adapter(base.folder, f"{role}-{s}") for role in ROLES})
         yield compare_set(trained, task, s, forms)
         detach(model)
 

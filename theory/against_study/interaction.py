@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora import Adapter, Mix, attach, detach, load_adapter, using
+from lora import Adapter, Mix, attach, detach, using
 from models import Transformer
 from recycle.decide.metrics import Row
 from recycle.decide.statistics import estimate
@@ -28,10 +28,10 @@ from recycle.measure.ask import encode_prompt
 from recycle.plan import BaseSpec, Library
 from recycle.reuse.methods import PLAIN_SUM
 from recycle.reuse.route import on_all_layers
-from recycle.run.folder import base_folder
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.studies import open_study as open_run
+from recycle.train.experts import open_adapter
 from theory.claim import TheoryError
 from theory.report import RESULTS
 
@@ -121,13 +121,12 @@ def of_base(study: Study, run: Path, seed: int, spec: BaseSpec) -> Iterator[tupl
     if not (libraries := pairs(study, spec)):
         return
     base = study.open_base(seed, spec, run)
-    folder = base_folder(run, seed, spec.name) / "library"
     for library in libraries:
         if FORM not in base.world.forms:
             continue
         questions = base.world.questions(library.group, FORM)
         prompts = [encode_prompt(base.tokenizer, question) for question in questions]
-        first, second = (load_adapter(folder / expert.slug) for expert in library.experts)
+        first, second = (open_adapter(base.folder, e.slug) for e in library.experts)
         yield library, interaction(base.model, prompts, first, second)
 
 

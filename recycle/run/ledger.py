@@ -1,0 +1,148 @@
+"""What made a base's folder, and the hash of everything that was made in it: made.jsonl.
+
+    {"seed": 0, "base": "standard", "configuration": {..}, "older": []}
+    {"name": "model.pt", "hash": "9f.."}
+    {"name": "cells/F.joint.alone.json", "hash": "03.."}
+
+A line is written before its file, so every file has one however a run ends; a line without a file
+does no harm. A file that is made again has several lines, and is right by any of them. Files that
+an older version made without a ledger are listed as ``older``; they are taken as they stand, and so
+is everything in a folder that has no ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from recycle.run.disk import (
+    AGAIN,
+    decode_json,
+    decode_torch,
+    digest,
+    encode_json,
+    encode_torch,
+    read_bytes,
+    write_bytes,
+)
+
+NAME = "made.jsonl"
+_HEAD = {"seed": int, "base": str, "configuration": {str: object}, "older": [str]}
+_LINE = {"name": str, "hash": str}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger of a base's folder; names are those of files below it."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / NAME
+
+    def begin(self, seed: int, base: str, configuration: Mapping[str, Any]) -> None:
+        """Say what makes the folder, where nothing says it yet."""
+        if self.path.exists():
+            return
+        head = {"seed": seed, "base": base, "configuration": configuration, "older": self._found()}
+        write_bytes(self.path, _line(head))
+
+    def _found(self) -> list[str]:
+        """Everything that stands in the folder: files, and whole folders in the library."""
+        library = [f"library/{path.name}" for path in sorted((self.folder / "library").glob("*"))]
+        files = [path.relative_to(self.folder) for path in sorted(self.folder.rglob("*.*"))]
+        return library + [path.as_posix() for path in files if path.parts[0] != "library"]
+
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """Seed, base and configuration, or None where the folder has no ledger."""
+        return self._read()[0]
+
+    def is_older(self, name: str) -> bool:
+        """Whether this was made without a ledger."""
+        head, hashes = self._read()
+        return head is None or (name in head["older"] and name not in hashes)
+
+    def knows(self, name: str) -> bool:
+        """Whether this run made something under that name."""
+        return name in self._read()[1]
+
+    def holds_older(self) -> bool:
+        """Whether anything here is taken without a hash."""
+        head, hashes = self._read()
+        return head is None or any(name not in hashes for name in head["older"])
+
+    def sign(self, name: str, hashed: str) -> None:
+        """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
+        if self.path.exists():
+            with open(self.path, "a+b") as file:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
+                file.write(b"\n" * torn + _line({"name": name, "hash": hashed}))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def verify(self, name: str, hashed: str) -> None:
+        """Raises ValueError where this run made something else under that name, or nothing."""
+        if not self.is_older(name) and hashed not in self._read()[1].get(name, ()):
+            raise ValueError(
+                f"{self.folder / name} is not what this run made there (its hash is not in "
+                f"{NAME}): {AGAIN}"
+            )
+
+    def write_json(self, name: str, value: Any) -> None:
+        self._write(name, encode_json(value))
+
+    def save_torch(self, name: str, value: Any) -> None:
+        self._write(name, encode_torch(value))
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.sign(name, digest(data))
+        write_bytes(self.folder / name, data)
+
+    def read_json(self, name: str, shape: Any) -> Any:
+        """A file's value, of that shape. Raises ValueError where the run did not make it."""
+        return decode_json(self._verified(name), self.folder / name, shape)
+
+    def load_torch(self, name: str) -> Any:
+        """A file's tensors. Raises ValueError where the run did not make it."""
+        return decode_torch(self._verified(name), self.folder / name)
+
+    def _verified(self, name: str) -> bytes:
+        data = read_bytes(self.folder / name)
+        self.verify(name, digest(data))
+        return data
+
+    def _read(self) -> tuple[dict[str, Any] | None, Mapping[str, set[str]]]:
+        if not self.path.exists():
+            return None, {}
+        at = self.path.stat()
+        return _parsed(self.path, (at.st_ino, at.st_mtime_ns, at.st_size))
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, stamp: tuple[int, ...]) -> tuple[dict[str, Any], Mapping[str, set[str]]]:
+    """The first line, and the hashes by name. ``stamp`` tells one state of the file from another.
+
+    Another line that cannot be read is passed over: a stop tore it before its file was written, or
+    it is damaged, and then its file is refused."""
+    remedy = f"restore it, or delete {path.parent}, the same command makes it again"
+    first, *lines = read_bytes(path).split(b"\n")
+    head = decode_json(first, f"{path}, line 1", _HEAD, remedy)
+    hashes: dict[str, set[str]] = {}
+    for line in lines:
+        with suppress(ValueError):
+            noted = decode_json(line, path, _LINE)
+            hashes.setdefault(noted["name"], set()).add(noted["hash"])
+    return head, hashes
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
