@@ -20,7 +20,7 @@ from recycle.reuse.methods import ORACLE
 from recycle.studies.design import Study
 from recycle.train.base import build_world
 from recycle.train.settings import AdapterConfig, StudyConfig, change
-from tasks import Text, World
+from tasks import Leak, Text, World
 
 
 def check(study: Study) -> None:
@@ -37,7 +37,10 @@ def check(study: Study) -> None:
 
 def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> None:
     config = change(study.config, spec.settings)
-    world = build_world(study.design.world, config.task, config.seeds[0])
+    try:
+        world = build_world(study.design.world, config.task, config.seeds[0])
+    except Leak as error:
+        raise ValueError(f"task.* make no sound world ({error}): raise the sizes") from None
     if not world.shares():
         raise ValueError("task.shares gives nothing to the texts that there are: raise another one")
     _check_rows(config, "pretrain", world)
