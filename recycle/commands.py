@@ -31,7 +31,7 @@ from recycle.show.page import write_report
 from recycle.show.record import markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.study import run as run_study
-from recycle.train.base import Base
+from recycle.train.base import Base, is_pretrained
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
@@ -189,8 +189,8 @@ def _open(options: Namespace) -> Base:
     """The finished base that the options name. Raises ValueError where there is none."""
     made = open_study(options.run)
     seed = made.config.seeds[0] if options.seed is None else options.seed
-    model = base_folder(options.run, seed, options.base) / "model.pt"
-    if seed not in made.config.seeds or not model.exists():
+    folder = base_folder(options.run, seed, options.base)
+    if seed not in made.config.seeds or not is_pretrained(folder):
         raise ValueError(
             f"{options.run} has no finished base {options.base!r} for seed {seed}: its seeds are "
             f"{', '.join(map(str, made.config.seeds))}; run the study first"
