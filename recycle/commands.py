@@ -36,7 +36,7 @@ from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_resu
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
-from recycle.train.base import Base
+from recycle.train.base import Base, is_pretrained
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
@@ -228,7 +228,7 @@ def _open(options: Namespace) -> Base:
     finished = [
         spec.name
         for of, spec in made.bases
-        if of == seed and (base_folder(options.run, seed, spec.name) / "model.pt").exists()
+        if of == seed and is_pretrained(base_folder(options.run, seed, spec.name))
     ]
     if options.base not in finished:
         seeds = ", ".join(map(str, made.config.seeds))
