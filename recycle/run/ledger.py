@@ -138,7 +138,7 @@ def _parsed(path: Path, stamp: tuple[int, ...]) -> tuple[dict[str, Any], Mapping
 
     Another line that cannot be read is passed over: a stop tore it before its file was written, or
     it is damaged, and then its file is refused."""
-    remedy = f"restore it, or delete {path.parent}, the same command makes it again"
+    remedy = "restore it, or delete its folder, the same command makes it again"
     first, *lines = read_bytes(path).split(b"\n")
     head = decode_json(first, f"{path}, line 1", _HEAD, remedy)
     hashes: dict[str, set[str]] = {}
