@@ -77,11 +77,13 @@ def claim_folder(config: Any, run: Path) -> None:
 
 
 def keep_config(config: Any, run: Path) -> None:
-    """Write config.json. Raises ValueError where nothing can be written."""
-    if (run / "config.json").exists() and read_config(run) == _as_json(config):
+    """Write config.json where it says something else. Raises ValueError where nothing can be
+    written."""
+    mine = _as_json(config)
+    if (run / "config.json").exists() and _completed(read_config(run), config) == mine:
         return
     try:
-        write_json(run / "config.json", _as_json(config))
+        write_json(run / "config.json", mine)
     except OSError as error:
         raise ValueError(
             f"{run} cannot be written ({error.strerror}): name another folder with --run"
