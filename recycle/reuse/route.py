@@ -15,6 +15,9 @@ from torch import Tensor
 
 from lora import Adapter, product_core
 
+_COLD = 1e-3  # temperatures under which logits of usual size are shifted before the division
+_COLDEST = torch.finfo(torch.float32).tiny  # what is below divides as this: a choice
+
 
 def prototype(A: Tensor, B: Tensor) -> Tensor:
     """The unit top right singular vector of B A, (d_in,), for A (r, d_in) and B (d_out, r).
@@ -32,8 +35,9 @@ class ArrowRouter:
 
     Only the adapters that address the layer compete for its tokens; a lone one has the gate 1.
 
+    Tokens of 16 bits are compared with the prototypes in float32; their gates have their type.
     Where ``seen`` is a list, the router appends the gates of every call to it. Raises ValueError
-    for a top_k outside 1 to N and for a temperature that is not above 0.
+    for a top_k outside 1 to N and for a temperature that is not finite and above 0.
     """
 
     prototypes: Tensor  # (N, d_in); all 0 for an adapter that does not address the layer
@@ -47,11 +51,12 @@ class ArrowRouter:
             raise ValueError(
                 f"top_k = {self.top_k}: the library has {count} adapters, choose from 1 to {count}"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature = {self.temperature}: must be above 0")
+        if not 0 < self.temperature < torch.inf:
+            raise ValueError(f"temperature = {self.temperature}: must be finite and above 0")
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits = (x @ self.prototypes.to(x.device, x.dtype).mT).abs() / self.temperature
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        logits = (exact @ self.prototypes.to(x.device, exact.dtype).mT).abs()
         absent = ~self.prototypes.any(1)
         if bool(absent.any()):
             logits = logits.masked_fill(absent.to(x.device), -torch.inf)
@@ -59,7 +64,11 @@ class ArrowRouter:
             largest = logits.topk(self.top_k, dim=1)
             others = torch.full_like(logits, -torch.inf)
             logits = others.scatter(1, largest.indices, largest.values)
-        gates = logits.softmax(1)
+        if (
+            self.temperature < _COLD
+        ):  # the quotients might overflow, and softmax is blind to a shift
+            logits = logits - logits.amax(1, keepdim=True)
+        gates = (logits / self.temperature).softmax(1).to(x.dtype)
         if self.seen is not None:
             self.seen.append(gates)
         return gates
