@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from recycle import commands
-from recycle.reuse.merge import MERGES
+from recycle.reuse.merges import NAMES, options_text
 from recycle.run.matmul import CHOICES
 from recycle.studies import DESIGNS, Study
 from recycle.train.settings import settable
@@ -104,12 +104,13 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--name", help="its name in the library (default READS-GROUP-own)")
     _set_option(train, "change a train.* or adapter.* setting; may be repeated")
 
-    merge = command("merge", commands.merge, "merge adapters into one")
+    merge = command("merge", commands.merge, "merge adapters into one", options_text())
     _on_run(merge, adapters=True)
-    merge.add_argument("--method", choices=[*MERGES, "weighted_sum"], required=True)
+    merge.add_argument("--method", choices=[*NAMES, "weighted_sum"], required=True)
     merge.add_argument(
         "--weights", type=float, nargs="+", help="for weighted_sum: one for each adapter"
     )
+    _set_option(merge, "change an option of the method, as in density=0.3; options below")
     merge.add_argument("--out", required=True, help="its name in the library")
 
     route = command(

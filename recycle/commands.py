@@ -18,7 +18,8 @@ from recycle.measure.ask import ask, encode_prompt, tally
 from recycle.measure.gsm import describe
 from recycle.measure.mechanism import routing
 from recycle.plan import Expert
-from recycle.reuse.merge import MERGES, weighted_sum
+from recycle.reuse.merge import weighted_sum
+from recycle.reuse.merges import merge_by_name
 from recycle.reuse.method import Stage
 from recycle.reuse.methods import METHODS
 from recycle.reuse.route import arrow, on_all_layers
@@ -132,10 +133,13 @@ def merge(options: Namespace) -> None:
     if (options.weights is not None) != (options.method == "weighted_sum"):
         raise ValueError("--weights goes with --method weighted_sum, and that with --weights")
     target = _new(base, options.out, "--out")
+    settings = assignments(options.set)
     if options.weights:
+        if settings:
+            raise ValueError("weighted_sum has no options for --set: its --weights say everything")
         merged = weighted_sum(adapters, options.weights)
     else:
-        merged = MERGES[options.method](adapters)
+        merged = merge_by_name(options.method, adapters, settings)
     save_adapter(merged, target)
     ranks = ", ".join(map(str, sorted({merged.rank(path) for path in merged.paths})))
     print(f"saved {target}: {merged.origin['formula']}, rank {ranks}, {len(merged.paths)} layers")
