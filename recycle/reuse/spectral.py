@@ -182,12 +182,14 @@ def iso_cts(layer: Layer, *, common: float = 0.8) -> Factors:
 )
 def pico(layer: Layer) -> Factors:
     """[s_1 B_1 | .. | s_N B_N] = U E W^T; with e_j = E_j^2 / sum_k E_k^2, direction j of the output
-    is damped by a_j = 1 / (1 + (N-1) e_j). Then the sum gets the norm (1/N) sum_i ||dW_i||.
+    is damped by a_j = 1 / (1 + (N-1) e_j). Then the sum gets the norm (1/N) sum_i ||dW_i||. In a_j,
+    N counts the adapters that address the layer.
 
     The formula is that of two independent public reimplementations, which agree; the paper's own
     code was not found.
     """
     core: Core = layer.core()
     share = core.energies.square() / core.energies.square().sum()
-    damped = (core.M / (1 + (len(layer.A) - 1) * share)[:, None]).sum(0)
+    sharing = sum(rank > 0 for rank in layer.ranks) - 1
+    damped = (core.M / (1 + sharing * share)[:, None]).sum(0)
     return core.factors(at_norm(damped, core.M, layer.rounding))
