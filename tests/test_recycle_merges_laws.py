@@ -242,12 +242,21 @@ def test_bad_adapters_are_refused_in_one_line(name):
         ("ties", {"density": "much"}, "density=much: ties wants a number there"),
         ("svd_r", {"rank": "2.5"}, "rank=2.5: svd_r wants a whole number there"),
         ("plain_sum", {"density": "1"}, "plain_sum has no option 'density'"),
+        ("dare_ties", {"seed": "-1"}, "seed=-1: choose a whole number from 0"),
         ("iso_c", {"seed": "1"}, "iso_c has no option 'seed': choose from none"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(name, options, message):
     with pytest.raises(ValueError, match=message):
         merge_by_name(name, [adapter(1), adapter(2)], options)
+
+
+def test_results_that_their_type_cannot_hold_are_refused():
+    factors = {"q": (torch.full((1, 4), 3e4).half(), torch.full((4, 1), 3e4).half())}
+    large = Adapter(factors, 1.0)
+    for name in ("ties", "iso_c"):
+        with pytest.raises(ValueError, match="q: the merged factors are too large for .*float16"):
+            merge_by_name(name, [large, large])
 
 
 def test_ranks_that_factors_cannot_have_are_refused():

@@ -94,6 +94,16 @@ def test_our_merges_of_the_same_names(peft):
 
 
 @pytest.mark.interop
+def test_layers_that_only_some_address(peft):
+    low, high = ({path: adapter(i).factors[path]} for i, path in enumerate(SHAPES))
+    merged = merged_with_peft([Adapter(low, 6), Adapter(high, 6)], "cat", weights=[1.0, 1.0])
+    for factors in (low, high):
+        for path in factors:
+            expected = Adapter(factors, 6).delta(path)
+            torch.testing.assert_close(merged.delta(path), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.interop
 def test_our_elementwise_rules_are_pefts_on_the_written_out_updates(peft):
     from peft.utils import merge_utils
 
@@ -127,6 +137,8 @@ def test_what_peft_refuses_is_one_line(peft):
     with pytest.raises(ValueError, match=r"PEFT .* cannot merge these .*same r") as found:
         merged_with_peft([adapter(0), adapter(1, ranks=(3, 3))], "linear")
     assert "\n" not in str(found.value) and len(str(found.value)) < 300
+    with pytest.raises(ValueError, match="2 adapters and 1 weights"):
+        merged_with_peft([adapter(0), adapter(1)], "cat", weights=[1.0])
     with pytest.raises(ValueError, match="density = 2"):
         merged_with_peft([adapter(0)], "ties", density=2)
 

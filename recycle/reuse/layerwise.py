@@ -76,7 +76,7 @@ def by_layer(formula: str, source: str) -> Callable[[Callable[..., Factors]], Me
             factors = {}
             for layer in layers(adapters):
                 A, B = of_layer(layer, **options)
-                factors[layer.path] = _at_least_one(A, B, layer)
+                factors[layer.path] = _as_stored(A, B, layer)
             return Adapter.unscaled(factors)
 
         merged.__name__, merged.__doc__ = of_layer.__name__, of_layer.__doc__
@@ -86,12 +86,18 @@ def by_layer(formula: str, source: str) -> Callable[[Callable[..., Factors]], Me
     return lift
 
 
-def _at_least_one(A: torch.Tensor, B: torch.Tensor, layer: Layer) -> Factors:
+def _as_stored(A: torch.Tensor, B: torch.Tensor, layer: Layer) -> Factors:
     """The factors in the type of the layer's own ones. An update of rank 0 gets a zero of rank 1,
-    because an adapter has no rank 0."""
+    because an adapter has no rank 0. Raises ValueError where they do not fit into the type."""
     if len(A) == 0:
         A, B = A.new_zeros(1, A.shape[1]), B.new_zeros(len(B), 1)
-    return A.to(layer.dtype), B.to(layer.dtype)
+    A, B = A.to(layer.dtype), B.to(layer.dtype)
+    if not bool(A.isfinite().all() and B.isfinite().all()):
+        raise ValueError(
+            f"{layer.path}: the merged factors are too large for {layer.dtype}: convert the "
+            "adapters to a wider type first"
+        )
+    return A, B
 
 
 def check_share(name: str, value: float) -> None:

@@ -59,10 +59,13 @@ def _number(name: str, key: str, text: str, known: Mapping[str, Any]) -> int | f
         raise ValueError(f"{name} has no option {key!r}: choose from {', '.join(known) or 'none'}")
     whole = key in ("rank", "keep", "which", "seed")
     try:
-        return int(text) if whole else float(text)
+        value = int(text) if whole else float(text)
     except ValueError:
         kind = "a whole number" if whole else "a number"
         raise ValueError(f"{key}={text}: {name} wants {kind} there") from None
+    if key == "seed" and not 0 <= value < 2**63:
+        raise ValueError(f"seed={text}: choose a whole number from 0 to 2^63 - 1")
+    return value
 
 
 def options_text() -> str:

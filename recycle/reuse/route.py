@@ -72,11 +72,9 @@ class ScoreRouter:
             largest = logits.topk(self.top_k, dim=1)
             others = torch.full_like(logits, -torch.inf)
             logits = others.scatter(1, largest.indices, largest.values)
-        if (
-            self.temperature < _COLD
-        ):  # the quotients might overflow, and softmax is blind to a shift
+        if self.temperature < _COLD:  # quotients could overflow; softmax is blind to a shift
             logits = logits - logits.amax(1, keepdim=True)
-        gates = (logits / self.temperature).softmax(1).to(x.dtype)
+        gates = (logits / max(self.temperature, _COLDEST)).softmax(1).to(x.dtype)
         if self.seen is not None:
             self.seen.append(gates)
         return gates

@@ -15,7 +15,7 @@ from torch import nn
 
 from lora import Adapter, common_base, save_adapter
 from recycle.reuse.core import checked
-from recycle.reuse.layerwise import check_share
+from recycle.reuse.layerwise import check_share, check_weight
 
 # PEFT's names with a density, that of our merge of the same name, where a type wants one.
 COMBINATIONS = {
@@ -56,6 +56,12 @@ def merged_with_peft(
     checked(adapters)
     usual = 1.0 if combination in MEANS else 1 / len(adapters)
     weights = [usual] * len(adapters) if weights is None else list(weights)
+    if len(weights) != len(adapters):
+        raise ValueError(
+            f"{len(adapters)} adapters and {len(weights)} weights: give one weight for each"
+        )
+    for weight in weights:
+        check_weight("weight", weight)
     density = COMBINATIONS[combination] if density is None else density
     if density is not None:
         check_share("density", density)
