@@ -129,7 +129,7 @@ def test_the_table_of_laws_names_every_merge():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 9, 16]))
 def test_merges_obey_their_laws(name, seed, count):
     for law in OBEYS[name]:
