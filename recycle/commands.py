@@ -20,7 +20,8 @@ from recycle.measure.ask import ask, encode_prompt, tally
 from recycle.measure.gsm import describe
 from recycle.measure.mechanism import routing
 from recycle.plan import Expert
-from recycle.reuse.merge import MERGES, weighted_sum
+from recycle.reuse.merge import weighted_sum
+from recycle.reuse.merges import merge_by_name
 from recycle.reuse.method import Stage
 from recycle.reuse.methods import METHODS
 from recycle.reuse.route import arrow, on_all_layers
@@ -168,10 +169,13 @@ def merge(options: Namespace) -> None:
     base = _open(options)
     target = inside(_library(base), options.out, "--out")
     adapters = [_adapter(base, name) for name in options.adapters]
+    settings = assignments(options.set)
     if options.weights:
+        if settings:
+            raise ValueError("weighted_sum has no options for --set: its --weights say everything")
         merged = weighted_sum(adapters, options.weights)
     else:
-        merged = MERGES[options.method](adapters)
+        merged = merge_by_name(options.method, adapters, settings)
     save_adapter(merged, target)
     ranks = ", ".join(map(str, sorted({merged.rank(path) for path in merged.paths})))
     print(f"saved {target}: {merged.origin['formula']}, rank {ranks}, {len(merged.paths)} layers")

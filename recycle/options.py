@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from recycle import commands
-from recycle.reuse.merge import MERGES
+from recycle.reuse.merges import NAMES, options_text
 from recycle.run.matmul import CHOICES
 from recycle.run.names import did_you_mean
 from recycle.studies import DESIGNS, Study
@@ -163,9 +163,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _set_option(train, "change a train.* or adapter.* setting; may be repeated")
 
-    merge = command("merge", commands.merge, "merge adapters into one")
+    merge = command("merge", commands.merge, "merge adapters into one", options_text())
     _on_run(merge, adapters=True)
-    merge.add_argument("--method", choices=[*MERGES, "weighted_sum"], required=True)
+    merge.add_argument("--method", choices=[*NAMES, "weighted_sum"], required=True)
     merge.add_argument(
         "--weights",
         type=_weight,
@@ -173,6 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="for weighted_sum: one for each adapter",
     )
+    _set_option(merge, "change an option of the method, as in density=0.3; options below")
     merge.add_argument("--out", type=_words, required=True, help="its name in the library")
 
     route = command(

@@ -20,6 +20,7 @@ import torch
 from lora import load_adapter
 from recycle.__main__ import main
 from recycle.decide.metrics import Metrics
+from recycle.reuse.merges import BY_NAME as MERGES
 from recycle.reuse.methods import EVERY, MAIN
 from recycle.show.figures import growth
 from recycle.show.record import recorded_metrics
@@ -245,6 +246,12 @@ def test_train_merge_route_and_eval(copy, capsys):
     both = load_adapter(library / "both")
     path = both.paths[0]
     torch.testing.assert_close(both.delta(path), mine.delta(path) + 0.5 * hop2.delta(path))
+
+    recycle("merge", "mine", "hop2-F", options="--method ties --set density=0.5 --out trimmed")
+    trimmed = load_adapter(library / "trimmed")
+    assert trimmed.origin["options"] == {"density": 0.5}
+    expected = MERGES["ties"]([mine, hop2], density=0.5)
+    torch.testing.assert_close(trimmed.delta(path), expected.delta(path))
 
     printed = recycle("route", "mine", "hop2-F", options="--group F --top-k 1")
     assert "layers.0.self_attn.q_proj" in printed

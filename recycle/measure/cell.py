@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,11 +16,13 @@ from recycle.decide.metrics import Row, itemised
 from recycle.measure.ask import Answer, ask, compare, tally
 from recycle.measure.mechanism import interference
 from recycle.plan import Cell, derived
-from recycle.reuse.method import Stage
+from recycle.reuse.method import Given, Prepared, Stage
 from recycle.reuse.methods import PLAIN_SUM
 from recycle.train.base import Base
 from recycle.train.experts import Trained
+from tasks import Question
 
+K = TypeVar("K", str, int, tuple[str, int])
 SHOWN = 3  # answers of each form that are kept to be read
 
 
@@ -43,8 +45,9 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     adapters = {slug: made for slug, made in members.items() if isinstance(made, Adapter)}
     model = _tuned(base.model, members)
     generator = torch.Generator().manual_seed(derived(cell.seed, cell.path))
-    prepared = cell.method.apply(adapters, generator, world)
-    stages = {form: prepared.stages(form) for form in world.forms}
+    given = Given(model, base.tokenizer)
+    prepared = cell.method.prepare(adapters, generator, world, given)
+    stages = _stages(prepared, {form: world.questions(group, form) for form in world.forms})
 
     attach(model, prepared.adapters)
     answers = _answer(replace(base, model=model), cell, stages)
@@ -54,9 +57,7 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
         items = itemised((answer.outcome for answer in answers[form]), world.outcomes)
         rows[form] = Row(cell.key, form, len(answers[form]), outcomes, notes, items=items)
         if (others := world.alternatives(group, form)) and not cell.library.context:
-            questions = world.questions(group, form)
-            with using(model, stages[form][0].mode):
-                signal = compare(model, base.tokenizer, questions, others)
+            signal = _compare(replace(base, model=model), form, group, others, stages[form])
             rows[form] = replace(rows[form], values=signal)
     detach(model)
 
@@ -77,32 +78,70 @@ def _tuned(model: Transformer, members: Trained) -> Transformer:
     return model
 
 
+def _stages(
+    prepared: Prepared, questions: Mapping[str, Sequence[Question]]
+) -> dict[str, list[Sequence[Stage]]]:
+    """The stages of each question, by form; the questions of a form share them, or the method
+    chooses."""
+    if prepared.choose is not None:
+        return {form: list(prepared.choose(own)) for form, own in questions.items()}
+    stages = {form: prepared.stages(form) for form in questions}
+    return {form: [stages[form]] * len(own) for form, own in questions.items()}
+
+
 def _answer(
-    base: Base, cell: Cell, stages: Mapping[str, Sequence[Stage]]
+    base: Base, cell: Cell, stages: Mapping[str, Sequence[Sequence[Stage]]]
 ) -> dict[str, list[Answer]]:
-    """Answers to every form; forms on which the adapters act alike share their batches."""
+    """Answers to every form; questions on which the adapters act alike share their batches."""
     world, group = base.world, cell.library.group
     contexts = world.in_context(group) if cell.library.context else None
     questions = {form: world.questions(group, form) for form in world.forms}
-    answers: dict[str, list[Answer]] = {}
-    for forms in asked_together(stages):
+    answers: dict[tuple[str, int], Answer] = {}
+    of_question = {(form, row): own[row] for form, own in stages.items() for row in range(len(own))}
+    for places in asked_together(of_question):
         said = ask(
             base,
-            [question for form in forms for question in questions[form]],
-            stages[forms[0]],
-            contexts=None if contexts is None else contexts * len(forms),
+            [questions[form][row] for form, row in places],
+            of_question[places[0]],
+            contexts=None if contexts is None else [contexts[row] for _, row in places],
         )
-        for form in forms:
-            answers[form], said = said[: len(questions[form])], said[len(questions[form]) :]
-    return answers
+        answers |= zip(places, said, strict=True)
+    return {form: [answers[form, i] for i in range(len(own))] for form, own in questions.items()}
 
 
-def asked_together(stages: Mapping[str, Sequence[Stage]]) -> list[list[str]]:
-    """Forms whose questions can share a batch, because the adapters act on them in the same way."""
-    found: dict[tuple, list[str]] = {}
-    for form, own in stages.items():
-        found.setdefault(tuple((id(stage.mode), stage.until) for stage in own), []).append(form)
+def asked_together(stages: Mapping[K, Sequence[Stage]]) -> list[list[K]]:
+    """Forms, or single questions, that can share a batch: the adapters act on them in the same
+    way."""
+    found: dict[tuple, list[K]] = {}
+    for name, own in stages.items():
+        found.setdefault(tuple((id(stage.mode), stage.until) for stage in own), []).append(name)
     return list(found.values())
+
+
+def _compare(
+    base: Base,
+    form: str,
+    group: str,
+    others: Sequence[Sequence[str]],
+    stages: Sequence[Sequence[Stage]],
+) -> dict[str, float]:
+    """`compare` on the questions of a form; those of one mode go together, and the means are over
+    all."""
+    questions = base.world.questions(group, form)
+    parts, weights = [], []
+    for rows in asked_together({row: own[:1] for row, own in enumerate(stages)}):
+        asked, wrong = [questions[row] for row in rows], [others[row] for row in rows]
+        with using(base.model, stages[rows[0]][0].mode):
+            parts.append(compare(base.model, base.tokenizer, asked, wrong))
+        pairs = sum(map(len, wrong))
+        weights.append({"log p right": len(rows)} | dict.fromkeys(list(parts[-1])[1:], pairs))
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        name: sum(part[name] * own[name] for part, own in zip(parts, weights, strict=True))
+        / sum(own[name] for own in weights)
+        for name in parts[0]
+    }
 
 
 def _with_known(

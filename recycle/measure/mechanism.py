@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lora import Adapter, lora_layers
 from models import LanguageModel, Transformer
-from recycle.reuse.route import ArrowRouter
+from recycle.reuse.route import Router
 
 
 def check_prompts(prompts: Tensor) -> None:
@@ -241,11 +241,12 @@ def interference(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def routing(
-    model: Transformer, prompts: Tensor, routers: Mapping[str, ArrowRouter]
+    model: Transformer, prompts: Tensor, routers: Mapping[str, Router], real: Tensor | None = None
 ) -> dict[str, dict[str, list]]:
     """The gates g of N experts at every token of prompts (rows, length), as means over the rows.
 
-    ``routers`` are {layer path: router}, and the model must act through them.
+    ``routers`` are {layer path: router}, and the model must act through them. Where prompts are
+    padded, ``real`` (rows, length) is False at padding, and the means leave padding out.
 
     gates (length, N)    mean g
     entropy (length,)    mean of -sum_i g_i ln g_i, in nats: from 0 (one expert) to ln N (all alike)
@@ -253,16 +254,19 @@ def routing(
 
     -> {path: {"gates", "entropy", "gap"}}
 
-    Raises ValueError where a router is not asked exactly once in a pass of the model.
+    Raises ValueError where a router is not asked exactly once in a pass of the model, and for a
+    column of padding alone.
     """
     check_prompts(prompts)
+    if real is not None and not bool(real.any(0).all()):
+        raise ValueError("a column of the prompts is padding in every row: cut it off")
     seen: dict[str, list[Tensor]] = {path: [] for path in routers}
     before = {path: router.seen for path, router in routers.items()}
     means: dict[str, dict[str, list]] = {}
     try:
         for path, router in routers.items():
             router.seen = seen[path]
-        model(prompts)
+        model(prompts, real=real)
     finally:
         for path, router in routers.items():
             router.seen = before[path]
@@ -277,8 +281,16 @@ def routing(
         gap = largest[..., 0] - largest[..., 1:].sum(-1)  # one expert alone leads by its whole gate
         entropy = -torch.special.xlogy(gates, gates).sum(-1)
         by_row = {"gates": gates, "entropy": entropy, "gap": gap}
-        means[path] = {name: values.mean(0).tolist() for name, values in by_row.items()}
+        means[path] = {name: _mean(values, real).tolist() for name, values in by_row.items()}
     return means
+
+
+def _mean(values: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of values (rows, length, ..) over the rows, without padding."""
+    if real is None:
+        return values.mean(0)
+    counted = real.to(values).reshape(*real.shape, *(1,) * (values.dim() - 2))
+    return (values * counted).sum(0) / counted.sum(0)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ controls draw from ``generator``, and the oracle asks ``world`` for the needs of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from models.layout import place
 from recycle.reuse.merge import plain_sum
 from recycle.reuse.method import Prepared, Stage, always, together
 from recycle.reuse.route import ArrowRouter, arrow, on_all_layers
+from recycle.reuse.routers import ByChance, Constant
 from tasks import World
 
 
@@ -26,17 +27,13 @@ def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: Wo
     experts that read the same curriculum about different people, the library's first one is right,
     for a library names the experts of its own group first.
     """
-    expert_of: dict[str, str] = {}  # by the curriculum that it reads
-    for name, adapter in experts.items():
-        expert_of.setdefault(str(adapter.origin["reads"]), name)
+    expert_of = _by_curriculum(experts)
     paths = list(dict.fromkeys(path for adapter in experts.values() for path in adapter.paths))
     blocks = sorted({place(path).block for path in paths})
 
-    def gates(reads: Sequence[str], path: str) -> Callable[[Tensor], Tensor]:
+    def gates(reads: Sequence[str], path: str) -> Constant:
         depth = blocks.index(place(path).block)
-        chosen = expert_of[reads[depth * len(reads) // len(blocks)]]
-        gate = torch.tensor([float(name == chosen) for name in experts])
-        return lambda x: gate.to(x).expand(len(x), -1)
+        return only(expert_of[reads[depth * len(reads) // len(blocks)]], experts)
 
     def stages(form: str) -> list[Stage]:
         sequence = []
@@ -48,18 +45,55 @@ def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: Wo
     return Prepared(on_all_layers(experts), stages)
 
 
+def only(chosen: str, experts: Mapping[str, Adapter]) -> Constant:
+    """The gate 1 for one expert and 0 for the others, at every token."""
+    return Constant(torch.tensor([float(name == chosen) for name in experts]))
+
+
+def _by_curriculum(experts: Mapping[str, Adapter]) -> dict[str, str]:
+    """The first expert of each curriculum."""
+    expert_of: dict[str, str] = {}
+    for name, adapter in experts.items():
+        expert_of.setdefault(str(adapter.origin["reads"]), name)
+    return expert_of
+
+
+def whole_input(experts: Mapping[str, Adapter]) -> dict[str, Gated]:
+    """{expert: the mode in which it alone acts, on every token and layer}."""
+    paths = dict.fromkeys(path for adapter in experts.values() for path in adapter.paths)
+    return {
+        name: Gated(tuple(experts), {path: only(name, experts) for path in paths})
+        for name in experts
+    }
+
+
+def input_oracle(
+    experts: Mapping[str, Adapter], generator: torch.Generator, world: World
+) -> Prepared:
+    """One expert for the whole of a question and its answer: the one that knows the last thing that
+    the question needs, which is what the answer names.
+
+    Raises ValueError in a world that does not say what its questions need.
+    """
+    expert_of, modes = _by_curriculum(experts), whole_input(experts)
+
+    def stages(form: str) -> list[Stage]:
+        needs = world.needs(form)
+        if not needs:
+            raise ValueError(f"input_oracle: the world {world.name} does not say what {form} needs")
+        return [Stage(modes[expert_of[needs[-1].reads[-1]]])]
+
+    return Prepared(on_all_layers(experts), stages)
+
+
 def random_router(
     experts: Mapping[str, Adapter], generator: torch.Generator, world: World
 ) -> Prepared:
     """Each token goes to one expert, drawn afresh in every layer."""
-
-    def route(x: Tensor) -> Tensor:
-        chosen = torch.randint(len(experts), (len(x),), generator=generator).to(x.device)
-        return torch.nn.functional.one_hot(chosen, len(experts)).to(x.dtype)
-
     adapters = on_all_layers(experts)
     paths = next(iter(adapters.values())).paths
-    return always(adapters, Gated(tuple(adapters), dict.fromkeys(paths, route)))
+    routers = {path: ByChance(len(experts), generator) for path in paths}
+    return always(adapters, Gated(tuple(adapters), routers))
 
 
 def shuffled_prototypes(

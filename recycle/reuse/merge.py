@@ -5,7 +5,8 @@ The order of the adapters does not matter. Weights w and -w cancel. The result i
 of the formula, to rounding. The product of means alone depends on how each update is factored: it
 changes where (Q A, B Q^T) replaces (A, B).
 
-Every merge raises ValueError for no adapters, and for adapters of different bases or shapes.
+Every merge raises ValueError for no adapters, for adapters of different bases or shapes, and for
+factors that hold NaN or infinity.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, combine, common_base
+from recycle.reuse.core import checked
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     """sum_i w_i dW_i, exactly (`lora.combine`). Raises ValueError unless each has its weight."""
-    return _named("weighted_sum", combine(adapters, weights))
+    return _named("weighted_sum", combine(checked(adapters), weights))
 
 
 def plain_sum(adapters: Sequence[Adapter]) -> Adapter:
     """sum_i dW_i (Ilharco et al. 2023, arXiv 2212.04089)."""
-    return _named("plain_sum", combine(adapters, [1.0] * len(adapters)))
+    return _named("plain_sum", combine(checked(adapters), [1.0] * len(adapters)))
 
 
 def mean_of_products(adapters: Sequence[Adapter]) -> Adapter:
     """(1/N) sum_i dW_i (the Uniform merge of arXiv 2506.13479)."""
     N = len(adapters)
-    return _named("mean_of_products", combine(adapters, [1 / max(N, 1)] * N))
+    return _named("mean_of_products", combine(checked(adapters), [1 / max(N, 1)] * N))
 
 
 def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
@@ -43,10 +45,8 @@ def product_of_means(adapters: Sequence[Adapter]) -> Adapter:
     2307.13269). It averages factors, so it raises ValueError unless all adapters have one rank, one
     scaling and the same layers.
     """
-    if not adapters:
-        raise ValueError("a merge needs at least one adapter")
     factors = {}
-    for path in adapters[0].paths:
+    for path in checked(adapters)[0].paths:
         if any(set(adapter.paths) != set(adapters[0].paths) for adapter in adapters):
             raise ValueError(
                 "product_of_means averages factors: all adapters must address the same layers"

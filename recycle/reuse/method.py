@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from lora import Adapter, Mix, Mode
-from tasks import World
+from models import Vocabulary
+from tasks import Question, World
 
 Family = Literal["single", "merge", "router", "oracle", "control"]
 FAMILIES: tuple[Family, ...] = ("single", "merge", "router", "oracle", "control")
@@ -25,13 +26,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Adapters to attach, and the stages in which they act on questions of a form."""
+    """Adapters to attach, and the stages in which they act on questions of a form.
+
+    A method that decides for each question by itself says the question's stages in ``choose``, and
+    questions with the same modes are asked together.
+    """
 
     adapters: Mapping[str, Adapter]
     stages: Callable[[str], Sequence[Stage]]
+    choose: Callable[[Sequence[Question]], Sequence[Sequence[Stage]]] | None = None
 
 
-Apply = Callable[[Mapping[str, Adapter], torch.Generator, World], Prepared]
+@dataclass(frozen=True)
+class Given:
+    """What a method may need besides the experts: the base's model, on which no adapter acts, its
+    tokenizer, and questions with right answers to learn from."""
+
+    model: Any
+    tokenizer: Vocabulary
+    examples: Sequence[Question] = ()
+
+
+# Experts by name, a generator for what is drawn, the world, and for a method that needs it `Given`.
+Apply = Callable[..., Prepared]
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,22 @@ class Method:
     apply: Apply
     needs: Literal["nothing", "examples", "texts"] = "nothing"
     weight: float | None = None
+
+    def prepare(
+        self,
+        experts: Mapping[str, Adapter],
+        generator: torch.Generator,
+        world: World,
+        given: Given | None = None,
+    ) -> Prepared:
+        """Apply the method. Raises ValueError where what it needs is not given."""
+        if self.needs == "nothing":
+            return self.apply(experts, generator, world)
+        if given is None:
+            raise ValueError(f"{self.name} needs {self.needs}: give it the base and what it reads")
+        if self.needs == "examples" and not given.examples:
+            raise ValueError(f"{self.name} learns from examples: give it at least one question")
+        return self.apply(experts, generator, world, given)
 
 
 def always(adapters: Mapping[str, Adapter], mode: Mode) -> Prepared:

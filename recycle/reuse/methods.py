@@ -1,7 +1,8 @@
 """The table of methods.
 
-A new merge or router needs a function and an entry here. It is then measured and shown for every
-library that meets EVERY method, and it decides no claim until somebody writes it into a rule
+A new merge or router needs a function and an entry here. One in ASKED is then measured and shown
+for every library that meets EVERY method. What papers and tools claim is in CLAIMED (claimed.py): a
+study asks for it by name. No method decides a claim until somebody writes it into a rule
 (recycle/studies/).
 
 Each entry says its formula and its source. dW_i = s_i B_i A_i is the update of expert i of N.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lora import Adapter, Gated
+from recycle.reuse.claimed import CLAIMED, PEFT_ITSELF
 from recycle.reuse.controls import oracle, random_adapters, random_router, shuffled_prototypes
 from recycle.reuse.merge import mean_of_products, plain_sum, product_of_means, weighted_sum
 from recycle.reuse.method import Apply, Method, Prepared, always, together
@@ -117,7 +119,7 @@ RANDOM_ADAPTERS = Method(
 )
 
 # The order is the order of cells, rows and tables.
-METHODS: tuple[Method, ...] = (
+ASKED: tuple[Method, ...] = (
     ALONE,
     MEAN_OF_PRODUCTS,
     PRODUCT_OF_MEANS,
@@ -133,9 +135,10 @@ METHODS: tuple[Method, ...] = (
     SHUFFLED_PROTOTYPES,
     RANDOM_ADAPTERS,
 )
+METHODS: tuple[Method, ...] = (*ASKED, *CLAIMED, *PEFT_ITSELF)
 BY_NAME = {method.name: method for method in METHODS}
 # Every library of several experts meets the methods of MAIN. The libraries that a study is about
 # meet EVERY method for several experts.
 MAIN = (MEAN_OF_PRODUCTS, PRODUCT_OF_MEANS, PLAIN_SUM, ARROW, ARROW_TOP1, ARROW_FACTORS)
-EVERY = tuple(method for method in METHODS if method not in (ALONE, AT_HALF))
+EVERY = tuple(method for method in ASKED if method not in (ALONE, AT_HALF))
 EVERY_BUT_ORACLE = tuple(method for method in EVERY if method is not ORACLE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,24 +30,35 @@ def prototype(A: Tensor, B: Tensor) -> Tensor:
     return (Q_A @ right).to(A.dtype)
 
 
-@dataclass
-class ArrowRouter:
-    """gates = softmax over the top_k largest of |x . v_i| / temperature; the other gates are 0.
+class Router(Protocol):
+    """One layer's router: tokens (T, d_in) -> gates (T, N). Tokens of padding get gates too.
 
-    Only the adapters that address the layer compete for its tokens; a lone one has the gate 1.
+    Where ``seen`` is a list, the router appends the gates of every call to it."""
 
-    Tokens of 16 bits are compared with the prototypes in float32; their gates have their type.
-    Where ``seen`` is a list, the router appends the gates of every call to it. Raises ValueError
-    for a top_k outside 1 to N and for a temperature that is not finite and above 0.
+    seen: list[Tensor] | None
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+class ScoreRouter:
+    """gates = softmax over the top_k largest scores / temperature; the other gates are 0.
+
+    A router of this kind has the fields below and says what its ``scores`` are. Tokens of 16 bits
+    are scored in float32; their gates have their type. One expert alone (top_k = 1) has the gate 1.
     """
 
-    prototypes: Tensor  # (N, d_in); all 0 for an adapter that does not address the layer
-    temperature: float = 1.0
-    top_k: int | None = None
-    seen: list[Tensor] | None = field(default=None, repr=False)
+    temperature: float
+    top_k: int | None
+    seen: list[Tensor] | None
 
-    def __post_init__(self) -> None:
-        count = len(self.prototypes)
+    def scores(self, x: Tensor) -> Tensor:
+        """Tokens (T, d_in) in float32 or wider -> (T, N); -inf for an adapter that does not address
+        the layer."""
+        raise NotImplementedError
+
+    def check(self, count: int) -> None:
+        """Raises ValueError for a top_k outside 1 to ``count``, the number of adapters, and for a
+        temperature that is not finite and above 0."""
         if self.top_k is not None and not 1 <= self.top_k <= count:
             raise ValueError(
                 f"top_k = {self.top_k}: the library has {count} adapters, choose from 1 to {count}"
@@ -55,11 +67,7 @@ class ArrowRouter:
             raise ValueError(f"temperature = {self.temperature}: must be finite and above 0")
 
     def __call__(self, x: Tensor) -> Tensor:
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        logits = (exact @ self.prototypes.to(x.device, exact.dtype).mT).abs()
-        absent = ~self.prototypes.any(1)
-        if bool(absent.any()):
-            logits = logits.masked_fill(absent.to(x.device), -torch.inf)
+        logits = self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))
         if self.top_k is not None and self.top_k < logits.shape[1]:
             largest = logits.topk(self.top_k, dim=1)
             others = torch.full_like(logits, -torch.inf)
@@ -70,6 +78,27 @@ class ArrowRouter:
         if self.seen is not None:
             self.seen.append(gates)
         return gates
+
+
+@dataclass
+class ArrowRouter(ScoreRouter):
+    """A `ScoreRouter` by |x . v_i|. Only the adapters that address the layer compete for its
+    tokens; a lone one has the gate 1. Raises ValueError as `check` does."""
+
+    prototypes: Tensor  # (N, d_in); all 0 for an adapter that does not address the layer
+    temperature: float = 1.0
+    top_k: int | None = None
+    seen: list[Tensor] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.check(len(self.prototypes))
+
+    def scores(self, x: Tensor) -> Tensor:
+        logits = (x @ self.prototypes.to(x.device, x.dtype).mT).abs()
+        absent = ~self.prototypes.any(1)
+        if bool(absent.any()):
+            logits = logits.masked_fill(absent.to(x.device), -torch.inf)
+        return logits
 
 
 def arrow(
