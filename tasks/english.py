@@ -251,7 +251,7 @@ class English(World):
         second = [
             text for t in {t.b: t for t in triples}.values() for text in self._stated(t, "hop2")
         ]
-        curricula = {}
+        curricula: dict[str, list[Text]] = {}
         if group in NEW_FIRST:
             curricula |= {"hop1": [*first, *map(_first_step, triples)], "hop1-plain": first}
         if group in NEW_SECOND:
