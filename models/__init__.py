@@ -2,7 +2,7 @@
 
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
-from models.decode import greedy
+from models.decode import greedy, sample
 from models.families import CheckpointError
 from models.protocol import LanguageModel, Trainable, Vocabulary
 from models.text_tokenizer import TextTokenizer
@@ -22,4 +22,5 @@ __all__ = [
     "Vocabulary",
     "greedy",
     "load_checkpoint",
+    "sample",
 ]

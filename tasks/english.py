@@ -51,14 +51,14 @@ STRANGERS = 2  # chains of other people that an expert of hop 2 reads, for each 
 @dataclass(frozen=True)
 class EnglishConfig:
     """``triples`` chains in a group, ending in ``answers`` different places where these are dealt
-    out. ``known`` names the facts that the model has proved to know (`English.facts`); empty: all
-    count as known.
+    out. ``known`` names the facts that the model has proved to know (`English.facts`); "all" counts
+    all as known.
 
     Raises ValueError for sizes that make no world."""
 
     triples: int = 24
     answers: int = 12
-    known: tuple[str, ...] = ()
+    known: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
         most = len(words.CITIES)
@@ -154,8 +154,7 @@ class English(World):
 
     # What the model knows -------------------------------------------------------------------------
 
-    @staticmethod
-    def facts() -> dict[str, list[Question]]:
+    def facts(self) -> dict[str, list[Question]]:
         """What a model should be asked before its known facts are used: the name of each fact, and
         questions about it. A model knows a fact if it answers all of them."""
         chains = {noun: landmark_chain(noun) for noun in NOUNS}
@@ -176,7 +175,7 @@ class English(World):
         return found
 
     def _knows(self, fact: str) -> bool:
-        return not self.config.known or fact in self.config.known
+        return fact in self.config.known or "all" in self.config.known
 
     def _landmarks(self) -> list[str]:
         return [name for name in LANDMARKS if self._knows(f"country of {name}")]

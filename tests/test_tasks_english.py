@@ -82,8 +82,8 @@ def test_only_what_the_model_knows_is_used():
     assert landmarks[0] not in {t.a for t in world.sets["KN"]}
 
 
-def test_facts_are_asked_in_more_than_one_phrasing():
-    facts = English.facts()
+def test_facts_are_asked_in_more_than_one_phrasing(world):
+    facts = world.facts()
     assert len(facts) == len(LANDMARKS) + 3 * len(COUNTRIES)
     asked = facts["capital of France"]
     assert [q.prompt for q in asked] == [
