@@ -9,11 +9,14 @@ from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
 from models.transformer import Cache, Transformer, TransformerConfig
 
+Model = Transformer | CausalLM  # drawn and trained here, or a checkpoint of others
+
 __all__ = [
     "Cache",
     "CausalLM",
     "CheckpointError",
     "LanguageModel",
+    "Model",
     "TextTokenizer",
     "Tokenizer",
     "Trainable",
