@@ -31,14 +31,16 @@ What a model knows is not known before it was asked: ``facts`` are what it shoul
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from tasks import english_words as words
 from tasks import world
 from tasks.english_words import COUNTRIES, LANDMARKS, NOUNS, Chain, landmark_chain
+from tasks.legal import Legal, check, whole
 from tasks.world import Leak, Phase, Text, World
 
 GROUPS = ("F", "H", "R", "K", "NK", "KN")
@@ -56,16 +58,19 @@ class EnglishConfig:
 
     Raises ValueError for sizes that make no world."""
 
+    LEGAL: ClassVar[Mapping[str, Legal]] = {
+        "triples": whole(2, 10_000),
+        "answers": whole(2, len(words.CITIES)),
+    }
     triples: int = 24
     answers: int = 12
     known: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
-        most = len(words.CITIES)
-        if not 2 <= self.answers <= min(self.triples, most):
+        check(EnglishConfig, vars(self), "task.")
+        if self.answers > self.triples:
             raise ValueError(
-                f"task.answers = {self.answers}: from 2 to the smaller of task.triples = "
-                f"{self.triples} and the {most} cities"
+                f"task.answers = {self.answers}: at most task.triples = {self.triples}"
             )
 
 

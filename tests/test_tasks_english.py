@@ -109,7 +109,7 @@ def test_a_model_that_knows_too_little_is_said():
 
 @pytest.mark.parametrize("sizes", [{"answers": 1}, {"triples": 4, "answers": 5}, {"answers": 99}])
 def test_sizes_that_make_no_world(sizes):
-    with pytest.raises(ValueError, match="task.answers = .*from 2 to the smaller"):
+    with pytest.raises(ValueError, match="task.answers = "):
         EnglishConfig(**sizes)
 
 

@@ -40,6 +40,10 @@ def check(study: Study) -> None:
 def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> None:
     config = change(study.config, spec.settings)
     world = build_world(study.design.world, config.task, config.seeds[0])
+    if world.facts() and not config.checkpoint:
+        raise ValueError(
+            "this study asks a model that has read: name one with --checkpoint FOLDER or smollm2"
+        )
     if not world.shares() and not config.checkpoint:
         raise ValueError("task.shares gives nothing to the texts that there are: raise another one")
     if not config.checkpoint:
