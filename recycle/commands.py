@@ -36,7 +36,7 @@ from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_resu
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
-from recycle.train.base import Base, load_base
+from recycle.train.base import Base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.known import known_facts
 from recycle.train.settings import assignments, change
@@ -249,7 +249,8 @@ def _open(options: Namespace) -> Base:
     finished = [
         spec.name
         for of, spec in made.bases
-        if of == seed and (base_folder(options.run, seed, spec.name) / "model.pt").exists()
+        if of == seed
+        and (made.config.checkpoint or is_pretrained(base_folder(options.run, seed, spec.name)))
     ]
     if options.base not in finished:
         seeds = ", ".join(map(str, made.config.seeds))

@@ -82,6 +82,7 @@ def test_every_setting_of_every_preset_is_legal():
         ("pretrain.packed=False pretrain.length=20", "pretrain.length = 20: the longest text"),
         ("train.packed=False train.length=20", "train.length = 20: the longest text"),
         ("model.context=65", "model.context = 65: a question of library"),
+        ("task.people=10", "task.* make no sound world (the base never reads the word"),
         ("task.question_share=1.0", "questions about base: there are none"),
     ],
 )

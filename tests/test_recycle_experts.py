@@ -86,5 +86,5 @@ def test_full_fine_tuning_touches_the_layers_that_are_named(base):
 
 
 def test_an_unknown_source_of_preserved_texts_is_refused(base):
-    with pytest.raises(ValueError, match="adapter.preserve_from = 'web': corpus or answers"):
+    with pytest.raises(ValueError, match="adapter.preserve_from = 'web': choose corpus or answers"):
         change(base.config, {"adapter.preserve_from": "web"})

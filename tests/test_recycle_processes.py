@@ -197,3 +197,24 @@ def test_what_one_process_is_refused_ends_both(pair, tmp_path):
     assert [code for _, code in ended] == [2, 2]
     for (_, err), _ in ended:
         assert len(err.strip().splitlines()) == 1 and "cannot be written" in err
+
+
+@pytest.mark.slow
+def test_the_readmes_line_for_torchrun_works_as_typed(tmp_path):
+    """On one machine, with a small study in the place of the full one."""
+    text = (ROOT / "recycle" / "README.md").read_text()
+    (start,) = (at for at in text.split("\n    ") if at.startswith("torchrun "))
+    line = text[text.index(start) :].split("\n\n")[0].replace("\\\n", " ").split()
+    assert line[line.index("-m") + 1 : line.index("-m") + 3] == ["--", "recycle"]
+    command = line[line.index("-m") :]
+    command[command.index("--run") + 1] = str(tmp_path / "run")
+    command += ["--quiet", "--matmul=default", *(f"--set={w}" for w in TINY.split())]
+    command[command.index("--preset") + 1] = "quick"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    names = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, **names}
+    done = subprocess.run(
+        [*launch, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and (tmp_path / "run" / "report.html").exists(), done.stderr

@@ -42,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:  # x: a link that stands there is not followed
             file.write(data)
-            _sync(file.fileno())
+            sync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -52,7 +52,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _sync(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
+    """Have an open file's content put on the disk."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -65,7 +66,7 @@ def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # some systems open no folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            _sync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -29,6 +29,7 @@ from recycle.run.disk import (
     encode_json,
     encode_torch,
     read_bytes,
+    sync,
     write_bytes,
 )
 
@@ -81,13 +82,17 @@ class Ledger:
 
     def sign(self, name: str, hashed: str) -> None:
         """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
-        if self.path.exists():
+        if not self.path.exists():
+            return
+        try:
             with open(self.path, "a+b") as file:
                 file.seek(-1, os.SEEK_END)
                 torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
                 file.write(b"\n" * torn + _line({"name": name, "hash": hashed}))
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def verify(self, name: str, hashed: str) -> None:
         """Raises ValueError where this run made something else under that name, or nothing."""
@@ -133,7 +138,7 @@ def _parsed(path: Path, stamp: tuple[int, ...]) -> tuple[dict[str, Any], Mapping
 
     Another line that cannot be read is passed over: a stop tore it before its file was written, or
     it is damaged, and then its file is refused."""
-    remedy = f"restore it, or delete {path.parent}, the same command makes it again"
+    remedy = "restore it, or delete its folder, the same command makes it again"
     first, *lines = read_bytes(path).split(b"\n")
     head = decode_json(first, f"{path}, line 1", _HEAD, remedy)
     hashes: dict[str, set[str]] = {}

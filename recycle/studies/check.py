@@ -22,7 +22,7 @@ from recycle.reuse.methods import ORACLE
 from recycle.studies.design import Study
 from recycle.train.base import build_world
 from recycle.train.settings import AdapterConfig, StudyConfig, change
-from tasks import Text, World
+from tasks import Leak, Text, World
 
 
 def check(study: Study) -> None:
@@ -39,7 +39,10 @@ def check(study: Study) -> None:
 
 def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> None:
     config = change(study.config, spec.settings)
-    world = build_world(study.design.world, config.task, config.seeds[0])
+    try:
+        world = build_world(study.design.world, config.task, config.seeds[0])
+    except Leak as error:
+        raise ValueError(f"task.* make no sound world ({error}): raise the sizes") from None
     if world.facts() and not config.checkpoint:
         raise ValueError(
             "this study asks a model that has read: name one with --checkpoint FOLDER or smollm2"
@@ -113,7 +116,7 @@ def _longest(texts: Iterable[Text]) -> int:
 @lru_cache(maxsize=4)
 def _longest_read(world: World) -> int:
     texts = world.base_texts()
-    return max(_longest(texts[kind]) for kind in world.shares())
+    return max((_longest(texts[kind]) for kind in world.shares()), default=0)
 
 
 def _check_questions(config: StudyConfig, world: World, library: Library) -> None:
