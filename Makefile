@@ -43,7 +43,7 @@ $(VENV)/plots: setup.cfg $(CONSTRAINTS) | $(RUN)
 	@touch $@
 
 $(VENV)/interop: setup.cfg $(CONSTRAINTS) | $(RUN)
-	$(INSTALL) --editable .[interop]
+	$(INSTALL) --editable .[interop,checkpoint]
 	@touch $@
 
 $(VENV)/dev: setup.cfg $(CONSTRAINTS) | $(RUN)

@@ -1,17 +1,29 @@
-"""The frozen base: a small transformer, its tokenizer, and greedy decoding."""
+"""The frozen base: a transformer, drawn or from a checkpoint, its tokenizer, greedy decoding."""
 
-from models.decode import greedy
+from models.causal import CausalLM
+from models.checkpoint import load_checkpoint
+from models.decode import greedy, sample
+from models.families import CheckpointError
 from models.protocol import LanguageModel, Trainable, Vocabulary
+from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
 from models.transformer import Cache, Transformer, TransformerConfig
 
+Model = Transformer | CausalLM  # drawn and trained here, or a checkpoint of others
+
 __all__ = [
     "Cache",
+    "CausalLM",
+    "CheckpointError",
     "LanguageModel",
+    "Model",
+    "TextTokenizer",
     "Tokenizer",
     "Trainable",
     "Transformer",
     "TransformerConfig",
     "Vocabulary",
     "greedy",
+    "load_checkpoint",
+    "sample",
 ]

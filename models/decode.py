@@ -1,8 +1,8 @@
-"""Batched greedy decoding with a key-value cache."""
+"""Batched decoding with a key-value cache, greedy or by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +10,42 @@ from torch import Tensor
 from models.protocol import LanguageModel
 
 
-@torch.inference_mode()
 def greedy(
     model: LanguageModel, prompts: Sequence[Sequence[int]], limit: int, end: int, pad: int
 ) -> list[list[int]]:
-    """The most probable continuation of each prompt, token by token, up to ``end`` (left out) or
-    ``limit`` tokens.
+    """The most probable continuation of each prompt, token by token, as `decode` says."""
+    return decode(model, prompts, limit, end, pad, lambda logits: logits.argmax(-1))
+
+
+def sample(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    end: int,
+    pad: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """A continuation of each prompt, every token drawn from softmax(logits / temperature)."""
+
+    def draw(logits: Tensor) -> Tensor:
+        chances = (logits.float() / temperature).softmax(-1).cpu()
+        return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+    return decode(model, prompts, limit, end, pad, draw)
+
+
+@torch.inference_mode()
+def decode(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    end: int,
+    pad: int,
+    choose: Callable[[Tensor], Tensor],
+) -> list[list[int]]:
+    """A continuation of each prompt, token by token, up to ``end`` (left out) or ``limit`` tokens.
+    ``choose`` gives the next tokens (rows,) for logits (rows, vocabulary).
 
     Prompts may differ in length: shorter prompts are padded on the left and the padding is masked.
     Rows that have ended leave the batch, so a few long answers do not cost the whole batch. They
@@ -45,7 +75,7 @@ def greedy(
     stay = any(getattr(module, "whole_batch", False) for module in model.modules())
     for _ in range(limit):
         states = model.hidden_states(tokens, cache, mask)
-        tokens = model.unembed(states[:, -1]).argmax(-1, keepdim=True)
+        tokens = choose(model.unembed(states[:, -1]))[:, None]
         ended |= tokens[:, 0] == end
         if not stay and bool(ended.any()):
             going = (~ended).nonzero()[:, 0]

@@ -1,7 +1,7 @@
 """What the rest of the repository may ask of a model and of a tokenizer.
 
-`Transformer` and `Tokenizer` answer all of it. Another model or tokenizer that has these methods
-works with training, decoding and the questions unchanged.
+`Transformer` and `Tokenizer` answer all of it, and so do `CausalLM` and `TextTokenizer`. Another
+model or tokenizer that has these methods works with training, decoding and the questions unchanged.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class Vocabulary(Protocol):
 
     def encode(self, text: str, /) -> list[int]:
         """Raises ValueError for text that the vocabulary cannot express."""
+
+    def encode_completion(self, text: str, /) -> list[int]:
+        """The ids of text that goes on after a prompt. A blank between them belongs to these ids,
+        where the vocabulary has blanks."""
 
     def decode(self, ids: Sequence[int], /) -> str:
         """The text before the first boundary, padding left out."""

@@ -66,6 +66,10 @@ class Tokenizer:
                 "build the tokenizer from all the texts that it will meet"
             ) from None
 
+    def encode_completion(self, text: str) -> list[int]:
+        """As `encode`: blanks only separate words."""
+        return self.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The words before the first ``<s>``, padding left out."""
         ids = list(ids)

@@ -58,18 +58,44 @@ class TransformerConfig:
         for name, (holds, words) in self.LEGAL.items():
             if not holds(value := getattr(self, name)):
                 raise ValueError(f"model.{name} = {value!r}: {words}")
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"model.width = {self.width} must split into {self.heads} heads of an even width"
-            )
+        self.check_head_width()
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"model.heads = {self.heads} must be a multiple of model.kv_heads = {self.kv_heads}"
             )
 
+    # What a checkpoint may have otherwise (models/causal.py). A study sets none of these.
+
     @property
     def head_width(self) -> int:
         return self.width // self.heads
+
+    @property
+    def eps(self) -> float:
+        """Added to the mean square in every RMSNorm."""
+        return 1e-6
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether q_proj, k_proj and v_proj have a bias."""
+        return False
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether every head's queries and keys are normalised before they are rotated."""
+        return False
+
+    def check_head_width(self) -> None:
+        if self.width % self.heads or self.head_width % 2:
+            raise ValueError(
+                f"model.width = {self.width} must split into {self.heads} heads of an even width"
+            )
+
+    def frequencies(self) -> Tensor:
+        """The angle between two positions for each pair i of a head: base^(-2i/d), (d / 2,)."""
+        # On the CPU even where a model is planned on no device: there, arange takes seconds.
+        pairs = torch.arange(0, self.head_width, 2, dtype=torch.float32, device="cpu")
+        return self.rope_base ** -(pairs / self.head_width)
 
 
 class Cache:
@@ -106,10 +132,10 @@ class RMSNorm(nn.Module):
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin (context, d) of the angles position * base^(-2i/d), the two halves of each pair
-    side by side (Su et al. 2021, arXiv 2104.09864)."""
-    half = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
-    angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_base**-half)
+    """cos and sin (context, d) of the angles position * frequency, the two halves of each pair side
+    by side (Su et al. 2021, arXiv 2104.09864)."""
+    positions = torch.arange(config.context, dtype=torch.float32, device="cpu")
+    angles = torch.outer(positions, config.frequencies())
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -139,18 +165,22 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         self.layer, self.heads, self.groups = layer, config.heads, config.heads // config.kv_heads
-        kv_width = config.kv_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, config.width, bias=False)
-        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.o_proj = nn.Linear(config.width, config.width, bias=False)
+        q_width, kv_width = (n * config.head_width for n in (config.heads, config.kv_heads))
+        self.q_proj = nn.Linear(config.width, q_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(q_width, config.width, bias=False)
+        normed = config.qk_norm
+        self.q_norm = RMSNorm(config.head_width, config.eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(config.head_width, config.eps) if normed else nn.Identity()
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
     ) -> Tensor:
         heads = "b l (h d) -> b h l d"
-        q = rotate(rearrange(self.q_proj(x), heads, h=self.heads), cos, sin)
-        k = rotate(rearrange(self.k_proj(x), heads, h=self.heads // self.groups), cos, sin)
+        q = rearrange(self.q_proj(x), heads, h=self.heads)
+        k = rearrange(self.k_proj(x), heads, h=self.heads // self.groups)
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         v = rearrange(self.v_proj(x), heads, h=self.heads // self.groups)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
@@ -175,9 +205,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.width)
+        self.input_layernorm = RMSNorm(config.width, config.eps)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.width)
+        self.post_attention_layernorm = RMSNorm(config.width, config.eps)
         self.mlp = MLP(config)
 
     def forward(
@@ -203,14 +233,15 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(vocabulary, config.width)
+        rows = torch.empty(vocabulary, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(rows, freeze=False)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, config.eps)
         cos, sin = rotary_tables(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
+            if parameter.dim() == 2 and not parameter.is_meta:
                 writes = name.endswith(tuple(f"{writer}.weight" for writer in WRITERS))
                 deviation = config.init / math.sqrt(2 * config.layers) if writes else config.init
                 nn.init.normal_(parameter, std=deviation, generator=generator)

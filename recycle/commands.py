@@ -37,20 +37,25 @@ from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_resu
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
-from recycle.train.base import Base, is_pretrained
+from recycle.train.base import Base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
+from recycle.train.known import known_facts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
 
 RESULTS = Path(__file__).parent / "results"
+ON_CHECKPOINT = {"two-hop": "two-hop-english"}  # a study, and what it is on a checkpoint
 
 
 def study(options: Namespace) -> int:
     """All settings are checked before any work begins, here or in other processes."""
-    design = DESIGNS[options.task]
+    design = DESIGNS[options.task if options.checkpoint is None else ON_CHECKPOINT[options.task]]
     made = Study(design, change(design.preset(options.preset), assignments(options.set)))
+    name = options.task if options.checkpoint is None else design.name
+    folder = options.run or Path("runs") / f"{name}-{options.preset}"
+    if options.checkpoint is not None:
+        made = _on_checkpoint(made, options, folder)
     check(made)
-    folder = options.run or Path("runs") / f"{options.task}-{options.preset}"
     if options.processes > 1 and "RANK" not in os.environ:
         claim_folder(made.config, folder)
         return launch(options.given, options.processes)
@@ -60,6 +65,22 @@ def study(options: Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         _write_report(made.settled(folder), folder)
     return 0
+
+
+def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
+    """The study with a checkpoint for its base, and with the facts that the checkpoint knows: those
+    that the run's folder names, or that are asked now."""
+    for key in assignments(options.set):
+        if key.startswith(("pretrain.", "model.")) and key != "model.context":
+            raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
+    config = change(made.config, {"checkpoint": options.checkpoint})
+    if (folder / "config.json").exists():
+        known = open_study(folder).config.task.known
+    else:
+        check(Study(made.design, config))
+        model, tokenizer = load_base(options.checkpoint, config.model.context)
+        known = known_facts(model, tokenizer, Study(made.design, config).world(config.seeds[0]))
+    return Study(made.design, change(config, {"task.known": known}))
 
 
 def report(options: Namespace) -> None:
@@ -232,7 +253,8 @@ def _open(options: Namespace) -> Base:
     finished = [
         spec.name
         for of, spec in made.bases
-        if of == seed and is_pretrained(base_folder(options.run, seed, spec.name))
+        if of == seed
+        and (made.config.checkpoint or is_pretrained(base_folder(options.run, seed, spec.name)))
     ]
     if options.base not in finished:
         seeds = ", ".join(map(str, made.config.seeds))

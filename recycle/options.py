@@ -135,6 +135,11 @@ def build_parser() -> argparse.ArgumentParser:
         "study", commands.study, "run a study, or go on with one", _presets() + _settings()
     )
     study.add_argument("task", choices=list(DESIGNS), help="which study")
+    study.add_argument(
+        "--checkpoint",
+        metavar="FOLDER|smollm2",
+        help="of two-hop: on a pretrained checkpoint, in plain English (needs .[checkpoint])",
+    )
     study.add_argument("--preset", type=_words, default="quick", help="see below (default quick)")
     study.add_argument(
         "--processes",

@@ -98,7 +98,11 @@ def is_whole(study: Study, folder: Path, seed: int, spec: BaseSpec) -> bool:
     """Whether a base and its experts are on disk, with the records of their training."""
     home = base_folder(folder, seed, spec.name)
     experts = [expert for each in study.passes(spec.name).values() for expert in each]
-    return is_pretrained(home) and not untrained(home, experts)
+    return _has_base(study, home) and not untrained(home, experts)
+
+
+def _has_base(study: Study, home: Path) -> bool:
+    return bool(study.config.checkpoint) or is_pretrained(home)
 
 
 def inside_path(folder: Path, seed: int, library: Library) -> Path:
@@ -145,5 +149,5 @@ def work(study: Study, folder: Path, seed: int, spec: BaseSpec) -> float:
     pretraining = config.pretrain.steps * config.pretrain.tokens
     training = config.train.steps * config.train.tokens
     experts = [expert for each in study.passes(spec.name).values() for expert in each]
-    tokens = 0 if is_pretrained(home) else pretraining
+    tokens = 0 if _has_base(study, home) else pretraining
     return tokens + len(untrained(home, experts)) * training + len(todo) * progress.CELL_TOKENS

@@ -1,6 +1,7 @@
 """Seeded synthetic worlds: texts for models to read, questions to ask, and scorers of answers."""
 
 from tasks.composition import Composition, CompositionConfig
+from tasks.english import English, EnglishConfig
 from tasks.history import History
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
@@ -10,6 +11,8 @@ from tasks.world import Leak, Phase, Question, Text, World
 __all__ = [
     "Composition",
     "CompositionConfig",
+    "English",
+    "EnglishConfig",
     "History",
     "Leak",
     "Phase",

@@ -126,6 +126,15 @@ class World(ABC):
         """The knowledge that a question needs, phase by phase; empty where nobody can say."""
         return []
 
+    def openings(self) -> Sequence[str]:
+        """Beginnings of texts, for a base to go on with: what it then writes, it has read."""
+        return ()
+
+    def facts(self) -> Mapping[str, Sequence[Question]]:
+        """What a base must be asked before a study takes it for known: questions by the name of a
+        fact. Empty where the base reads this world's own texts."""
+        return {}
+
     def in_context(self, group: str) -> list[list[Text]]:
         """For each of the group's questions, texts to put before the question in the prompt.
 

@@ -56,7 +56,7 @@ def ask(
         said: list[list[int]] = [[] for _ in part]
         for stage in (None,) if stages is None else stages:
             until = stage.until if stage else None
-            end = tokenizer.boundary if until is None else tokenizer.encode(until)[0]
+            end = tokenizer.boundary if until is None else tokenizer.encode_completion(until)[0]
             begun = [prompt + words for prompt, words in zip(prompts, said, strict=True)]
             with using(model, stage.mode) if stage else nullcontext():
                 decoded = greedy(model, begun, world.longest, end, tokenizer.pad)
@@ -103,7 +103,7 @@ def compare(
     right as often as wrong.
     """
     rows = [
-        (tokenizer.encode(q.prompt), tokenizer.encode(completion))
+        (tokenizer.encode(q.prompt), tokenizer.encode_completion(completion))
         for q, others in zip(questions, alternatives, strict=True)
         for completion in (q.completion, *others)
     ]

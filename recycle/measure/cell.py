@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from lora import Adapter, attach, detach, using
-from models import Transformer
+from models import Model
 from recycle.decide.metrics import Row, itemised
 from recycle.measure.ask import Answer, ask, compare, tally
 from recycle.measure.mechanism import interference
@@ -69,7 +69,7 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     return Measured(tuple(rows.values()), {form: said[:SHOWN] for form, said in answers.items()})
 
 
-def _tuned(model: Transformer, members: Trained) -> Transformer:
+def _tuned(model: Model, members: Trained) -> Model:
     """The base's model, or a copy with the weights of a fully fine-tuned expert."""
     for made in members.values():
         if not isinstance(made, Adapter):

@@ -98,7 +98,7 @@ def _routing(form: str, group: str, base: Base, members: Mapping[str, Adapter]) 
 
 def _lens_targets(form: str, group: str, base: Base) -> dict[str, Tensor]:
     return {
-        name: torch.tensor([base.tokenizer.encode(word)[0] for word in words])
+        name: torch.tensor([base.tokenizer.encode_completion(word)[0] for word in words])
         for name, words in base.world.lens(group)[form].items()
     }
 
@@ -143,7 +143,7 @@ def _patching(
     world = base.world
     questions = world.questions(group, form)
     rows, prompts = _of_one_length(questions, base)
-    firsts = [base.tokenizer.encode(question.completion)[0] for question in questions]
+    firsts = [base.tokenizer.encode_completion(question.completion)[0] for question in questions]
     answers = torch.tensor(firsts)[rows]
     nearest = nearest_rows(prompts, answers)
     lenders = {ANOTHER: (prompts, prompts[nearest], answers, answers[nearest])}

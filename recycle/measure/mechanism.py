@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lora import Adapter, lora_layers
-from models import LanguageModel, Transformer
+from models import LanguageModel, Model
 from recycle.reuse.route import Router
 
 
@@ -241,7 +241,7 @@ def interference(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def routing(
-    model: Transformer, prompts: Tensor, routers: Mapping[str, Router], real: Tensor | None = None
+    model: Model, prompts: Tensor, routers: Mapping[str, Router], real: Tensor | None = None
 ) -> dict[str, dict[str, list]]:
     """The gates g of N experts at every token of prompts (rows, length), as means over the rows.
 
@@ -294,7 +294,7 @@ def _mean(values: Tensor, real: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def switched_off(model: Transformer, paths: Iterable[str]) -> Iterator[None]:
+def switched_off(model: Model, paths: Iterable[str]) -> Iterator[None]:
     """Inside the block no adapter acts on these layers; after it they have their modes back.
 
     Raises ValueError for a path that is no layer with adapters.
@@ -316,9 +316,7 @@ def switched_off(model: Transformer, paths: Iterable[str]) -> Iterator[None]:
 
 
 def knock_out(
-    model: Transformer,
-    paths_by_block: Mapping[str, Sequence[str]],
-    score: Callable[[], dict[str, float]],
+    model: Model, paths_by_block: Mapping[str, Sequence[str]], score: Callable[[], dict[str, float]]
 ) -> dict[str, Any]:
     """The scores {name: number} of a model while parts of its adapters are switched off.
 

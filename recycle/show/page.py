@@ -289,7 +289,7 @@ def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:
     if any(row.key.method in {method.name for method in SWEEP} for row in metrics.rows):
         title = "The sum of both experts at every weight"
         out += figure(title, lambda: figures.sweep(study, metrics))
-    if STANDARD_BASE in (spec for _, spec in study.bases):
+    if STANDARD_BASE in (spec for _, spec in study.bases) and not study.config.checkpoint:
         title = f"Training curves, seed {seed}"
         out += figure(title, lambda: figures.curves(study, run, seed))
     if any(library.axes for library in study.libraries):

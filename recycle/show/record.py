@@ -145,8 +145,9 @@ def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
         folder = base_folder(run, seed, spec.name)
         ledger, passes = Ledger(folder), (folder / "passes").glob("*.json")
         trained = [read_pass(ledger, path.stem)["seconds"] for path in passes]
-        base = read_curve(ledger)["seconds"]
-        spent = {"base": round(base), "experts": round(sum(trained))}
+        spent = {"experts": round(sum(trained))}
+        if not study.config.checkpoint:
+            spent = {"base": round(read_curve(ledger)["seconds"]), **spent}
         seconds.setdefault(str(seed), {})[spec.name] = spent
     return seconds
 

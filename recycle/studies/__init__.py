@@ -7,12 +7,13 @@ from pathlib import Path
 from recycle.run.folder import check_ledgers, read_config
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
+from recycle.studies.english import ENGLISH
 from recycle.studies.history import HISTORY
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.word_math import WORD_MATH
 
 DESIGNS: dict[str, Design] = {
-    design.name: design for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY)
+    design.name: design for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH)
 }
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]

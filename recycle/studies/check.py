@@ -14,6 +14,8 @@ from torch import nn
 
 from lora import matching
 from models import TransformerConfig
+from models.checkpoint import open_source
+from models.families import read_config
 from models.transformer import Block
 from recycle.plan import BaseSpec, Expert, Library
 from recycle.reuse.methods import ORACLE
@@ -41,9 +43,14 @@ def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> N
         world = build_world(study.design.world, config.task, config.seeds[0])
     except Leak as error:
         raise ValueError(f"task.* make no sound world ({error}): raise the sizes") from None
-    if not world.shares():
+    if world.facts() and not config.checkpoint:
+        raise ValueError(
+            "this study asks a model that has read: name one with --checkpoint FOLDER or smollm2"
+        )
+    if not world.shares() and not config.checkpoint:
         raise ValueError("task.shares gives nothing to the texts that there are: raise another one")
-    _check_rows(config, "pretrain", world)
+    if not config.checkpoint:
+        _check_rows(config, "pretrain", world)
     for library in libraries:
         _check_questions(config, world, library)
     for expert in {
@@ -57,7 +64,17 @@ def check_expert(config: StudyConfig, world: World, expert: Expert) -> None:
     if not (own := world.expert_texts(expert.reads, expert.group)):
         raise ValueError(f"{expert.slug} has no texts to read: raise the sizes of the task")
     _check_rows(config, "train", world, own)
-    _check_layers(config.model, config.adapter)
+    _check_layers(_shape(config), config.adapter)
+
+
+@lru_cache(maxsize=4)
+def _shape_of(checkpoint: str) -> TransformerConfig:
+    files = open_source(checkpoint)
+    return read_config(files.config, files.where)[0]
+
+
+def _shape(config: StudyConfig) -> TransformerConfig:
+    return _shape_of(config.checkpoint) if config.checkpoint else config.model
 
 
 @lru_cache(maxsize=64)
@@ -99,7 +116,7 @@ def _longest(texts: Iterable[Text]) -> int:
 @lru_cache(maxsize=4)
 def _longest_read(world: World) -> int:
     texts = world.base_texts()
-    return max(_longest(texts[kind]) for kind in world.shares())
+    return max((_longest(texts[kind]) for kind in world.shares()), default=0)
 
 
 def _check_questions(config: StudyConfig, world: World, library: Library) -> None:

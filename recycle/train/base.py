@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import Tokenizer, Transformer, greedy
+from models import (
+    CausalLM,
+    Model,
+    Tokenizer,
+    Transformer,
+    Vocabulary,
+    greedy,
+    load_checkpoint,
+    sample,
+)
 from recycle.plan import BaseSpec, derived
 from recycle.run.folder import base_folder
 from recycle.run.ledger import Ledger
@@ -20,10 +29,12 @@ from recycle.train.fit import fit
 from recycle.train.settings import StudyConfig, change
 from tasks import Text, World
 
+SAMPLES, SAMPLED_TOKENS, TEMPERATURE = 6, 24, 0.8  # texts of each opening, and how they are drawn
+
 
 @dataclass(frozen=True)
 class Base:
-    """A base that is ready to be used: pretrained here, or loaded from where it was kept.
+    """A base that is ready to be used: pretrained here and kept, or a checkpoint of others.
 
     ``config`` is resolved: the study's configuration with the base's own settings in it."""
 
@@ -32,12 +43,51 @@ class Base:
     config: StudyConfig
     folder: Path
     world: World
-    model: Transformer
-    tokenizer: Tokenizer
+    model: Model
+    tokenizer: Vocabulary
 
     @property
     def label(self) -> str:
         return f"seed {self.seed}, {self.spec}"
+
+    def preserved(self, source: str) -> tuple[dict[str, list[Text]], dict[str, float]]:
+        """Texts that keep what the base knows, by kind, and the share of each kind."""
+        if source == "sampled":
+            return {"sampled": self.sampled_texts}, {"sampled": 1.0}
+        read = self.world.base_texts() if source == "corpus" else self.answered_texts
+        return read, self.world.shares()
+
+    @cached_property
+    def sampled_texts(self) -> list[Text]:
+        """What the base writes after the world's openings, drawn from its own probabilities at
+        TEMPERATURE. A text ends at a blank, in the middle of whatever it was about.
+
+        Raises ValueError for a world without openings."""
+        if not (openings := self.world.openings()):
+            raise ValueError(
+                f"the world {self.world.name} has no openings for a base to go on with: "
+                "set adapter.preserve_from=corpus or answers"
+            )
+        generator = torch.Generator().manual_seed(derived(self.seed, "sampled texts"))
+        tokenizer = self.tokenizer
+        begun = [[tokenizer.boundary, *tokenizer.encode(words)] for words in openings]
+        texts = []
+        for _ in range(SAMPLES):
+            written = sample(
+                self.model,
+                begun,
+                SAMPLED_TOKENS,
+                tokenizer.boundary,
+                tokenizer.pad,
+                TEMPERATURE,
+                generator,
+            )
+            for opening, ids in zip(openings, written, strict=True):
+                said = tokenizer.decode(ids)
+                words = said.rpartition(" ")[0]
+                if words.startswith(" ") and words.strip() and _can_be_read(tokenizer, words):
+                    texts.append(Text(opening, words.strip(), ends=False))
+        return texts
 
     @cached_property
     def answered_texts(self) -> dict[str, list[Text]]:
@@ -59,6 +109,20 @@ class Base:
         return texts
 
 
+def _can_be_read(tokenizer: Vocabulary, text: str) -> bool:
+    """Whether a text that was written can be read again: special tokens cannot."""
+    try:
+        return bool(tokenizer.encode(text))
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def load_base(source: str, context: int) -> tuple[CausalLM, Vocabulary]:
+    """A checkpoint, read once: all seeds and libraries of a process share its weights."""
+    return load_checkpoint(source, context=context)
+
+
 @lru_cache(maxsize=32)
 def build_world(kind: type[World], config: Any, seed: int) -> World:
     """Kept: to build a world and to check it for leaks takes a good part of a second."""
@@ -68,16 +132,20 @@ def build_world(kind: type[World], config: Any, seed: int) -> World:
 def open_base(
     kind: type[World], config: StudyConfig, cell: tuple[int, BaseSpec], run: Path
 ) -> Base:
-    """The base of a (seed, spec) pair in a run's folder, pretrained now if it is not there.
+    """The base of a (seed, spec) pair in a run's folder, pretrained now if it is not there; or the
+    configuration's checkpoint.
 
     Raises ValueError where the folder holds another base than the one that the run made."""
     seed, spec = cell
     config = change(config, spec.settings)
     world = build_world(kind, config.task, seed)
+    folder = base_folder(run, seed, spec.name)
+    if config.checkpoint:
+        loaded, read = load_base(config.checkpoint, config.model.context)
+        return Base(spec, seed, config, folder, world, loaded, read)
     tokenizer = Tokenizer.from_words(world.words())
     first = torch.Generator().manual_seed(derived(seed, "weights"))
     model = Transformer(config.model, len(tokenizer), first)
-    folder = base_folder(run, seed, spec.name)
     base = Base(spec, seed, config, folder, world, model, tokenizer)
     if not is_pretrained(folder):
         _pretrain(base)
@@ -94,6 +162,7 @@ def read_curve(ledger: Ledger) -> dict[str, Any]:
 
 
 def is_pretrained(folder: Path) -> bool:
+    """Whether a base that was pretrained here is on disk, with the record of its training."""
     return (folder / "model.pt").exists() and (folder / "curve.json").exists()
 
 

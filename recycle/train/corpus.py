@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import Tokenizer
+from models import Vocabulary
 from recycle.train.fit import TrainConfig
 from tasks import Text
 
@@ -47,7 +47,7 @@ class Corpus:
 
     @classmethod
     def build(
-        cls, texts: Mapping[str, Sequence[Text]], shares: Mapping[str, float], tokenizer: Tokenizer
+        cls, texts: Mapping[str, Sequence[Text]], shares: Mapping[str, float], tokenizer: Vocabulary
     ) -> Corpus:
         """Encode the texts of every kind that has a share.
 
@@ -66,7 +66,7 @@ class Corpus:
             if kind_texts and shares.get(kind, 0) > 0:
                 for text in kind_texts:
                     prompt = tokenizer.encode(text.prompt)
-                    completion = tokenizer.encode(text.completion)
+                    completion = tokenizer.encode_completion(text.completion)
                     encoded += [*prompt, *completion, tokenizer.boundary]
                     learned += [False] * len(prompt) + [True] * len(completion) + [text.ends]
                     lengths.append(len(prompt) + len(completion) + 1)

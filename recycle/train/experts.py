@@ -190,12 +190,10 @@ def train_experts(
 
 def _own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:
     """The texts that an expert reads: its own, and the base's for the share that is preserved."""
-    keep, shares = config.adapter.preservation, base.world.shares()
-    kept = {kind: keep * share / sum(shares.values()) for kind, share in shares.items() if keep > 0}
-    own = base.world.expert_texts(expert.reads, expert.group)
-    answers = keep > 0 and config.adapter.preserve_from == "answers"
-    texts = {**(base.answered_texts if answers else base.world.base_texts()), "own": own}
-    return Corpus.build(texts, {**kept, "own": 1 - keep}, base.tokenizer)
+    keep, own = config.adapter.preservation, base.world.expert_texts(expert.reads, expert.group)
+    texts, shares = base.preserved(config.adapter.preserve_from) if keep > 0 else ({}, {})
+    kept = {kind: keep * share / sum(shares.values()) for kind, share in shares.items()}
+    return Corpus.build({**texts, "own": own}, {**kept, "own": 1 - keep}, base.tokenizer)
 
 
 def _train_adapters(

@@ -30,8 +30,9 @@ class AdapterConfig:
     """The experts: rank and alpha, the layers by name pattern, and the share of base texts among
     the texts that an expert reads, so that it keeps what the base knows.
 
-    ``preserve_from`` says which texts those are: the base's own corpus, or answers, the corpus's
-    prompts completed by the base itself, for whoever has the base and not its texts. ``kind`` full
+    ``preserve_from`` says which texts those are: the base's own corpus; answers, the corpus's
+    prompts completed by the base itself; or sampled, what the base writes after the world's
+    openings, for whoever has the base and none of its texts. ``kind`` full
     trains weights instead of adapters, as a reference: all of them, or those of the layers that
     ``patterns`` name where these are not the default."""
 
@@ -41,7 +42,7 @@ class AdapterConfig:
         "alpha": above(0, 1e6),
         "patterns": (_each_once, "one or more patterns of layers' names, each once"),
         "preservation": SHARE_BELOW_1,
-        "preserve_from": one_of(("corpus", "answers")),
+        "preserve_from": one_of(("corpus", "answers", "sampled")),
     }
     kind: str = "lora"
     rank: int = 16
@@ -58,7 +59,9 @@ class AdapterConfig:
 class StudyConfig:
     """The libraries of some parts and groups of a study, for each seed, and every size and rate.
 
-    ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates."""
+    ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates. With a
+    ``checkpoint`` (`models.load_checkpoint`) it is every seed's base, and ``pretrain`` and all of
+    ``model`` but its context say nothing."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         **dict.fromkeys(("groups", "parts"), (_each_once, "one or more names, each once")),
@@ -74,6 +77,7 @@ class StudyConfig:
     parts: tuple[str, ...] = ("main",)
     seeds: tuple[int, ...] = (0,)
     spare_seeds: tuple[int, ...] = ()
+    checkpoint: str = ""
     model: TransformerConfig = field(default_factory=TransformerConfig)
     pretrain: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lora import Mix, attach, detach, using
+from models import Tokenizer, Transformer
 from recycle.plan import STANDARD_BASE
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
@@ -151,7 +152,8 @@ def compare_seed(
     """One comparison for each set, with the base and the experts of this seed."""
     base = study.open_base(seed, STANDARD_BASE, run)
     task, model, tokenizer = base.world, base.model, base.tokenizer
-    assert isinstance(task, TwoHop)
+    assert isinstance(task, TwoHop) and isinstance(model, Transformer)
+    assert isinstance(tokenizer, Tokenizer)
     trained = Trained(model, tokenizer, Names.of(task, tokenizer))
     for s in sets:
         forms = {form: row for (at, group, form), row in counts.items() if (at, group) == (seed, s)}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, Mix, attach, detach, using
-from models import Transformer
+from models import Model
 from recycle.decide.metrics import Row
 from recycle.decide.statistics import estimate
 from recycle.measure.ask import encode_prompt
@@ -131,7 +131,7 @@ def of_base(study: Study, run: Path, seed: int, spec: BaseSpec) -> Iterator[tupl
 
 
 def interaction(
-    model: Transformer, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
+    model: Model, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
 ) -> float:
     """rms(I) / rms(l(12) - l(0)) at the end of prompts, over all of them and the whole vocabulary.
     A shift of all logits of a prompt is left out: no argmax sees it."""
@@ -144,7 +144,7 @@ def interaction(
 
 
 @torch.no_grad()
-def logits(model: Transformer, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
+def logits(model: Model, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
     """The last token's logits times the final norm's divisor, each prompt's mean taken off, in
     double precision: (prompts, vocabulary), the shortest prompts first."""
     streams: list[Tensor] = []

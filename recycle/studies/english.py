@@ -1,0 +1,107 @@
+"""The two-hop study on a checkpoint: `python -m recycle study two-hop --checkpoint smollm2`.
+
+Groups: F, H, R two new hops; K two hops that the checkpoint knows; NK a new first hop, KN a new
+second hop (tasks/english.py). Preservation texts are sampled from the checkpoint, for nobody has
+what it read. The claims stand in english_claims.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recycle.plan import STANDARD_RECIPE, Expert, Library, Recipe
+from recycle.reuse.methods import (
+    ALONE,
+    ARROW,
+    ARROW_TOP1,
+    AT_HALF,
+    MEAN_OF_PRODUCTS,
+    ORACLE,
+    PLAIN_SUM,
+    RANDOM_ADAPTERS,
+    RANDOM_ROUTER,
+    SWEEP,
+)
+from recycle.studies.design import Design, Headline
+from recycle.studies.english_claims import RULES
+from tasks import English
+
+UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
+MERGES = (MEAN_OF_PRODUCTS, PLAIN_SUM, *SWEEP[:1], ARROW, ARROW_TOP1)
+ALL = (*MERGES, ORACLE, RANDOM_ROUTER, RANDOM_ADAPTERS)
+BOTH_NEW = ("F", "H", "R")
+
+
+def _pair(group: str, recipe: Recipe = STANDARD_RECIPE) -> tuple[Expert, Expert]:
+    return Expert("hop1", group, recipe), Expert("hop2", group, recipe)
+
+
+def _both_new(group: str) -> list[Library]:
+    """The checkpoint, single experts, joint training, and both hops."""
+    hop1, hop2 = _pair(group)
+    return [
+        Library("none", group),
+        Library("hop1", group, (hop1,), (ALONE, AT_HALF)),
+        Library("hop2", group, (hop2,), (ALONE, AT_HALF)),
+        Library("joint", group, (Expert("joint", group),)),
+        Library("2-combination", group, (hop1, hop2), ALL),
+        Library("target", group, (Expert("target", group),), part="target"),
+        Library(
+            "2-combination, unpreserved", group, _pair(group, UNPRESERVED), MERGES, part="none"
+        ),
+    ]
+
+
+def _known() -> list[Library]:
+    """What the checkpoint knows, alone and beside the experts of H: does it survive the merge?"""
+    return [
+        Library("none", "K"),
+        *(Library(e.reads, "K", (e,)) for e in _pair("H")),
+        Library("2-combination", "K", _pair("H"), (*MERGES, RANDOM_ADAPTERS)),
+        Library("2-combination, unpreserved", "K", _pair("H", UNPRESERVED), MERGES, part="none"),
+    ]
+
+
+def _mixed(group: str, reads: str) -> list[Library]:
+    """One new hop, the other one known."""
+    expert = Expert(reads, group)
+    forgetful = Expert(reads, group, UNPRESERVED)
+    return [
+        Library("none", group, part="mixed"),
+        Library(reads, group, (expert,), part="mixed"),
+        Library(f"{reads}, unpreserved", group, (forgetful,), part="mixed"),
+    ]
+
+
+LIBRARIES = (
+    Library("none", "base"),
+    *(library for group in BOTH_NEW for library in _both_new(group)),
+    *_known(),
+    *_mixed("NK", "hop1"),
+    *_mixed("KN", "hop2"),
+)
+PARTS = ("main", "mixed", "none", "target")
+SETTINGS: dict[str, Any] = {
+    "model.context": 256,
+    "adapter.preserve_from": "sampled",
+    "train.steps": 150,
+    "train.rows": 12,
+    "train.length": 80,
+    "train.packed": False,
+    "train.lr": 5e-4,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed")},
+    "laptop": {"parts": PARTS},
+    "full": {"parts": PARTS, "seeds": (1, 2, 3)},
+}
+HEADLINE = Headline(
+    title="two hops, each by its own adapter, on a checkpoint",
+    group="H",
+    form="direct",
+    bases=("standard",),
+    libraries=("2-combination",),
+    methods=tuple(method.name for method in ALL),
+    reference="joint",
+)
+ENGLISH = Design(English.name, English, LIBRARIES, PARTS, PRESETS, RULES, SETTINGS, HEADLINE)
