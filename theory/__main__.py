@@ -3,14 +3,14 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
-from theory import pictures, report
+from theory import pictures, power, report
 from theory.against_study import compare, interaction, show
 from theory.catalogue import ALL, pick
 from theory.claim import Result, Settings, TheoryError, verify
@@ -20,6 +20,7 @@ a first tour:
   python -m theory                    check every claim: a table, in under a minute
   python -m theory show leak-kernel   what one claim says, why, and how it is checked
   python -m theory run leak-kernel    check that claim, case by case
+  python -m theory power              how wrong a theory each check would notice
 
 exit code: 0 every claim holds; 1 a claim is violated, and its first counterexample is named with
 its seed; 2 the input is bad, and one line says how
@@ -45,7 +46,9 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.set_defaults(act=check, ids=(), seeds=Settings.seeds, json=None, plots=None, plot=None)
+    top.set_defaults(
+        act=check, ids=(), seeds=Settings.seeds, seed_from=0, json=None, plots=None, plot=None
+    )
     check_options(top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -63,7 +66,8 @@ def parser() -> Parser:
 
     listing = command("list", list_claims, "print the ids and titles of all claims")
     one = command("show", show_claim, "print all that is said about one claim")
-    some = command("run", check, "check some claims")
+    some = command("run", check, "check some claims, case by case")
+    sharp = command("power", print_power, "print how wrong a theory each check would notice")
     study = command("study", compare_study, "compare the theory with a finished two-hop study")
     acting = command(
         "interaction", print_interactions, "how far two experts of a finished study interact"
@@ -76,21 +80,28 @@ def parser() -> Parser:
         p.add_argument("run", type=Path, metavar="RUN", help="the study's run folder")
         p.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     check_options(some)
+    sharp.add_argument("ids", nargs="*", metavar="ID", help="ids; all claims if there is none")
+    seed_options(sharp)
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
     for p in (one, study):
         p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw its picture")
-    for p in (listing, one, study, acting, table):
+    for p in (listing, one, sharp, study, acting, table):
         debug_option(p)
     return top
 
 
 def check_options(p: Parser) -> None:
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
-    p.add_argument("--full", action="store_true", help="larger sizes: minutes")
     p.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    seed_options(p)
     debug_option(p)
+
+
+def seed_options(p: Parser) -> None:
+    p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
+    p.add_argument("--seed-from", type=int, metavar="K", help="the first seed (default 0)")
+    p.add_argument("--full", action="store_true", help="larger sizes: minutes")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def debug_option(p: Parser) -> None:
@@ -118,11 +129,30 @@ def show_claim(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """Check the claims of `args.ids`, or all of them, and print a row for each as soon as its
-    verdict is known."""
+def verified(args: argparse.Namespace) -> Iterator[tuple[Result, float]]:
+    """Check the claims of `args.ids`, or all of them: each result with its seconds."""
     claims = pick(args.ids) if args.ids else ALL
-    settings = Settings(seeds=args.seeds, full=args.full)
+    settings = settings_of(args)
+    violated = 0
+    bar = tqdm(claims, disable=args.quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
+    for claim in bar:
+        bar.set_postfix_str(f"{claim.id}, {violated} violated")
+        start = time.perf_counter()
+        result = verify(claim, settings)
+        violated += not result.holds
+        with tqdm.external_write_mode(file=sys.stdout):
+            yield result, time.perf_counter() - start
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(seeds=args.seeds, full=args.full, first=args.seed_from)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check claims, and print each as soon as its verdict is known; those that are named, case by
+    case."""
+    settings = settings_of(args)
+    pick(args.ids)
     if args.json:
         report.check_writable(args.json)
     if args.plots:
@@ -132,15 +162,11 @@ def check(args: argparse.Namespace) -> int:
     print(report.HEADER)
     begin = time.perf_counter()
     results: list[Result] = []
-    bar = tqdm(claims, disable=args.quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
-    for claim in bar:
-        bar.set_postfix_str(f"{claim.id}, {sum(not r.holds for r in results)} violated")
-        start = time.perf_counter()
-        results.append(verify(claim, settings))
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(report.line(results[-1], time.perf_counter() - start), flush=True)
-            if len(claims) == 1:
-                print(report.cases(results[-1]))
+    for result, seconds in verified(args):
+        results.append(result)
+        print(report.line(result, seconds), flush=True)
+        if args.ids:
+            print(report.cases(result), flush=True)
     violated = [result for result in results if not result.holds]
     held, seconds = len(results) - len(violated), time.perf_counter() - begin
     print(f"\n{held} of {len(results)} claims hold, {seconds:.0f} s")
@@ -149,6 +175,19 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         report.save(args.json, report.as_json(results, settings, args.command))
     return 1 if violated else 0
+
+
+def print_power(args: argparse.Namespace) -> int:
+    """The smallest error of its bounds that each claim would notice, and which wrong formulas."""
+    settings_of(args)
+    pick(args.ids)
+    print(power.HEADER)
+    found: list[power.Power] = []
+    for result, _ in verified(args):
+        found.append(power.power(result))
+        print(power.line(found[-1]), flush=True)
+    print(f"\n{power.summary(found)}")
+    return 0
 
 
 def compare_study(args: argparse.Namespace) -> int:
