@@ -12,8 +12,10 @@ from theory.claim import Settings, verify
 from theory.claims import (
     attention_adapters,
     capacity,
+    composition,
     counter_conditions,
     editing,
+    interacting,
     landscape,
     leakage,
     linear_adapters,
@@ -23,6 +25,7 @@ from theory.claims import (
     trained_experts,
     two_hop,
 )
+from theory.one_layer import one_hot
 
 ONE_SEED = Settings(seeds=1)
 
@@ -82,6 +85,21 @@ def one_component_less(original):
     return edits
 
 
+def knows_both_hops(original):
+    """Expert 1 also writes the right answer to its own two-hop questions."""
+
+    def experts(model, relations):
+        first, *others = original(model, relations)
+        right = one_hot(composition.composed(relations), model.down.shape[0])
+        return [replace(first, b=first.b + right.T), *others]
+
+    return experts
+
+
+def weakly(original):
+    return lambda model, first, codes, strength: original(model, first, codes, 0.3 * strength)
+
+
 def ridge(original):
     return lambda problem: torch.linalg.lstsq(
         problem.features.flatten(2), problem.values[..., None]
@@ -110,6 +128,18 @@ PLANTS = {
     "two-hop-tie": (two_hop, "MERGES", lambda m: {**m, "mean of products": m["sum"]}),
     "merge-scale": (two_hop, "MERGES", lambda m: {**m, "product of means": m["mean of products"]}),
     "two-hop-written-out": (two_hop, "composed", to_the_bridge),
+    "compose-blind": (composition, "experts", knows_both_hops),
+    "compose-chance": (composition, "experts", knows_both_hops),
+    "compose-additive": (composition, "additive_bound", scaled(0.99)),
+    "compose-attained": (composition, "mean_lis", scaled(1.001)),
+    "compose-hops": (composition, "relabelled", lambda f: lambda relation, order: relation),
+    "compose-pairs": (
+        interacting,
+        "undivided_logits",
+        lambda f: lambda model, tokens: model(tokens)[:, -1],
+    ),
+    "compose-rank-two": (interacting, "bridge_codes", weakly),
+    "compose-rank-width": (interacting, "bridge_codes", weakly),
     "counter-adding": (counter_conditions, "predicted_logits", scaled(0.0)),
     "counter-adding-alone": (
         counter_conditions,

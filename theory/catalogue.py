@@ -10,6 +10,8 @@ THEMES = (  # the files of theory/claims, in reading order: a new one is one lin
     "editing",
     "capacity",
     "two_hop",
+    "composition",
+    "interacting",
     "counter_conditions",
     "trained_experts",
     "linear_adapters",

@@ -195,8 +195,8 @@ def markdown(content: dict[str, Any]) -> str:
         "Each row shows the case that comes nearest to breaking the claim. `allowed` is what may "
         f"lie between bound and observed number: rounding, {ERRORS} standard errors where "
         "something is sampled, and a stated finite-size bias. `z` counts standard errors. `margin` "
-        "is what is left of `allowed` for an equality, and the slack of an inequality as a share of "
-        "its bound.",
+        "is what is left of `allowed` for an equality, and an inequality's slack as a share of its "
+        "bound.",
         "",
         "| claim | kind | statement | case | bound | observed | allowed | z | margin | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",

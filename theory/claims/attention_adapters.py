@@ -10,8 +10,8 @@ Every trained matrix enters through a product of two, K^T Q or O V or W_out W2, 
 linear case with L = 2: exact iff R >= ceil(G / 2) for the rank G of that product's gap, and
 R >= ceil(D / 2) always. The target may be written in many ways that are the same function: its
 heads in another order, its ReLU units in another order and scaled. The gaps are those of the way
-that is nearest to the frozen model (`aligned`). W1 and W2 below the last block stay frozen: with M = W2 Wt2^-1 the adapted
-block sees Z = M Zt, and the gaps are taken with M folded in.
+that is nearest to the frozen model (`aligned`). W1 and W2 below the last block stay frozen: with
+M = W2 Wt2^-1 the adapted block sees Z = M Zt, and the gaps are taken with M folded in.
 """
 
 import itertools
@@ -145,16 +145,13 @@ def aligned(frozen: Transformer, target: Transformer) -> Transformer:
     for block, goal in zip(frozen.blocks, target.blocks, strict=True):
         goal = like_units(block, goal)
         attend, write = goals(block, goal, before)
-        heads = range(len(goal.q))
-
-        def worst(
-            order: tuple[int, ...], a: Tensor = attend, w: Tensor = write, b: Block = block
-        ) -> int:
-            moved = list(order)
-            gaps = torch.cat([a[moved] - b.k.mT @ b.q, w[moved] - b.o @ b.v])
-            return int(torch.linalg.matrix_rank(gaps, atol=1e-9, rtol=0).max())
-
-        order = list(min(itertools.permutations(heads), key=worst))
+        orders = [list(order) for order in itertools.permutations(range(len(goal.q)))]
+        gaps = [
+            torch.cat([attend[o] - block.k.mT @ block.q, write[o] - block.o @ block.v])
+            for o in orders
+        ]
+        worst = [int(torch.linalg.matrix_rank(g, atol=1e-9, rtol=0).max()) for g in gaps]
+        order = orders[worst.index(min(worst))]
         blocks.append(
             replace(goal, q=goal.q[order], k=goal.k[order], v=goal.v[order], o=goal.o[order])
         )
@@ -324,7 +321,7 @@ CLAIMS = (
             "construction: units are matched only where all rows of W1 are positive multiples"
         ),
         derivation=(
-            "sigma_{2R+1} of each gap is 0 iff 2 R >= G. A sum over heads does not see their order; "
+            "sigma_{2R+1} of each gap is 0 iff 2 R >= G. Heads are summed in any order; "
             "relu(c x) = c relu(x) for c > 0, so unit j may be moved and scaled in W1, b1 and W2"
         ),
         computed=(

@@ -11,7 +11,7 @@ bits in 2 (m + N) numbers, at a precision that grows with log N.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -109,13 +109,11 @@ def best_margins(n: int, rank: int, seeds: range, starts: int = 6) -> list[float
         unit = torch.nn.functional.normalize(codes, dim=-1)
         return (unit @ unit.mT).masked_fill(same, -math.inf).flatten(2)
 
+    def closest(sharpness: float) -> Callable[[], Tensor]:
+        return lambda: (sharpness * cosines()).logsumexp(2) / sharpness
+
     for sharpness in (10.0, 100.0, 1000.0):
-        descend(
-            lambda s=sharpness: (s * cosines()).logsumexp(2) / s,
-            (codes,),
-            100,
-            0.1 / sharpness**0.5,
-        )
+        descend(closest(sharpness), (codes,), 100, 0.1 / sharpness**0.5)
     return (1 - cosines().detach().amax(2).amin(1)).tolist()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from theory.adapter import Adapter, least_squares
 from theory.claim import Claim, Observation, Settings, averaged, generator, mean_and_error, normal
-from theory.claims.editing import all_edits, changes
+from theory.claims.editing import all_edits
 from theory.claims.two_hop import (
     MERGES,
     best_among,
@@ -195,8 +195,8 @@ CLAIMS = (
         title="embeddings that add up (e_y ~ e_x + e_R1) compose, as the kernel predicts",
         statement=(
             "Where the embedding of the bridge is built from subject and relation, the two-hop "
-            "prompt is near the second hop's key, and the right answer overtakes the bridge between "
-            "rho = 0.6 and 0.85."
+            "prompt is near the second hop's key, and the right answer overtakes the bridge "
+            "between rho = 0.6 and 0.85."
         ),
         formula=(
             "e_y = rho (e_x + e_R1)/sqrt 2 + sqrt(1 - rho^2) q_y;  "
@@ -218,7 +218,7 @@ CLAIMS = (
     Claim(
         id="counter-adding-alone",
         kind="prediction",
-        title="where embeddings add up, the second expert alone composes: the first is not needed",
+        title="where embeddings add up, the second expert alone composes, without the first",
         statement=(
             "Under additive embeddings the composition comes from the base's geometry: the second "
             "expert alone has accuracy 1. A reading of 'familiar entities help' that owes nothing "

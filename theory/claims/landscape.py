@@ -339,7 +339,7 @@ CLAIMS = (
     Claim(
         id="landscape-no-spurious",
         kind="measurement",
-        title="descent on Gaussian problems reaches the global optimum, even below Jang's rank",
+        title="descent on Gaussian problems finds the global optimum, even below Jang's rank",
         statement=(
             "For r (r + 1) / 2 > KN there are no spurious second-order points of a randomly "
             "perturbed objective (Jang et al.). Here nothing is perturbed, and plain descent "
@@ -388,18 +388,18 @@ CLAIMS = (
         kind="measurement",
         title="rank r fits KN generic numbers exactly while KN is below r (p + q) - r^2",
         statement=(
-            "The dimension of the rank-r matrices decides: one number less is fitted, four more are "
-            "not. A factor of 1.35 to spare, which arXiv 2605.03724 asks of gradient descent at "
+            "The dimension of the rank-r matrices decides: one number less is fitted, four more "
+            "are not. A factor of 1.35 to spare, which arXiv 2605.03724 asks of gradient descent at "
             "size, is not needed at 8 x 8 by damped Gauss-Newton steps."
         ),
         formula="misfit 0 iff KN <= r (p + q) - r^2, tried at one less and four more",
-        source="the impossible half [derived]; the other one found here; arXiv 2605.03724 [paper: abstract]",
+        source="the impossible half [derived]; arXiv 2605.03724 [paper: abstract]; found here",
         assumptions="Gaussian features and values, no decay, X is 8 x 8",
         derivation=(
             "above the dimension, the values that rank-r matrices reach are a set of measure 0; "
             "below it nothing is proved"
         ),
-        computed="1 if the best of six starts fits to 1e-10, r = 1, 2, 3, one number less and four more",
+        computed="1 if the best of six starts fits to 1e-10, r = 1, 2, 3, one less and four more",
         relation="==",
         check=check_fit,
     ),
@@ -425,7 +425,7 @@ CLAIMS = (
     Claim(
         id="asymmetry-covariance",
         kind="prediction",
-        title="training B beats training A where the change lies in strong inputs, and loses else",
+        title="training B beats training A where the change lies in strong inputs, else not",
         statement=(
             "B's best fit uses the input covariance, A's cannot. That helps for a generic change, "
             "where B explains 47 % (spectrum 1/i) against A's 25 %, and hurts for a change in "
@@ -436,7 +436,7 @@ CLAIMS = (
             "share(B) = sum_i w_i s_i / (s_i + k), sum_i s_i / (s_i + k) = r, w_i the change's "
             "share of power in input direction i;  share(A) = r / d"
         ),
-        source="Zhu et al. 2024, arXiv 2402.16842 [recall]; the formula and its condition [derived]",
+        source="Zhu et al. 2024, arXiv 2402.16842 [recall]; formula and condition [derived]",
         assumptions="large d; d_in = d_out = 32, r = 8, spectra 1/i and 1/i^2; bias 0.03",
         derivation=(
             "B solves a regression on r random projections A x. Such a projection acts as ridge "

@@ -75,7 +75,7 @@ def check_rank(settings: Settings) -> Iterator[Observation]:
             parts = [
                 integers(dim, r, size=9, rng=rng) @ integers(r, dim, size=9, rng=rng) for r in ranks
             ]
-            yield Observation(case, seed, bound, exact.rank(sum(parts).tolist()))
+            yield Observation(case, seed, bound, exact.rank(torch.stack(parts).sum(0).tolist()))
 
 
 def check_core(settings: Settings) -> Iterator[Observation]:

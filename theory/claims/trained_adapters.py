@@ -204,9 +204,9 @@ CLAIMS = (
         title="ReLU, near and at the threshold: training stays far above the construction",
         statement=(
             "At R = 8 exact adapters exist, at R = 6 good ones, and short training does not find "
-            "them: it ends 3 to 29 times above the construction at R = 6 and near 0.2 at R = 8 (20 seeds)."
+            "them: it ends 3 to 29 times above the construction at R = 6 and near 0.2 at R = 8."
         ),
-        formula="trained >= constructed at R = 6; trained >= 0.005 at R = 8, where constructed is 0",
+        formula="trained >= constructed at R = 6; trained >= 0.005 at R = 8, constructed 0",
         source="Zeng and Lee 2024, arXiv 2310.17513, experiments [recall]; measured here",
         assumptions=SETTING + "; biases trained too; 300 steps of 128 fresh points",
         derivation="none: a measurement",

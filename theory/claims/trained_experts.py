@@ -354,7 +354,7 @@ CLAIMS = (
     Claim(
         id="gradient-logits",
         kind="measurement",
-        title="found: the kernel carries trained one-hop logits over, but the bridge comes 1.2 higher",
+        title="found: two-hop logits follow by the kernel, but the bridge stands 1.2 times higher",
         statement=(
             "The mean logit of each type of answer on the two-hop prompt is carried over from the "
             "logits on the facts themselves by the kernel, up to an excess that is found: after "
@@ -410,7 +410,7 @@ CLAIMS = (
             "The theory's update, and plain gradient descent's, is a combination of the expert's "
             "keys; AdamW's is not."
         ),
-        formula="|dA (I - P)|^2 / |dA|^2, P the projection on the rows of Phi; 0 for gradient descent",
+        formula="|dA (I - P)|^2 / |dA|^2, P the projection on the rows of Phi; gradient descent: 0",
         source="[derived], measured here",
         assumptions=TRAINED,
         derivation=(
