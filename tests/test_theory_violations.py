@@ -12,6 +12,7 @@ from theory.claim import Settings, verify
 from theory.claims import (
     attention_adapters,
     capacity,
+    certificates,
     composition,
     counter_conditions,
     editing,
@@ -96,6 +97,33 @@ def knows_both_hops(original):
     return experts
 
 
+def knows_all_hops(original):
+    """Expert 1 also writes the right answer to its own three-hop questions."""
+
+    def experts(model, relations):
+        first, *others = original(model, relations)
+        two = replace(relations[0], new=composition.composed(relations))
+        right = one_hot(composition.composed([two, relations[2]]), model.down.shape[0])
+        return [replace(first, b=first.b + right.T), *others]
+
+    return experts
+
+
+def trusting(original):
+    """A certificate that forgets the other expert."""
+    return lambda base, keys, new, parts, own, weights: original(
+        base, keys, new, [parts[own]], 0, [weights[own]]
+    )
+
+
+def doubting(original):
+    return lambda *a: original(*a, remainder=20.0)
+
+
+def unturned(original):
+    return lambda run, k, i: certificates.adapters_of(run)[1 - k]
+
+
 def weakly(original):
     return lambda model, first, codes, strength: original(model, first, codes, 0.3 * strength)
 
@@ -132,7 +160,7 @@ PLANTS = {
     "compose-chance": (composition, "experts", knows_both_hops),
     "compose-additive": (composition, "additive_bound", scaled(0.99)),
     "compose-attained": (composition, "mean_lis", scaled(1.001)),
-    "compose-hops": (composition, "relabelled", lambda f: lambda relation, order: relation),
+    "compose-hops": (composition, "experts", knows_all_hops),
     "compose-pairs": (
         interacting,
         "undivided_logits",
@@ -163,6 +191,9 @@ PLANTS = {
     "gradient-span": (trained_experts, "moved", kept_in_the_span),
     "gradient-overshoot": (trained_experts, "trained_run", stopped_early),
     "gradient-recall": (trained_experts, "predicted_recall", scaled(0.5)),
+    "certificate-sound": (certificates, "certified", trusting),
+    "certificate-attained": (certificates, "rotated_rival", unturned),
+    "certificate-sharp": (certificates, "certified", doubting),
     "linear-error": (linear_adapters, "constructed", one_rank_less),
     "linear-threshold": (linear_adapters, "constructed", one_rank_less),
     "linear-singular": (linear_adapters, "predicted_error", scaled(0.999)),

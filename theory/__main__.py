@@ -1,18 +1,21 @@
 """Check the claims about LoRA that can be proved: `python -m theory` checks every one of them."""
 
 import argparse
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
-from theory import pictures, power, report
+from theory import pictures, power, report, symbols
 from theory.against_study import compare, interaction, show
-from theory.catalogue import ALL, pick
+from theory.catalogue import ALL, BY_THEME, THEMES, pick
 from theory.claim import Result, Settings, TheoryError, verify
 
 EPILOG = """\
@@ -25,6 +28,16 @@ a first tour:
 exit code: 0 every claim holds; 1 a claim is violated, and its first counterexample is named with
 its seed; 2 the input is bad, and one line says how
 """
+# Options that may stand before a command, and the commands that know them.
+OPTIONS = {
+    "json": ("run", "study", "interaction", "table"),
+    "plots": ("run",),
+    "seeds": ("run", "power"),
+    "seed_from": ("run", "power"),
+    "full": ("run", "power"),
+    "quiet": ("run", "power"),
+}
+COMMANDS = ("list", "show", "symbols", "run", "power", "study", "interaction", "table")
 PAGE = """\
 # Results of the theory
 
@@ -35,7 +48,18 @@ PAGE = """\
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if found := re.search("invalid choice: '([^']*)'", message):
+            message = no_such_command(found[1])
         raise TheoryError(f"{message}; see {self.prog} --help")
+
+
+def no_such_command(word: str) -> str:
+    """A claim's id in a command's place, or a command with a slip."""
+    if any(claim.id == word for claim in ALL):
+        return f"{word!r} is a claim: python -m theory run {word}, or show {word}"
+    like = get_close_matches(word, [*COMMANDS, *(claim.id for claim in ALL)], n=1)
+    hint = f"did you mean {like[0]!r}?" if like else f"commands: {', '.join(COMMANDS)}"
+    return f"unknown command {word!r}; {hint}"
 
 
 def parser() -> Parser:
@@ -46,9 +70,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.set_defaults(
-        act=check, ids=(), seeds=Settings.seeds, seed_from=0, json=None, plots=None, plot=None
-    )
+    top.set_defaults(act=check, command_name="run", ids=(), plot=None)
+    top.set_defaults(**dict.fromkeys(OPTIONS))
     check_options(top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -61,11 +84,12 @@ def parser() -> Parser:
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        added.set_defaults(act=act)
+        added.set_defaults(act=act, command_name=name)
         return added
 
     listing = command("list", list_claims, "print the ids and titles of all claims")
     one = command("show", show_claim, "print all that is said about one claim")
+    words = command("symbols", print_symbols, "print what the symbols in claims stand for")
     some = command("run", check, "check some claims, case by case")
     sharp = command("power", print_power, "print how wrong a theory each check would notice")
     study = command("study", compare_study, "compare the theory with a finished two-hop study")
@@ -84,8 +108,8 @@ def parser() -> Parser:
     seed_options(sharp)
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
     for p in (one, study):
-        p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw its picture")
-    for p in (listing, one, sharp, study, acting, table):
+        p.add_argument("--plot", type=Path, metavar="FILE", help="draw its picture, .png or .svg")
+    for p in (listing, one, words, sharp, study, acting, table):
         debug_option(p)
     return top
 
@@ -100,8 +124,8 @@ def check_options(p: Parser) -> None:
 def seed_options(p: Parser) -> None:
     p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
     p.add_argument("--seed-from", type=int, metavar="K", help="the first seed (default 0)")
-    p.add_argument("--full", action="store_true", help="larger sizes: minutes")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p.add_argument("--full", action="store_const", const=True, help="larger sizes: minutes")
+    p.add_argument("--quiet", action="store_const", const=True, help="no progress bar")
 
 
 def debug_option(p: Parser) -> None:
@@ -109,8 +133,16 @@ def debug_option(p: Parser) -> None:
 
 
 def list_claims(_: argparse.Namespace) -> int:
-    for claim in ALL:
-        print(f"{claim.id:<24} {claim.title}")
+    print(symbols.MODEL)
+    for theme, claims in BY_THEME.items():
+        print(f"\n{THEMES[theme]}")
+        for claim in claims:
+            print(f"  {claim.id:<24} {claim.title}")
+    return 0
+
+
+def print_symbols(_: argparse.Namespace) -> int:
+    print(symbols.text())
     return 0
 
 
@@ -120,12 +152,12 @@ def show_claim(args: argparse.Namespace) -> int:
         drawn = ", ".join(claim.id for claim in ALL if claim.picture)
         raise TheoryError(f"claim {claim.id!r} has no picture; claims with one: {drawn}")
     if args.plot:
-        pictures.check_png(args.plot)
+        pictures.check_picture(args.plot)
     print(report.description(claim))
     if args.plot and claim.picture:
         print(f"\npicture     {pictures.draw(claim.picture, args.plot)}")
     elif claim.picture:
-        print("\npicture     --plot FILE.png draws it")
+        print("\npicture     --plot FILE.svg draws it")
     return 0
 
 
@@ -134,7 +166,7 @@ def verified(args: argparse.Namespace) -> Iterator[tuple[Result, float]]:
     claims = pick(args.ids) if args.ids else ALL
     settings = settings_of(args)
     violated = 0
-    bar = tqdm(claims, disable=args.quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
+    bar = tqdm(claims, disable=bool(args.quiet), file=sys.stderr, leave=False, dynamic_ncols=True)
     for claim in bar:
         bar.set_postfix_str(f"{claim.id}, {violated} violated")
         start = time.perf_counter()
@@ -145,7 +177,8 @@ def verified(args: argparse.Namespace) -> Iterator[tuple[Result, float]]:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(seeds=args.seeds, full=args.full, first=args.seed_from)
+    seeds = Settings.seeds if args.seeds is None else args.seeds
+    return Settings(seeds=seeds, full=bool(args.full), first=args.seed_from or 0)
 
 
 def check(args: argparse.Namespace) -> int:
@@ -158,7 +191,7 @@ def check(args: argparse.Namespace) -> int:
     if args.plots:
         for claim in ALL:
             if claim.picture:
-                print(pictures.draw(claim.picture, args.plots / f"{claim.id}.png"))
+                print(pictures.draw(claim.picture, args.plots / f"{claim.id}.svg"))
     print(report.HEADER)
     begin = time.perf_counter()
     results: list[Result] = []
@@ -194,7 +227,7 @@ def compare_study(args: argparse.Namespace) -> int:
     if args.json:
         report.check_writable(args.json)
     if args.plot:
-        pictures.check_png(args.plot)
+        pictures.check_picture(args.plot)
     content = {"command": args.command, **compare.compare(args.run)}
     print(show.text(content))
     if args.json:
@@ -220,11 +253,26 @@ def print_tables(args: argparse.Namespace) -> int:
         print(report.markdown(report.read_results(args.json)), end="")
         return 0
     print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
+    print(report.gallery([claim for claim in ALL if claim.picture]), end="")
     if show.STUDY.exists():
         print("\n" + show.markdown(read_json(show.STUDY)), end="")
     if interaction.RECORDED.exists():
         print("\n" + interaction.markdown(read_json(interaction.RECORDED)), end="")
     return 0
+
+
+def refuse_ignored(args: argparse.Namespace) -> None:
+    """Every option that is given must be one that its command knows.
+
+    Raises:
+        TheoryError: the command would ignore an option that stands before it.
+    """
+    for option, commands in OPTIONS.items():
+        if getattr(args, option) is not None and args.command_name not in commands:
+            raise TheoryError(
+                f"--{option.replace('_', '-')}: {args.command_name} does not know this option; "
+                f"it belongs to {', '.join(commands)}"
+            )
 
 
 def recorded(argv: Sequence[str]) -> str:
@@ -237,6 +285,7 @@ def recorded(argv: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> int:
     try:
         args = parser().parse_args(argv)
+        refuse_ignored(args)
         args.command = recorded(argv)
         return args.act(args)
     except TheoryError as error:
@@ -244,6 +293,9 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"theory: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough: what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -209,6 +209,19 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def gallery(claims: Sequence[Claim]) -> str:
+    """The recorded pictures, the first claim's first; empty where none is recorded."""
+    drawn = [claim for claim in claims if (RESULTS / f"{claim.id}.svg").exists()]
+    blocks = [f"**{claim.title}**\n\n![{claim.id}]({claim.id}.svg)\n" for claim in drawn]
+    if not blocks:
+        return ""
+    about = (
+        "`python -m theory --plots theory/results` draws them. Ticks or lines are predictions, "
+        "points are observed, bars are two standard errors unless a picture says otherwise."
+    )
+    return "\n## Pictures\n\n" + about + "\n\n" + "\n".join(blocks)
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """What `save` wrote.
 

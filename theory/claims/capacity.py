@@ -12,6 +12,7 @@ bits in 2 (m + N) numbers, at a precision that grows with log N.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from theory.adapter import Adapter, least_squares
 from theory.claim import Claim, Observation, Settings, generator, normal
 from theory.claims.trained_adapters import descend
 from theory.one_layer import derangement
+from theory.pictures import BLUE, GREEN, GREY, ORANGE
 
 
 def circle(n: int) -> Tensor:
@@ -126,6 +128,24 @@ def check_converse(settings: Settings) -> Iterator[Observation]:
                 yield Observation(f"N={n} codes at rank {rank}", seed, bound, found)
 
 
+def picture_converse(axes: Any) -> None:
+    """The largest margin that descent finds against the number of codes, three ranks."""
+    for rank, colour in ((2, BLUE), (3, ORANGE), (4, GREEN)):
+        sizes = list(range(rank + 1, 2 * rank + 4))
+        found = torch.tensor([best_margins(n, rank, range(3)) for n in sizes], dtype=torch.float64)
+        bounds = [n / (n - 1) if n == rank + 1 else 1.0 for n in sizes]
+        kept = slice(0, rank + 1)
+        axes.plot(sizes[kept], bounds[kept], color=colour, lw=1, ls=":")
+        spread = (found.amax(1) - found.amin(1)).tolist()
+        bars = {"fmt": "o", "color": colour, "ms": 5, "capsize": 3, "label": f"rank {rank}"}
+        axes.errorbar(sizes, found.mean(1).tolist(), yerr=spread, **bars)
+    axes.axhline(1, color=GREY, lw=0.8)
+    axes.set_xlabel("number of unit codes")
+    axes.set_ylabel("largest margin found")
+    axes.set_title("Margin 1 ends at 2 r codes; dotted: the bound; bars: range of three seeds")
+    axes.legend(frameon=False)
+
+
 CLAIMS = (
     Claim(
         id="capacity-argmax",
@@ -218,5 +238,6 @@ CLAIMS = (
         relation="<=",
         tolerance=1e-9,
         check=check_converse,
+        picture=picture_converse,
     ),
 )

@@ -14,6 +14,7 @@ the relation.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from theory.one_layer import (
     random_features,
     two_hop_prompts,
 )
+from theory.pictures import BLUE, GREY, compare, means, number_in
 
 
 def half_stale(relations: Sequence[Relation]) -> Tensor:
@@ -188,6 +190,18 @@ def check_aligned_factors(settings: Settings) -> Iterator[Observation]:
         yield from averaged(seed, draws, bounds)
 
 
+def picture_adding(axes: Any) -> None:
+    """The right answer's lead over the bridge against rho."""
+    points = means(check_adding(Settings(seeds=3)))
+    x = [number_in(case, "rho=") for case in points]
+    compare(axes, x, list(points.values()), BLUE, "sampled, N = 12, m = 1024")
+    axes.axhline(0, color=GREY, lw=0.8)
+    axes.set_xlabel("rho: how much of e_y is (e_x + e_R1) / sqrt 2")
+    axes.set_ylabel("lead of the right answer over the bridge")
+    axes.set_title("Embeddings that add up compose two hops; ticks: predicted by the kernel")
+    axes.legend(frameon=False)
+
+
 CLAIMS = (
     Claim(
         id="counter-adding",
@@ -214,6 +228,7 @@ CLAIMS = (
         ),
         relation="==",
         check=check_adding,
+        picture=picture_adding,
     ),
     Claim(
         id="counter-adding-alone",

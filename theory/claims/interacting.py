@@ -299,7 +299,7 @@ CLAIMS = (
             "positive number that no argmax sees. A layer norm's bias would see it"
         ),
         derivation=(
-            "down(act(gate h) * up h) is linear in down and in up, h does not depend on either, and "
+            "down(act(gate h) * up h) is linear in down and in up, h depends on neither, and "
             "nothing but the norm reads it. A softmax gate with scores s_k of the hidden state and "
             "expert k gives e^{s_1}(a + b) + e^{s_2}(a + c) over a positive number; top-1 is its "
             "limit. The lazy regime is additive by definition. For the rest the check shows that "
@@ -312,6 +312,7 @@ CLAIMS = (
         relation="==",
         tolerance=1e-9,
         check=check_pairs,
+        picture=picture,
     ),
     Claim(
         id="compose-rank-two",
@@ -348,6 +349,5 @@ CLAIMS = (
         computed="accuracy over all answers, 8 worlds a seed; the bounds are of 12 other worlds",
         relation="==",
         check=check_rank_width,
-        picture=picture,
     ),
 )

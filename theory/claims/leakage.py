@@ -20,7 +20,7 @@ from torch import Tensor
 
 from theory.claim import Claim, Observation, Settings, generator, mean_and_error, normal
 from theory.one_layer import chain_world, random_features
-from theory.pictures import BLUE, INK
+from theory.pictures import BLUE, GREY, INK, compare, means
 
 PAIRS = {
     # name: (prompt a, prompt b, terms they share), prompts written as subject and relations
@@ -184,7 +184,22 @@ def picture(axes: Any) -> None:
     axes.legend(frameon=False, loc="lower right")
 
 
+def picture_fall(axes: Any) -> None:
+    """The kernel against the angle, and sampled overlaps."""
+    degrees = torch.linspace(0, 180, 181, dtype=torch.float64)
+    axes.plot(degrees, arc_cosine(torch.deg2rad(degrees)), color=GREY, lw=1.2, label="J")
+    points = means(check_fall(Settings()))
+    angle = [float(case.split()[0]) for case in points]
+    compare(axes, angle, list(points.values()), BLUE, "m = 65536, mean of 5 seeds")
+    axes.axhline(1 / math.pi, color=GREY, ls=":", lw=1)
+    axes.set_xlabel("angle between the residuals, degrees")
+    axes.set_ylabel("overlap of the keys")
+    axes.set_title("Keys of orthogonal residuals still overlap by 1 / pi")
+    axes.legend(frameon=False)
+
+
 SOURCE = "Cho and Saul 2009 (arc-cosine kernel); [derived]"
+
 
 CLAIMS = (
     Claim(
@@ -252,5 +267,6 @@ CLAIMS = (
         computed="angles 30, 60, .. 150 degrees at m = 65536",
         relation="==",
         check=check_fall,
+        picture=picture_fall,
     ),
 )

@@ -12,6 +12,7 @@ Shapes: A (r, d_in), B (d_out, r).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from theory.claim import (
     orthonormal,
 )
 from theory.exact import integers
+from theory.pictures import BLUE, compare, listed, means, number_in
 
 
 def random_adapters(
@@ -214,6 +216,27 @@ def check_route_nonlinear(settings: Settings) -> Iterator[Observation]:
                 yield Observation(f"{case}, N={count}", seed, bound, share, error, bias, rivals)
 
 
+def picture_routes(axes: Any) -> None:
+    """The power that the best matrix misses against the number of routed experts."""
+    points = means(check_route_nonlinear(Settings(seeds=3)))
+    points = {case: point for case, point in points.items() if "best" in case}
+    x = [number_in(case, "N=") for case in points]
+    compare(axes, x, list(points.values()), BLUE, "least squares on 20,000 tokens")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [f"{n:g}" for n in x])
+    axes.set_xlabel("rank-1 experts under a top-1 route")
+    axes.set_ylabel("share of power that\nthe best matrix misses")
+    axes.set_title("No merge of any rank stands for a route; ticks: 1 - E max_j x_j^2 / N")
+    axes.legend(frameon=False)
+
+
+def picture_factors(axes: Any) -> None:
+    """Distance, cosine and movement of the product of means."""
+    listed(axes, means(check_factors(Settings(seeds=3))))
+    axes.set_xlabel("share of the norm, or cosine")
+    axes.set_title("Averaging factors is not averaging products")
+
+
 CLAIMS = (
     Claim(
         id="merge-rank",
@@ -286,6 +309,7 @@ CLAIMS = (
         computed="24 draws a seed, rank 4, D = 48, N = 2, 3, 8; bias 0.02",
         relation="==",
         check=check_factors,
+        picture=picture_factors,
     ),
     Claim(
         id="route-rank",
@@ -329,5 +353,6 @@ CLAIMS = (
         computed="least squares over 20,000 tokens, and the sum; N = 2, 3, 4, 8, 16",
         relation="==",
         check=check_route_nonlinear,
+        picture=picture_routes,
     ),
 )

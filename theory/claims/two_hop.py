@@ -36,7 +36,7 @@ from theory.one_layer import (
     random_features,
     two_hop_prompts,
 )
-from theory.pictures import BLUE, GREEN, GREY, INK, ORANGE
+from theory.pictures import BLUE, GREEN, GREY, INK, ORANGE, compare, listed, means, number_in
 
 MERGES: dict[str, Callable[[Sequence[Adapter]], Adapter]] = {
     "sum": total,
@@ -265,6 +265,30 @@ def check_written_out(settings: Settings) -> Iterator[Observation]:
                 yield Observation(name, seed, 1 / (n - 1), share, error)
 
 
+def picture_scale(axes: Any) -> None:
+    """What a merge leaves of an edit against the number of experts."""
+    points = means(check_one_hop_scale(Settings(seeds=3)))
+    for merge, colour in zip(MERGES, (BLUE, ORANGE, GREEN), strict=True):
+        own = {case: point for case, point in points.items() if case.startswith(merge + ",")}
+        x = [number_in(case, "K=") for case in own]
+        compare(axes, x, list(own.values()), colour, merge)
+    axes.axhline(0.5, color=GREY, lw=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks([2, 4, 8], ["2", "4", "8"])
+    axes.set_xlabel("experts in the merge")
+    axes.set_ylabel("logit left of the new answer")
+    axes.set_title("Below 1/2 the old fact wins; ticks: 1, 1/K, 1/K^2")
+    axes.legend(frameon=False)
+
+
+def picture_written_out(axes: Any) -> None:
+    """Right ends of written-out chains beside the product of the one-hop accuracies."""
+    listed(axes, means(check_written_out(Settings(seeds=2))))
+    axes.set_xlabel("share of chains")
+    axes.set_title("A written-out bridge: the product of the one-hop accuracies")
+
+
 def picture(axes: Any) -> None:
     """Mean logit of each type of answer to "x R1 R2" under the three merges, K = 2."""
     n, m, repeats = 16, 2048, 12
@@ -381,6 +405,7 @@ CLAIMS = (
         ),
         relation="==",
         check=check_one_hop_scale,
+        picture=picture_scale,
     ),
     Claim(
         id="two-hop-written-out",
@@ -414,5 +439,6 @@ CLAIMS = (
         relation="==",
         tolerance=1e-9,
         check=check_written_out,
+        picture=picture_written_out,
     ),
 )
