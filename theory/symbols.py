@@ -13,7 +13,7 @@ SYMBOLS = {
         "R, r, r~": "a relation's token; its map before the edit, and after it",
         "X, Y, Z, N": "the sets of subjects, bridges and answers; how many each of them holds",
         "i_y, I_old, I_new": "unit vector of answer y; these as rows, one a fact, old and new",
-        "Phi, G, g": "keys of a relation's facts as rows; their Gram matrix; overlaps with a prompt",
+        "Phi, G, g": "keys of a relation's facts; their Gram matrix; overlaps with a prompt",
         "theta, J, J2": "angle of two residuals; arc-cosine kernels of order 1 and 2, 1 at angle 0",
         "clean geometry": "all e_t and all V e_t are orthonormal",
         "D, gap": "what an expert adds to new less old; the lead of old before it",

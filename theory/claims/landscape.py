@@ -299,9 +299,8 @@ def check_asymmetry_covariance(settings: Settings) -> Iterator[Observation]:
             share, error = mean_and_error(shares)
             bound = explained(change, spectrum, rank)
             rivals = {"r / d": rank / dim} if abs(bound - rank / dim) > 0.01 else {}
-            yield Observation(
-                f"B trained: {name}", seed, bound, share, error, COVARIANCE_BIAS, rivals
-            )
+            case = f"B trained: {name}"
+            yield Observation(case, seed, bound, share, error, COVARIANCE_BIAS, rivals)
             by_a, error = mean_and_error(captured(change, torch.diag(spectrum), frozen, "A"))
             yield Observation(f"A trained: {name}", seed, rank / dim, by_a, error)
 
