@@ -31,7 +31,7 @@ its seed; 2 the input is bad, and one line says how
 # Options that may stand before a command, and the commands that know them.
 OPTIONS = {
     "json": ("run", "study", "interaction", "table"),
-    "plots": ("run",),
+    "plots": ("run", "table"),
     "seeds": ("run", "power"),
     "seed_from": ("run", "power"),
     "full": ("run", "power"),
@@ -107,6 +107,7 @@ def parser() -> Parser:
     sharp.add_argument("ids", nargs="*", metavar="ID", help="ids; all claims if there is none")
     seed_options(sharp)
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
+    table.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
     for p in (one, study):
         p.add_argument("--plot", type=Path, metavar="FILE", help="draw its picture, .png or .svg")
     for p in (listing, one, words, sharp, study, acting, table):
@@ -188,10 +189,7 @@ def check(args: argparse.Namespace) -> int:
     pick(args.ids)
     if args.json:
         report.check_writable(args.json)
-    if args.plots:
-        for claim in ALL:
-            if claim.picture:
-                print(pictures.draw(claim.picture, args.plots / f"{claim.id}.svg"))
+    draw_all(args.plots)
     print(report.HEADER)
     begin = time.perf_counter()
     results: list[Result] = []
@@ -208,6 +206,13 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         report.save(args.json, report.as_json(results, settings, args.command))
     return 1 if violated else 0
+
+
+def draw_all(folder: Path | None) -> None:
+    """Draw every claim's picture into the folder, if one is given."""
+    for claim in ALL if folder else ():
+        if folder and claim.picture:
+            print(pictures.draw(claim.picture, folder / f"{claim.id}.svg"), file=sys.stderr)
 
 
 def print_power(args: argparse.Namespace) -> int:
@@ -249,6 +254,7 @@ def print_interactions(args: argparse.Namespace) -> int:
 
 def print_tables(args: argparse.Namespace) -> int:
     """The page theory/results/README.md; with --json, only the table of that file's claims."""
+    draw_all(args.plots)
     if args.json:
         print(report.markdown(report.read_results(args.json)), end="")
         return 0

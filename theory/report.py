@@ -216,7 +216,7 @@ def gallery(claims: Sequence[Claim]) -> str:
     if not blocks:
         return ""
     about = (
-        "`python -m theory --plots theory/results` draws them. Ticks or lines are predictions, "
+        "`python -m theory table --plots theory/results` draws them. Ticks or lines are predicted, "
         "points are observed, bars are two standard errors unless a picture says otherwise."
     )
     return "\n## Pictures\n\n" + about + "\n\n" + "\n".join(blocks)

@@ -258,7 +258,7 @@ def picture(axes: Any) -> None:
     axes.set_ylabel("expected two-hop accuracy\namong second-hop answers")
     axes.set_ylim(0, 1.04)
     axes.set_title("What two experts can compose: only pairs that interact rise above the bound")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.62))
+    axes.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.72))
 
 
 def simulated(n: int, rank: int, worlds: int = 10) -> tuple[float, float]:

@@ -155,7 +155,7 @@ def check_existence(settings: Settings) -> Iterator[Observation]:
 def check_no_spurious(settings: Settings) -> Iterator[Observation]:
     """The least rank above the condition, and the rank of the solution itself, three starts each:
     the worst of them over the convex optimum."""
-    for count in (3, 10, 20):
+    for count in (3, 20):
         problem = sensing(count, settings.each, "landscape-no-spurious")
         solution = convex_solution(problem)
         best = objective(problem, solution)
@@ -177,11 +177,11 @@ def check_no_spurious(settings: Settings) -> Iterator[Observation]:
 
 
 def check_low_rank(settings: Settings) -> Iterator[Observation]:
-    for count in COUNTS[:2]:
+    for count in COUNTS[:1]:
         problem = sensing(count, settings.each, "landscape-low-rank")
         wanted = convex_solution(problem)
         (reached,) = factored_minimum(
-            problem, SIDE, 1, DECAY, "landscape-low-rank", settings.each, steps=1200
+            problem, SIDE, 1, DECAY, "landscape-low-rank", settings.each, steps=1000
         )
         distance = (reached - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2))
         for seed, share in zip(settings.each, distance.tolist(), strict=True):
@@ -309,7 +309,7 @@ def picture_covariance(axes: Any) -> None:
     """What a trained B and a trained A explain of five changes."""
     listed(axes, means(check_asymmetry_covariance(Settings(seeds=3))))
     axes.set_xlabel("share of the change that is explained")
-    axes.set_title("Training B wins where the change lies in strong input directions")
+    axes.set_title("Training B wins where the change lies in strong input directions", loc="right")
 
 
 JANG = (
@@ -352,7 +352,7 @@ CLAIMS = (
         statement=(
             "For r (r + 1) / 2 > KN there are no spurious second-order points of a randomly "
             "perturbed objective (Jang et al.). Here nothing is perturbed, and plain descent "
-            "reaches the convex optimum from every start tried, at KN = 10 and 20 also two ranks "
+            "reaches the convex optimum from every start tried, at KN = 20 also two ranks "
             "below, wherever the optimum itself has so low a rank: the condition is not seen. At "
             "KN = 3 and r = 1 it is: a start may end 14 % above the optimum."
         ),
@@ -363,7 +363,7 @@ CLAIMS = (
             "none: a measurement. decay/2 (|A|^2 + |B|^2) is at least decay |BA|_*, with equality "
             "for balanced factors, so no start can end below"
         ),
-        computed="worst of three starts over the convex optimum, KN = 3, 10, 20",
+        computed="worst of three starts over the convex optimum, KN = 3, 20",
         relation="==",
         tolerance=0.02,
         check=check_no_spurious,
@@ -385,11 +385,11 @@ CLAIMS = (
             "balanced factors; so both problems share their minimum"
         ),
         computed=(
-            "relative distance of B A from the convex solution (rank 1 to 3) after descent at r = "
-            "8, KN = 3, 6; 0.05 is what 1,200 steps leave"
+            "relative distance of B A from the convex solution after descent at r = 8, KN = 3; "
+            "0.01 is what 1,000 steps leave"
         ),
         relation="==",
-        tolerance=0.05,
+        tolerance=0.01,
         check=check_low_rank,
     ),
     Claim(
@@ -398,8 +398,8 @@ CLAIMS = (
         title="rank r fits KN generic numbers exactly while KN is below r (p + q) - r^2",
         statement=(
             "The dimension of the rank-r matrices decides: one number less is fitted, four "
-            "more are not. A factor of 1.35 to spare, which arXiv 2605.03724 asks of gradient descent at "
-            "size, is not needed at 8 x 8 by damped Gauss-Newton steps."
+            "more are not. A factor of 1.35 to spare, which arXiv 2605.03724 asks of gradient "
+            "descent at size, is not needed at 8 x 8 by damped Gauss-Newton steps."
         ),
         formula="misfit 0 iff KN <= r (p + q) - r^2, tried at one less and four more",
         source="the impossible half [derived]; arXiv 2605.03724 [paper: abstract]; found here",

@@ -234,7 +234,7 @@ def picture_factors(axes: Any) -> None:
     """Distance, cosine and movement of the product of means."""
     listed(axes, means(check_factors(Settings(seeds=3))))
     axes.set_xlabel("share of the norm, or cosine")
-    axes.set_title("Averaging factors is not averaging products")
+    axes.set_title("Averaging factors is not averaging products", loc="right")
 
 
 CLAIMS = (
