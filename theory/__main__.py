@@ -20,7 +20,7 @@ from theory.claim import Result, Settings, TheoryError, verify
 
 EPILOG = """\
 a first tour:
-  python -m theory                    check every claim: a table, in under a minute
+  python -m theory                    check every claim: a table, in about a minute
   python -m theory show leak-kernel   what one claim says, why, and how it is checked
   python -m theory run leak-kernel    check that claim, case by case
   python -m theory power              how wrong a theory each check would notice
@@ -282,9 +282,10 @@ def refuse_ignored(args: argparse.Namespace) -> None:
 
 
 def recorded(argv: Sequence[str]) -> str:
-    """The command as a result keeps it: an absolute path by its last name, which is the same on
-    every machine."""
-    words = (Path(word).name if Path(word).is_absolute() else word for word in argv)
+    """The command as a result keeps it: without --quiet, which changes no result, and an absolute
+    path by its last name, which is the same on every machine."""
+    kept = (word for word in argv if word != "--quiet")
+    words = (Path(word).name if Path(word).is_absolute() else word for word in kept)
     return " ".join(["python -m theory", *words])
 
 
