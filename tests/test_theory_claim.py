@@ -2,6 +2,7 @@
 
 import math
 import pkgutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,18 +11,31 @@ from hypothesis import strategies as st
 
 from theory import claims
 from theory.catalogue import ALL, THEMES, pick
-from theory.claim import Claim, Observation, Settings, TheoryError, generator, orthonormal, verify
+from theory.claim import (
+    Claim,
+    Observation,
+    Settings,
+    TheoryError,
+    generator,
+    mean_and_error,
+    orthonormal,
+    verify,
+)
 
 finite = st.floats(-1e6, 1e6)
 
 
-def claim_of(*observations, relation="==", tolerance=0.5):
+def claim_of(*observations, relation="==", tolerance=0.5, kind="theorem"):
     words = dict.fromkeys(
         ("id", "title", "statement", "formula", "source", "assumptions", "derivation", "computed"),
         "x",
     )
     return Claim(
-        **words, relation=relation, tolerance=tolerance, check=lambda settings: iter(observations)
+        **words,
+        kind=kind,
+        relation=relation,
+        tolerance=tolerance,
+        check=lambda settings: iter(observations),
     )
 
 
@@ -75,6 +89,11 @@ def test_unknown_relation_is_refused():
         claim_of(relation="<")
 
 
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind 'guess' is not one of identity, theorem"):
+        claim_of(kind="guess")
+
+
 def test_ids_are_unique_and_every_field_is_filled():
     assert len({claim.id for claim in ALL}) == len(ALL)
     for claim in ALL:
@@ -94,14 +113,33 @@ def test_every_theme_is_in_the_catalogue():
     assert sorted(THEMES) == sorted(name for _, name, _ in pkgutil.iter_modules(claims.__path__))
 
 
-def test_unknown_id_lists_the_known_ones():
-    with pytest.raises(TheoryError, match="'nope'; known claims: .*edit-rank"):
-        pick(["nope"])
+def test_unknown_id_names_what_looks_like_it():
+    with pytest.raises(TheoryError, match="'edit-rnk'; did you mean edit-rank"):
+        pick(["edit-rnk"])
 
 
-def test_at_least_one_seed():
+def test_at_least_one_seed_and_none_below_0():
     with pytest.raises(TheoryError, match="--seeds 0"):
         Settings(seeds=0)
+    with pytest.raises(TheoryError, match="--seed-from -1"):
+        Settings(first=-1)
+    assert list(Settings(seeds=3, first=7).each) == [7, 8, 9]
+
+
+def test_four_errors_and_the_bias_are_allowed():
+    seen = Observation("case", 0, bound=1.0, observed=1.49, error=0.1, bias=0.1)
+    assert claim_of(tolerance=0.0).holds(seen) and seen.z == pytest.approx(3.9)
+    assert not claim_of(tolerance=0.0).holds(replace(seen, observed=1.51))
+
+
+@pytest.mark.parametrize("n, quantile", [(8, 8.47), (16, 5.48), (101, 4.18)])
+def test_few_repeats_widen_the_error_to_students_t(n, quantile):
+    """Quantiles of t at the level of 4 standard deviations, 1 in 31,574."""
+    values = torch.arange(n, dtype=torch.float64)
+    _, error = mean_and_error(values)
+    assert 4 * error / (float(values.std()) / n**0.5) == pytest.approx(quantile, rel=0.03)
+    with pytest.raises(ValueError, match="7 repeats"):
+        mean_and_error(values[:7])
 
 
 @given(name=st.text(max_size=20), seed=st.integers(0, 1000))

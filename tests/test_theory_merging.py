@@ -86,7 +86,7 @@ def test_rank_manifold_of_full_rank_is_everything():
 
 def test_convex_solution_is_stationary():
     """Moving the solution in any direction does not lower the objective."""
-    problem = landscape.sensing(6, 2, "stationary")
+    problem = landscape.sensing(6, range(2), "stationary")
     x = landscape.convex_solution(problem)
     least = landscape.objective(problem, x)
     rng = generator("stationary directions", 0)

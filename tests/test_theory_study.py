@@ -241,12 +241,11 @@ def test_the_run_is_left_as_it_was(run):
 def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(show, "STUDY", recorded)
     assert cli.main(["table"]) == 0
-    claims, _, found = capsys.readouterr().out.partition(
-        "\n\nThe theory against the study's transformer"
-    )
+    claims, _, found = capsys.readouterr().out.partition("\n## Against the study's transformer")
     assert claims.count("\n| `") == len(cli.ALL)
     table = [line for line in found.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(json.loads(recorded.read_text())["predictions"])
+    assert len(table) == 2 * 2 + len(json.loads(recorded.read_text())["predictions"])
+    assert found.count("Predictions that predict") == 2
     assert all(line.count("|") == table[0].count("|") for line in table)
     monkeypatch.setattr(show, "STUDY", tmp_path / "none.json")
     assert cli.main(["table"]) == 0

@@ -121,4 +121,4 @@ def test_answer_types_are_disjoint(setting):
 
 def test_written_out_bridge_composes(setting):
     relations, model, parts = setting
-    assert written_out(model, MERGES["sum"](parts), relations) == (1.0, 1.0, 1.0)
+    assert written_out(model, MERGES["sum"](parts), relations) == (1.0, 1.0, 1.0, 0.0)

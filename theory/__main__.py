@@ -1,29 +1,43 @@
 """Check the claims about LoRA that can be proved: `python -m theory` checks every one of them."""
 
 import argparse
+import os
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
-from theory import pictures, report
+from theory import pictures, power, report, symbols
 from theory.against_study import compare, interaction, show
-from theory.catalogue import ALL, pick
+from theory.catalogue import ALL, BY_THEME, THEMES, pick
 from theory.claim import Result, Settings, TheoryError, verify
 
 EPILOG = """\
 a first tour:
-  python -m theory                    check every claim: a table, in under a minute
+  python -m theory                    check every claim: a table, in about a minute
   python -m theory show leak-kernel   what one claim says, why, and how it is checked
   python -m theory run leak-kernel    check that claim, case by case
+  python -m theory power              how wrong a theory each check would notice
 
 exit code: 0 every claim holds; 1 a claim is violated, and its first counterexample is named with
 its seed; 2 the input is bad, and one line says how
 """
+# Options that may stand before a command, and the commands that know them.
+OPTIONS = {
+    "json": ("run", "study", "interaction", "table"),
+    "plots": ("run", "table"),
+    "seeds": ("run", "power"),
+    "seed_from": ("run", "power"),
+    "full": ("run", "power"),
+    "quiet": ("run", "power"),
+}
+COMMANDS = ("list", "show", "symbols", "run", "power", "study", "interaction", "table")
 PAGE = """\
 # Results of the theory
 
@@ -34,7 +48,18 @@ PAGE = """\
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if found := re.search("invalid choice: '([^']*)'", message):
+            message = no_such_command(found[1])
         raise TheoryError(f"{message}; see {self.prog} --help")
+
+
+def no_such_command(word: str) -> str:
+    """A claim's id in a command's place, or a command with a slip."""
+    if any(claim.id == word for claim in ALL):
+        return f"{word!r} is a claim: python -m theory run {word}, or show {word}"
+    like = get_close_matches(word, [*COMMANDS, *(claim.id for claim in ALL)], n=1)
+    hint = f"did you mean {like[0]!r}?" if like else f"commands: {', '.join(COMMANDS)}"
+    return f"unknown command {word!r}; {hint}"
 
 
 def parser() -> Parser:
@@ -45,7 +70,8 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.set_defaults(act=check, ids=(), seeds=Settings.seeds, json=None, plots=None, plot=None)
+    top.set_defaults(act=check, command_name="run", ids=(), plot=None)
+    top.set_defaults(**dict.fromkeys(OPTIONS))
     check_options(top)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -58,12 +84,14 @@ def parser() -> Parser:
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        added.set_defaults(act=act)
+        added.set_defaults(act=act, command_name=name)
         return added
 
     listing = command("list", list_claims, "print the ids and titles of all claims")
     one = command("show", show_claim, "print all that is said about one claim")
-    some = command("run", check, "check some claims")
+    words = command("symbols", print_symbols, "print what the symbols in claims stand for")
+    some = command("run", check, "check some claims, case by case")
+    sharp = command("power", print_power, "print how wrong a theory each check would notice")
     study = command("study", compare_study, "compare the theory with a finished two-hop study")
     acting = command(
         "interaction", print_interactions, "how far two experts of a finished study interact"
@@ -76,21 +104,29 @@ def parser() -> Parser:
         p.add_argument("run", type=Path, metavar="RUN", help="the study's run folder")
         p.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     check_options(some)
+    sharp.add_argument("ids", nargs="*", metavar="ID", help="ids; all claims if there is none")
+    seed_options(sharp)
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
+    table.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
     for p in (one, study):
-        p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw its picture")
-    for p in (listing, one, study, acting, table):
+        p.add_argument("--plot", type=Path, metavar="FILE", help="draw its picture, .png or .svg")
+    for p in (listing, one, words, sharp, study, acting, table):
         debug_option(p)
     return top
 
 
 def check_options(p: Parser) -> None:
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
-    p.add_argument("--full", action="store_true", help="larger sizes: minutes")
     p.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    seed_options(p)
     debug_option(p)
+
+
+def seed_options(p: Parser) -> None:
+    p.add_argument("--seeds", type=int, metavar="N", help="repetitions of every case (default 5)")
+    p.add_argument("--seed-from", type=int, metavar="K", help="the first seed (default 0)")
+    p.add_argument("--full", action="store_const", const=True, help="larger sizes: minutes")
+    p.add_argument("--quiet", action="store_const", const=True, help="no progress bar")
 
 
 def debug_option(p: Parser) -> None:
@@ -98,8 +134,16 @@ def debug_option(p: Parser) -> None:
 
 
 def list_claims(_: argparse.Namespace) -> int:
-    for claim in ALL:
-        print(f"{claim.id:<24} {claim.title}")
+    print(symbols.MODEL)
+    for theme, claims in BY_THEME.items():
+        print(f"\n{THEMES[theme]}")
+        for claim in claims:
+            print(f"  {claim.id:<24} {claim.title}")
+    return 0
+
+
+def print_symbols(_: argparse.Namespace) -> int:
+    print(symbols.text())
     return 0
 
 
@@ -109,38 +153,51 @@ def show_claim(args: argparse.Namespace) -> int:
         drawn = ", ".join(claim.id for claim in ALL if claim.picture)
         raise TheoryError(f"claim {claim.id!r} has no picture; claims with one: {drawn}")
     if args.plot:
-        pictures.check_png(args.plot)
+        pictures.check_picture(args.plot)
     print(report.description(claim))
     if args.plot and claim.picture:
         print(f"\npicture     {pictures.draw(claim.picture, args.plot)}")
     elif claim.picture:
-        print("\npicture     --plot FILE.png draws it")
+        print("\npicture     --plot FILE.svg draws it")
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """Check the claims of `args.ids`, or all of them, and print a row for each as soon as its
-    verdict is known."""
+def verified(args: argparse.Namespace) -> Iterator[tuple[Result, float]]:
+    """Check the claims of `args.ids`, or all of them: each result with its seconds."""
     claims = pick(args.ids) if args.ids else ALL
-    settings = Settings(seeds=args.seeds, full=args.full)
+    settings = settings_of(args)
+    violated = 0
+    bar = tqdm(claims, disable=bool(args.quiet), file=sys.stderr, leave=False, dynamic_ncols=True)
+    for claim in bar:
+        bar.set_postfix_str(f"{claim.id}, {violated} violated")
+        start = time.perf_counter()
+        result = verify(claim, settings)
+        violated += not result.holds
+        with tqdm.external_write_mode(file=sys.stdout):
+            yield result, time.perf_counter() - start
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    seeds = Settings.seeds if args.seeds is None else args.seeds
+    return Settings(seeds=seeds, full=bool(args.full), first=args.seed_from or 0)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check claims, and print each as soon as its verdict is known; those that are named, case by
+    case."""
+    settings = settings_of(args)
+    pick(args.ids)
     if args.json:
         report.check_writable(args.json)
-    if args.plots:
-        for claim in ALL:
-            if claim.picture:
-                print(pictures.draw(claim.picture, args.plots / f"{claim.id}.png"))
+    draw_all(args.plots)
     print(report.HEADER)
     begin = time.perf_counter()
     results: list[Result] = []
-    bar = tqdm(claims, disable=args.quiet, file=sys.stderr, leave=False, dynamic_ncols=True)
-    for claim in bar:
-        bar.set_postfix_str(f"{claim.id}, {sum(not r.holds for r in results)} violated")
-        start = time.perf_counter()
-        results.append(verify(claim, settings))
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(report.line(results[-1], time.perf_counter() - start), flush=True)
-            if len(claims) == 1:
-                print(report.cases(results[-1]))
+    for result, seconds in verified(args):
+        results.append(result)
+        print(report.line(result, seconds), flush=True)
+        if args.ids:
+            print(report.cases(result), flush=True)
     violated = [result for result in results if not result.holds]
     held, seconds = len(results) - len(violated), time.perf_counter() - begin
     print(f"\n{held} of {len(results)} claims hold, {seconds:.0f} s")
@@ -151,11 +208,31 @@ def check(args: argparse.Namespace) -> int:
     return 1 if violated else 0
 
 
+def draw_all(folder: Path | None) -> None:
+    """Draw every claim's picture into the folder, if one is given."""
+    for claim in ALL if folder else ():
+        if folder and claim.picture:
+            print(pictures.draw(claim.picture, folder / f"{claim.id}.svg"), file=sys.stderr)
+
+
+def print_power(args: argparse.Namespace) -> int:
+    """The smallest error of its bounds that each claim would notice, and which wrong formulas."""
+    settings_of(args)
+    pick(args.ids)
+    print(power.HEADER)
+    found: list[power.Power] = []
+    for result, _ in verified(args):
+        found.append(power.power(result))
+        print(power.line(found[-1]), flush=True)
+    print(f"\n{power.summary(found)}")
+    return 0
+
+
 def compare_study(args: argparse.Namespace) -> int:
     if args.json:
         report.check_writable(args.json)
     if args.plot:
-        pictures.check_png(args.plot)
+        pictures.check_picture(args.plot)
     content = {"command": args.command, **compare.compare(args.run)}
     print(show.text(content))
     if args.json:
@@ -177,10 +254,12 @@ def print_interactions(args: argparse.Namespace) -> int:
 
 def print_tables(args: argparse.Namespace) -> int:
     """The page theory/results/README.md; with --json, only the table of that file's claims."""
+    draw_all(args.plots)
     if args.json:
         print(report.markdown(report.read_results(args.json)), end="")
         return 0
     print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
+    print(report.gallery([claim for claim in ALL if claim.picture]), end="")
     if show.STUDY.exists():
         print("\n" + show.markdown(read_json(show.STUDY)), end="")
     if interaction.RECORDED.exists():
@@ -188,16 +267,32 @@ def print_tables(args: argparse.Namespace) -> int:
     return 0
 
 
+def refuse_ignored(args: argparse.Namespace) -> None:
+    """Every option that is given must be one that its command knows.
+
+    Raises:
+        TheoryError: the command would ignore an option that stands before it.
+    """
+    for option, commands in OPTIONS.items():
+        if getattr(args, option) is not None and args.command_name not in commands:
+            raise TheoryError(
+                f"--{option.replace('_', '-')}: {args.command_name} does not know this option; "
+                f"it belongs to {', '.join(commands)}"
+            )
+
+
 def recorded(argv: Sequence[str]) -> str:
-    """The command as a result keeps it: an absolute path by its last name, which is the same on
-    every machine."""
-    words = (Path(word).name if Path(word).is_absolute() else word for word in argv)
+    """The command as a result keeps it: without --quiet, which changes no result, and an absolute
+    path by its last name, which is the same on every machine."""
+    kept = (word for word in argv if word != "--quiet")
+    words = (Path(word).name if Path(word).is_absolute() else word for word in kept)
     return " ".join(["python -m theory", *words])
 
 
 def main(argv: Sequence[str]) -> int:
     try:
         args = parser().parse_args(argv)
+        refuse_ignored(args)
         args.command = recorded(argv)
         return args.act(args)
     except TheoryError as error:
@@ -205,6 +300,9 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"theory: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough: what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

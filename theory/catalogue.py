@@ -1,38 +1,45 @@
 """Every claim, in reading order, and the way to find one by its id."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 from theory.claim import Claim, TheoryError
 
-THEMES = (  # the files of theory/claims, in reading order: a new one is one line here
-    "leakage",
-    "editing",
-    "capacity",
-    "two_hop",
-    "counter_conditions",
-    "trained_experts",
-    "linear_adapters",
-    "relu_adapters",
-    "attention_adapters",
-    "trained_adapters",
-    "merging",
-    "landscape",
-)
+THEMES = {  # the files of theory/claims, in reading order: a new one is one line here
+    "composition": "When two experts can compose two hops: the theorem",
+    "interacting": "Which modules interact, and that little interaction composes",
+    "leakage": "How much of one key is seen through another",
+    "editing": "Edits of W: what they do to one fact, its neighbours, and many",
+    "capacity": "How many facts a rank can hold",
+    "two_hop": "Logits of two-hop questions after a merge",
+    "counter_conditions": "Where the one-layer theory stops being true",
+    "trained_experts": "Experts trained by gradient, beside the theory",
+    "certificates": "Which facts surely survive a merge",
+    "linear_adapters": "What adapters on a product of matrices reach",
+    "relu_adapters": "What adapters on ReLU networks reach",
+    "attention_adapters": "What adapters on attention reach",
+    "trained_adapters": "How near training comes to the constructed adapters",
+    "merging": "What one merged adapter can hold, and what a route can",
+    "landscape": "Whether descent finds the low-rank update",
+}
 
-ALL: tuple[Claim, ...] = tuple(
-    claim for theme in THEMES for claim in import_module(f"theory.claims.{theme}").CLAIMS
-)
+BY_THEME: dict[str, tuple[Claim, ...]] = {
+    theme: import_module(f"theory.claims.{theme}").CLAIMS for theme in THEMES
+}
+ALL: tuple[Claim, ...] = tuple(claim for claims in BY_THEME.values() for claim in claims)
 
 
 def pick(ids: Sequence[str]) -> tuple[Claim, ...]:
     """The claims of these ids, in that order.
 
     Raises:
-        TheoryError: an id is not known; the message lists those that are.
+        TheoryError: an id is not known; the message names those that look like it.
     """
     known = {claim.id: claim for claim in ALL}
     for name in ids:
         if name not in known:
-            raise TheoryError(f"unknown claim {name!r}; known claims: {', '.join(known)}")
+            like = get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(like)}?" if like else "python -m theory list"
+            raise TheoryError(f"unknown claim {name!r}; {hint}")
     return tuple(known[name] for name in ids)

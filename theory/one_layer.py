@@ -110,6 +110,11 @@ def two_hop_prompts(relations: Sequence[Relation]) -> Tensor:
     return torch.cat([first.prompts, torch.full_like(first.subjects, second.token)[:, None]], dim=1)
 
 
+def places(entities: Tensor, subjects: Tensor) -> Tensor:
+    """entities (n,), each of them among subjects (f,) -> (n,): where it stands there."""
+    return (entities[:, None] == subjects[None]).int().argmax(1)
+
+
 def memorise(model: OneLayer, relations: Sequence[Relation]) -> OneLayer:
     """The base: its W is the smallest matrix that answers every fact as it was before the edits."""
     keys = model.keys(torch.cat([r.prompts for r in relations]))

@@ -1,6 +1,6 @@
 """Results as text for a terminal, as JSON for `theory/results/`, and as a table of that JSON.
 
-The JSON holds no timings and no digits below a hundredth of a claim's tolerance, so the same
+The JSON holds no timings and no digits below a hundredth of what a claim allows, so the same
 command writes the same file on another day.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from recycle.run.disk import read_json, write_text
-from theory.claim import Claim, Observation, Result, Settings, TheoryError, decimals
+from theory.claim import ERRORS, KINDS, Claim, Observation, Result, Settings, TheoryError, decimals
 
 RESULTS = Path(__file__).parent / "results"
 CLAIMS = RESULTS / "theory.json"
@@ -30,31 +30,61 @@ def steady(value: float, tolerance: float) -> float:
     return float(f"{round(value, decimals(tolerance)):.6g}") + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def both(claim: Claim, observation: Observation) -> tuple[float, float]:
-    """Bound and observed number, steady."""
-    return steady(observation.bound, 0.0), steady(observation.observed, claim.tolerance)
+def plain(claim: Claim, observation: Observation) -> dict[str, Any]:
+    """An observation as JSON: what is allowed, z where something is sampled, and the margin: for an
+    equality what is left of the allowed excess, as a share of it, for an inequality the slack as a
+    share of the bound; an equality that allows nothing has none."""
+    allowed = claim.allowed(observation)
+    bound, z = steady(observation.bound, 0.0), observation.z
+    equal = claim.relation == "=="
+    left = claim.margin(observation) if equal else -claim.excess(observation)
+    margin = (
+        left / (allowed if equal else abs(observation.bound) or 1.0)
+        if allowed or not equal
+        else None
+    )
+    return {
+        "case": observation.case,
+        "seed": observation.seed,
+        "bound": bound,
+        "observed": steady(observation.observed, allowed),
+        "allowed": float(f"{allowed:.2g}"),
+        "z": None if z is None else round(z, 1) + 0.0,
+        "margin": None if margin is None else float(f"{round(margin, 3):.3g}") + 0.0,
+    }
 
 
-def row(*cells: str) -> str:
-    return "{:<24} {:<90} {:>12} {:>10} {:>9}  {:<8} {:>7}".format(*cells)
+def numbers(claim: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """Bound, observed, allowed, z and margin of one observation, as text."""
+    return [
+        f"{claim['relation']} {number(row['bound'])}",
+        number(row["observed"]),
+        f"{row['allowed']:.2g}",
+        "-" if row["z"] is None else f"{row['z']:+.1f}",
+        "-" if row["margin"] is None else f"{100 * row['margin']:.0f} %",
+    ]
 
 
-HEADER = row("claim", "statement", "bound", "observed", "tolerance", "verdict", "seconds")
+WIDTHS = "{:<13} {:<46} {:>12} {:>10} {:>8} {:>6} {:>7}  {}"
+HEADER = WIDTHS.format(
+    "kind", "case nearest to breaking", "bound", "observed", "allowed", "z", "margin", "verdict"
+)
 
 
 def line(result: Result, seconds: float) -> str:
-    """One row of the terminal's table: the observation that comes nearest to breaking the claim."""
-    claim = result.claim
-    bound, observed = map(number, both(claim, result.worst))
-    return row(
-        claim.id,
-        claim.title,
-        f"{claim.relation} {bound}",
-        observed,
-        f"{claim.tolerance:.2g}",
-        result.verdict,
-        f"{seconds:.1f}",
+    """Two rows of the terminal's table: the claim, and the observation that comes nearest to
+    breaking it."""
+    claim = claim_json(result)
+    worst = claim["worst"]
+    verdict = f"{result.verdict}, {seconds:.1f} s"
+    cells = WIDTHS.format(
+        claim["kind"], shortened(worst["case"], 46), *numbers(claim, worst), verdict
     )
+    return f"{claim['id']}: {claim['title']}\n{cells}"
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def counterexample(result: Result) -> str:
@@ -63,15 +93,19 @@ def counterexample(result: Result) -> str:
     assert broke is not None, f"{claim.id} holds"
     return (
         f"violated: {claim.id}: {broke.case}, seed {broke.seed}: observed {broke.observed:.8g}, "
-        f"expected {claim.relation} {broke.bound:.8g} within {claim.tolerance:g}"
+        f"expected {claim.relation} {broke.bound:.8g} within {claim.allowed(broke):.3g}"
     )
 
 
 def description(claim: Claim) -> str:
     """All that is said about a claim, for `python -m theory show`."""
-    rule = f"observed {claim.relation} bound, within {claim.tolerance:g}, for every case and seed"
+    rule = (
+        f"observed {claim.relation} bound, within {claim.tolerance:g} of rounding, {ERRORS} "
+        "standard errors where something is sampled, and the bias that a case states"
+    )
     parts = {
         "statement": claim.statement,
+        "kind": f"{claim.kind}: {KINDS[claim.kind]}",
         "formula": claim.formula,
         "source": claim.source,
         "assumptions": claim.assumptions,
@@ -86,12 +120,16 @@ def description(claim: Claim) -> str:
 
 
 def cases(result: Result) -> str:
-    """Every case of one claim, for `python -m theory run` with a single claim."""
-    rows = [f"  {'case':<64} {'seeds':>5} {'bound':>10} {'observed':>10}"]
-    for case in result.cases:
-        bound, observed = map(number, both(result.claim, case.worst))
+    """Every case of a claim, for `python -m theory run`."""
+    widths = "  {:<58} {:>5} {:>12} {:>10} {:>8} {:>6} {:>7}{}"
+    rows = [
+        widths.format("case", "seeds", "bound", "observed", "allowed", "z", "margin", "").rstrip()
+    ]
+    claim = claim_json(result)
+    for case, row in zip(result.cases, claim["cases"], strict=True):
         verdict = "" if case.holds else "  violated"
-        rows.append(f"  {case.name:<64} {case.n:>5} {bound:>10} {observed:>10}{verdict}")
+        name = shortened(case.name, 58)
+        rows.append(widths.format(name, case.n, *numbers(claim, row), verdict))
     return "\n".join(rows)
 
 
@@ -101,6 +139,7 @@ def as_json(results: Sequence[Result], settings: Settings, command: str) -> dict
         "command": command,
         "torch": torch.__version__.split("+")[0],
         "seeds": settings.seeds,
+        "first_seed": settings.first,
         "full": settings.full,
         "claims": [claim_json(result) for result in results],
     }
@@ -108,22 +147,16 @@ def as_json(results: Sequence[Result], settings: Settings, command: str) -> dict
 
 def claim_json(result: Result) -> dict[str, Any]:
     claim, broke = result.claim, result.counterexample
-
-    def plain(observation: Observation) -> dict[str, Any]:
-        bound, observed = both(claim, observation)
-        where = {"case": observation.case, "seed": observation.seed}
-        return {**where, "bound": bound, "observed": observed}
-
     return {
         "id": claim.id,
+        "kind": claim.kind,
         "title": claim.title,
         "relation": claim.relation,
-        "tolerance": claim.tolerance,
         "verdict": result.verdict,
         "n": result.n,
-        "worst": plain(result.worst),
-        "counterexample": plain(broke) if broke else None,
-        "cases": [{"n": case.n, **plain(case.worst)} for case in result.cases],
+        "worst": plain(claim, result.worst),
+        "counterexample": plain(claim, broke) if broke else None,
+        "cases": [{"n": case.n, **plain(claim, case.worst)} for case in result.cases],
     }
 
 
@@ -152,21 +185,41 @@ def markdown(content: dict[str, Any]) -> str:
     """The table of claims, from the JSON alone."""
     claims = content["claims"]
     held = sum(claim["verdict"] == "holds" for claim in claims)
+    first = content["first_seed"]
+    kinds = (f"{sum(c['kind'] == kind for c in claims)} {kind}" for kind in KINDS)
     rows = [
         f"{held} of {len(claims)} claims hold: `{content['command']}`, "
-        f"{content['seeds']} seeds, torch {content['torch']}.",
+        f"{content['seeds']} seeds from {first}, torch {content['torch']}. "
+        f"By kind: {', '.join(kinds)}.",
         "",
-        "| claim | statement | bound | observed | tolerance | verdict |",
-        "|---|---|---|---|---|---|",
+        "Each row shows the case that comes nearest to breaking the claim. `allowed` is what may "
+        f"lie between bound and observed number: rounding, {ERRORS} standard errors where "
+        "something is sampled, and a stated finite-size bias. `z` counts standard errors. `margin` "
+        "is what is left of `allowed` for an equality, and an inequality's slack as a share of its "
+        "bound.",
+        "",
+        "| claim | kind | statement | case | bound | observed | allowed | z | margin | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
-        title, worst = claim["title"].replace("|", "\\|"), claim["worst"]
-        bound = f"{claim['relation']} {number(worst['bound'])}"
-        rows.append(
-            f"| `{claim['id']}` | {title} | {bound} | {number(worst['observed'])} "
-            f"| {claim['tolerance']:g} | {claim['verdict']} |"
-        )
+        words = (claim["kind"], claim["title"], claim["worst"]["case"])
+        cells = [*words, *numbers(claim, claim["worst"]), claim["verdict"]]
+        escaped = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        rows.append(f"| `{claim['id']}` | {escaped} |")
     return "\n".join(rows) + "\n"
+
+
+def gallery(claims: Sequence[Claim]) -> str:
+    """The recorded pictures, the first claim's first; empty where none is recorded."""
+    drawn = [claim for claim in claims if (RESULTS / f"{claim.id}.svg").exists()]
+    blocks = [f"**{claim.title}**\n\n![{claim.id}]({claim.id}.svg)\n" for claim in drawn]
+    if not blocks:
+        return ""
+    about = (
+        "`python -m theory table --plots theory/results` draws them. Ticks or lines are predicted, "
+        "points are observed, bars are two standard errors unless a picture says otherwise."
+    )
+    return "\n## Pictures\n\n" + about + "\n\n" + "\n".join(blocks)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -177,7 +230,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_json(path)
-        content["claims"], content["command"]
+        content["claims"], content["command"], content["first_seed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TheoryError(
             f"{path}: no results to read; write them with python -m theory --json {path}"

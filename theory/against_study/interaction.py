@@ -5,11 +5,14 @@ positive factor that no argmax sees. The interaction of two experts is
 
     I = l(12) - l(1) - l(2) + l(0).
 
-Where I = 0 the logits are additive: neither expert's part depends on what the other one knows. Of N
-new pairs of hops, drawn as random bijections, such a model then answers at most about e / sqrt(N)
-by luck, whatever was learned [derived]. Adapters on the last block's down_proj or up_proj are such
-a case in every transformer of this kind. Composition beyond that luck needs an interaction; how
-much of it is enough, the theory does not say.
+Where I = 0 the logits are additive: no expert's part can depend on what the other one knows, so two
+hops that are both new compose no more often than the bound of `compose-additive` allows, whatever
+was learned. Adapters on the last block's down_proj or up_proj are such a case in every transformer
+of this kind. An interaction is needed for more; how much of it is enough, the theory does not say.
+
+The bound printed here takes each group's questions as bridges and each bridge's answer as one of
+the group's different answers by itself. It bounds the mean over such worlds: a share above it on
+one world is a hint, above it on the mean of many a proof that the experts interact.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,6 +36,7 @@ from recycle.studies import Study
 from recycle.studies import open_study as open_run
 from recycle.train.experts import open_adapter
 from theory.claim import TheoryError
+from theory.claims.composition import additive_bound
 from theory.report import RESULTS
 
 RECORDED = RESULTS / "interaction.json"
@@ -42,7 +46,8 @@ FORM = "direct"
 @dataclass(frozen=True)
 class Interaction:
     """One library of two experts under the plain sum, means over the seeds. ``share`` is rms(I)
-    over rms(l(12) - l(0)); 0 where the logits are additive. ``right`` is the share of direct
+    over rms(l(12) - l(0)); 0 where the logits are additive. ``bound`` is the largest share right
+    that additive logits allow in the mean over worlds. ``right`` is the share of direct
     questions that are answered right; ``alone`` is that of the better expert alone, where the study
     has it."""
 
@@ -50,6 +55,7 @@ class Interaction:
     group: str
     library: str
     share: float
+    bound: float
     right: float
     alone: float | None
 
@@ -64,11 +70,11 @@ def interactions(run: Path) -> dict[str, Any]:
     try:
         study = open_run(run)
         metrics = load_metrics(study, run)
-        measured: dict[tuple[str, str, str], list[float]] = {}
+        measured: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
         for seed, spec in study.bases:
-            for library, share in of_base(study, run, seed, spec):
+            for library, share, bound in of_base(study, run, seed, spec):
                 key = (spec.name, library.group, library.name)
-                measured.setdefault(key, []).append(share)
+                measured.setdefault(key, []).append((share, bound))
     except (ValueError, KeyError, OSError) as error:
         raise TheoryError(str(error)) from error
     if not measured:
@@ -81,7 +87,7 @@ def interactions(run: Path) -> dict[str, Any]:
         return metrics.where(base=base, group=group, library=library, method=method, form=FORM)
 
     found = []
-    for (base, group, name), shares in measured.items():
+    for (base, group, name), pairs_seen in measured.items():
         own = pairs(study, study.design.base(base))
         (library,) = (x for x in own if (x.group, x.name) == (group, name))
         single = [
@@ -91,10 +97,10 @@ def interactions(run: Path) -> dict[str, Any]:
             if each.experts[0] in library.experts
             if (rows := right(base, group, each.name, "alone"))
         ]
-        share = sum(shares) / len(shares)
+        share, bound = (sum(column) / len(pairs_seen) for column in zip(*pairs_seen, strict=True))
         answered = estimate(right(base, group, name, PLAIN_SUM.name)).mean
         found.append(
-            Interaction(base, group, name, share, answered, max(single) if single else None)
+            Interaction(base, group, name, share, bound, answered, max(single, default=None))
         )
     return {
         "study": study.design.name,
@@ -116,8 +122,11 @@ def pairs(study: Study, spec: BaseSpec) -> list[Library]:
     ]
 
 
-def of_base(study: Study, run: Path, seed: int, spec: BaseSpec) -> Iterator[tuple[Library, float]]:
-    """The interaction of each pair of experts on one base, on its group's direct questions."""
+def of_base(
+    study: Study, run: Path, seed: int, spec: BaseSpec
+) -> Iterator[tuple[Library, float, float]]:
+    """The interaction of each pair of experts on one base, on its group's direct questions, and the
+    bound on additive logits there."""
     if not (libraries := pairs(study, spec)):
         return
     base = study.open_base(seed, spec, run)
@@ -127,7 +136,8 @@ def of_base(study: Study, run: Path, seed: int, spec: BaseSpec) -> Iterator[tupl
         questions = base.world.questions(library.group, FORM)
         prompts = [encode_prompt(base.tokenizer, question) for question in questions]
         first, second = (open_adapter(base.folder, e.slug) for e in library.experts)
-        yield library, interaction(base.model, prompts, first, second)
+        bound = additive_bound(len(questions), len({question.answer for question in questions}))
+        yield library, interaction(base.model, prompts, first, second), bound
 
 
 def interaction(
@@ -165,12 +175,13 @@ def markdown(content: dict[str, Any]) -> str:
         f"Interaction of two experts under the plain sum: `{content['command']}`. rms(I) over the "
         "rms of the change that both make, beside the share right of direct questions.",
         "",
-        "| base | group | library | interaction | right | better expert alone |",
-        "|---|---|---|---|---|---|",
+        "| base | group | library | interaction | bound at 0 | right | better expert alone |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in content["interactions"]:
         names = f"{row['base']} | {row['group']} | {row['library']}"
-        lines.append(f"| {names} | {row['share']:.3f} | {row['right']:.2f} | {_alone(row)} |")
+        values = f"{row['share']:.3f} | {row['bound']:.2f} | {row['right']:.2f}"
+        lines.append(f"| {names} | {values} | {_alone(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -186,11 +197,11 @@ def text(content: dict[str, Any]) -> str:
         f"Interaction of two experts under the plain sum, {content['study']} study, seeds "
         f"{', '.join(map(str, content['seeds']))}; direct questions",
         "",
-        f"{'base':20}{'group':8}{'library':{width}}  I / change   right  better expert alone",
+        f"{'base':20}{'group':8}{'library':{width}}  I / change   bound   right  better alone",
     ]
     for row in rows:
         lines.append(
             f"{row['base']:20}{row['group']:8}{row['library']:{width}}{row['share']:12.4f}"
-            f"{row['right']:8.2f}{_alone(row):>8}"
+            f"{row['bound']:8.2f}{row['right']:8.2f}{_alone(row):>8}"
         )
     return "\n".join(lines)

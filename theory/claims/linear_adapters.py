@@ -91,7 +91,7 @@ def problem(dim: int, depth: int, seed: int, name: str) -> tuple[list[Tensor], T
 def check_error(settings: Settings) -> Iterator[Observation]:
     dim = 16
     for depth in (1, 2, 3, 4) + ((8,) if settings.full else ()):
-        for seed in range(settings.seeds):
+        for seed in settings.each:
             frozen, target = problem(dim, depth, seed, "linear-error")
             gap = target - product(frozen)
             for rank in range(1, dim + 1):
@@ -105,7 +105,7 @@ def check_threshold(settings: Settings) -> Iterator[Observation]:
     dim, gap_rank = 16, 7
     for depth in (1, 2, 3, 4):
         case, predicted = f"L={depth}, rank E = {gap_rank}", math.ceil(gap_rank / depth)
-        for seed in range(settings.seeds):
+        for seed in settings.each:
             frozen, _ = problem(dim, depth, seed, "linear-threshold")
             rng = generator(f"linear-threshold gap L={depth}", seed)
             gap = normal(dim, gap_rank, rng=rng) @ normal(gap_rank, dim, rng=rng) / dim
@@ -118,7 +118,7 @@ def check_threshold(settings: Settings) -> Iterator[Observation]:
 def check_lower(settings: Settings) -> Iterator[Observation]:
     """Random and perturbed adapters of every rank: none comes below the bound."""
     dim, depth = 12, 2
-    for seed in range(settings.seeds):
+    for seed in settings.each:
         rng = generator("linear-lower", seed)
         frozen, target = problem(dim, depth, seed, "linear-lower")
         for rank in (1, 2, 4, 5):
@@ -132,6 +132,32 @@ def check_lower(settings: Settings) -> Iterator[Observation]:
                 error = spectral_error(adapted(frozen, noisy), target)
                 case = f"R={rank}, {size:g} away from the construction"
                 yield Observation(case, seed, floor, error)
+
+
+def check_singular(settings: Settings) -> Iterator[Observation]:
+    """All frozen factors 0, one of them or none: the best that descent finds."""
+    dim, depth, rank = 6, 2, 1
+    for seed in settings.each:
+        rng = generator("linear-singular", seed)
+        target = normal(dim, dim, rng=rng) / dim**0.5
+        for zeros in (2, 1):
+            frozen = [near_rotation(dim, rng) * (i >= zeros) for i in range(depth)]
+            gap = target - product(frozen)
+            # One zero factor: the other's adapter moves nothing by itself, so rank R is lost too.
+            u, s, vh = torch.linalg.svd(gap)
+            if zeros == 1:  # W_2 B_1 A_1 with W_1 = 0 reaches any matrix of rank R
+                a, b = vh[:rank], torch.linalg.solve(frozen[1], u[:, :rank] * s[:rank])
+                reached = spectral_error([b @ a, frozen[1]], target)
+            else:
+                half = s[:rank].sqrt()
+                factors = [
+                    vh[:rank].T @ torch.diag(half) @ vh[:rank],
+                    (u[:, :rank] * half) @ vh[:rank],
+                ]
+                reached = spectral_error(factors, target)
+            rivals = {"sigma_{RL+1}": predicted_error(gap, rank * depth)}
+            bound = predicted_error(gap, rank)
+            yield Observation(f"{zeros} of 2 factors are 0", seed, bound, reached, 0.0, 0.0, rivals)
 
 
 def picture(axes: Any) -> None:
@@ -160,6 +186,7 @@ PAPER = "Zeng and Lee 2024, arXiv 2310.17513, linear case [recall]; re-derived a
 CLAIMS = (
     Claim(
         id="linear-error",
+        kind="theorem",
         title="adapters on L factors reach sigma_{RL+1}(E), at every rank and depth",
         statement=(
             "The best spectral error of rank-R adapters on a product of L matrices is the "
@@ -182,7 +209,8 @@ CLAIMS = (
     ),
     Claim(
         id="linear-threshold",
-        title="and are exact iff R >= ceil(rank E / L)",
+        kind="theorem",
+        title="adapters on L factors are exact iff R >= ceil(rank E / L)",
         statement=(
             "The smallest rank without error is the gap's rank divided by the depth, rounded up."
         ),
@@ -197,7 +225,8 @@ CLAIMS = (
     ),
     Claim(
         id="linear-lower",
-        title="no adapters of that rank come below sigma_{RL+1}(E)",
+        kind="theorem",
+        title="no rank-R adapters on L factors come below sigma_{RL+1}(E)",
         statement=(
             "The lower half of the theorem, tried near the construction, where it is tight, "
             "and far from it."
@@ -213,5 +242,25 @@ CLAIMS = (
         relation=">=",
         tolerance=1e-9,
         check=check_lower,
+    ),
+    Claim(
+        id="linear-singular",
+        kind="theorem",
+        title="adapters on factors that are 0 reach sigma_{R+1}(E) only, at any depth",
+        statement=(
+            "linear-error needs non-singular factors: from zero weights, adapters of rank R on two "
+            "factors reach no more than one adapter of rank R would."
+        ),
+        formula="W_1 = 0: min ||(W_2 + dW_2)(dW_1) - Wt||_2 = sigma_{R+1}(Wt)",
+        source="[derived]",
+        assumptions="the first factor is 0",
+        derivation=(
+            "(W_2 + dW_2) dW_1 has the rank of dW_1 at most, which is R; Eckart-Young gives the "
+            "bound, and dW_1 = the first R directions (carried back through W_2) attains it"
+        ),
+        computed="the best adapters, D = 6, L = 2, R = 1, one or both factors 0",
+        relation="==",
+        tolerance=1e-9,
+        check=check_singular,
     ),
 )

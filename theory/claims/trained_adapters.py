@@ -45,12 +45,12 @@ def descend(loss: Callable[[], Tensor], weights: Sequence[Tensor], steps: int, r
 
 
 def trained_linear(
-    dim: int, depth: int, ranks: Sequence[int], seeds: int, steps: int
+    dim: int, depth: int, ranks: Sequence[int], seeds: Sequence[int], steps: int
 ) -> tuple[Tensor, Tensor]:
     """Squared Frobenius errors after training, and their floors sum_{i>RL} sigma_i(E)^2; both
     (ranks, seeds)."""
     frozen, goals, floors, parts = [], [], [], []
-    for seed in range(seeds):
+    for seed in seeds:
         factors, target = linear_problem(dim, depth, seed, "trained-linear")
         squares = torch.linalg.svdvals(target - product(factors)).square()
         tails = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
@@ -68,7 +68,7 @@ def trained_linear(
         return (product((weights + b @ (mask * a)).unbind(1)) - target).square().sum((1, 2))
 
     descend(loss, (a, b), steps, 0.03)
-    return loss().detach().reshape(len(ranks), seeds), torch.stack(floors, dim=1)
+    return loss().detach().reshape(len(ranks), len(seeds)), torch.stack(floors, dim=1)
 
 
 def trained_relu(
@@ -118,23 +118,27 @@ relu_runs = cache(trained_relu)  # two claims read the same runs, of each kind
 
 def check_linear_never_below(settings: Settings) -> Iterator[Observation]:
     steps = 2000 if settings.full else 500
-    errors, floors = linear_runs(16, 2, LINEAR_RANKS, settings.seeds, steps)
+    errors, floors = linear_runs(16, 2, LINEAR_RANKS, settings.each, steps)
     for rank, reached, least in zip(LINEAR_RANKS, errors, floors, strict=True):
-        for seed in range(settings.seeds):
-            yield Observation(f"R={rank}", seed, 1.0, float(reached[seed] / least[seed]))
+        for seed, ratio in zip(settings.each, (reached / least).tolist(), strict=True):
+            yield Observation(f"R={rank}", seed, 1.0, ratio)
+
+
+LOW, LOW_SPREAD = 0.80, 0.06  # mean and standard deviation over 20 seeds
 
 
 def check_relu_low(settings: Settings) -> Iterator[Observation]:
-    for seed in range(settings.seeds):
+    for seed in settings.each:
         trained, constructed, _ = relu_runs(16, RELU_RANKS, seed, 2000 if settings.full else 300)
-        yield Observation("R=1", seed, 1.0, float(trained[0] / constructed[0]))
+        yield Observation("R=1", seed, LOW, float(trained[0] / constructed[0]), LOW_SPREAD)
 
 
 def check_relu_threshold(settings: Settings) -> Iterator[Observation]:
-    for seed in range(settings.seeds):
+    for seed in settings.each:
         trained, constructed, _ = relu_runs(16, RELU_RANKS, seed, 2000 if settings.full else 300)
         for i, rank in list(enumerate(RELU_RANKS))[-2:]:
-            yield Observation(f"R={rank}", seed, float(constructed[i]), float(trained[i]))
+            bound = float(constructed[i]) if rank == 6 else 0.005
+            yield Observation(f"R={rank}", seed, bound, float(trained[i]))
 
 
 SETTING = (
@@ -145,6 +149,7 @@ SETTING = (
 CLAIMS = (
     Claim(
         id="trained-linear-bound",
+        kind="theorem",
         title="gradient-trained linear adapters never come below the constructed error",
         statement=(
             "Training cannot beat the singular values: "
@@ -161,7 +166,8 @@ CLAIMS = (
     ),
     Claim(
         id="trained-linear-close",
-        title="and come within 5 % of it, at ranks 1 .. 6 (threshold 8)",
+        kind="measurement",
+        title="gradient-trained linear adapters come within 5 % of the constructed error",
         statement=(
             "In the linear case the landscape is no obstacle: "
             "plain Adam finds what the construction gives."
@@ -177,29 +183,30 @@ CLAIMS = (
     ),
     Claim(
         id="trained-relu-low",
-        title="ReLU, rank 1: training beats the construction, which is not optimal",
+        kind="measurement",
+        title="ReLU, rank 1: trained adapters make 0.80 of the constructed ones' error",
         statement=(
             "Below the threshold the linear construction ignores the ReLU, and training lands "
             "under it. So for ReLU the formula is an upper bound on the best error, not the best "
             "error."
         ),
-        formula="trained / constructed <= 1 at R = 1",
+        formula="trained / constructed = 0.80, standard deviation 0.06 between seeds, at R = 1",
         source="found here",
         assumptions=SETTING + "; biases trained too; 300 steps of 128 fresh points",
         derivation="none: a measurement",
         computed="held-out error per output, trained over constructed",
-        relation="<=",
-        tolerance=0.0,
+        relation="==",
         check=check_relu_low,
     ),
     Claim(
         id="trained-relu-threshold",
-        title="ReLU, at the threshold: training stays far above the construction",
+        kind="measurement",
+        title="ReLU, near and at the threshold: training stays far above the construction",
         statement=(
-            "At R = 6 and 8 exact or nearly exact adapters exist, "
-            "and short training does not find them."
+            "At R = 8 exact adapters exist, at R = 6 good ones, and short training does not find "
+            "them: it ends 3 to 29 times above the construction at R = 6 and near 0.2 at R = 8."
         ),
-        formula="trained >= constructed at R = 6, 8",
+        formula="trained >= constructed at R = 6; trained >= 0.005 at R = 8, constructed 0",
         source="Zeng and Lee 2024, arXiv 2310.17513, experiments [recall]; measured here",
         assumptions=SETTING + "; biases trained too; 300 steps of 128 fresh points",
         derivation="none: a measurement",
