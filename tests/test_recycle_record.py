@@ -208,26 +208,13 @@ def test_a_record_names_its_judge(run, judge, tmp_path, capsys):
     assert "Judged anew" not in capsys.readouterr().out
 
 
-def made_by_an_older_version(run):
-    """Take the items from the rows of a run, and its ledgers."""
-
-    def without(row):
-        return {key: value for key, value in row.items() if key != "items"}
-
-    for ledger in run.glob("seed-*/*/made.jsonl"):
-        ledger.unlink()
-    for path in run.glob("seed-*/*/cells/*.json"):
-        cell = json.loads(path.read_text())
-        path.write_text(json.dumps({**cell, "rows": list(map(without, cell["rows"]))}))
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    (run / "metrics.jsonl").write_text("".join(json.dumps(without(r)) + "\n" for r in rows))
-
-
 def test_an_older_run_is_recorded_with_its_command(copy, judge, tmp_path):
     (env,) = json.loads((copy / "env.json").read_text())
     env["command"] = env.pop("commands")[-1]
     (copy / "env.json").write_text(json.dumps([env]))
-    made_by_an_older_version(copy)
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    without = [{k: v for k, v in line.items() if k != "items"} for line in lines]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in without))
     record(open_study(copy), copy, tmp_path / "kept.json")
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["commands"] == [env["command"]]
@@ -361,5 +348,5 @@ def test_bad_options_of_rejudge_change_nothing(tmp_path, capsys):
     before = file.read_bytes()
     assert "an empty reason" in failing(capsys, "rejudge", file, "--reason", " ")
     assert "No such file" in failing(capsys, "rejudge", tmp_path / "none.json", "--reason", "x")
-    assert "--reason" in failing(capsys, "rejudge", file)
+    assert "required: --reason" in failing(capsys, "rejudge", file)
     assert file.read_bytes() == before
