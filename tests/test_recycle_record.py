@@ -208,13 +208,23 @@ def test_a_record_names_its_judge(run, judge, tmp_path, capsys):
     assert "Judged anew" not in capsys.readouterr().out
 
 
+def _without_items(row):
+    return {key: value for key, value in row.items() if key != "items"}
+
+
 def test_an_older_run_is_recorded_with_its_command(copy, judge, tmp_path):
     (env,) = json.loads((copy / "env.json").read_text())
     env["command"] = env.pop("commands")[-1]
     (copy / "env.json").write_text(json.dumps([env]))
+    for ledger in copy.rglob("made.jsonl"):  # it kept no hashes and no answers one by one
+        ledger.unlink()
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    without = [{k: v for k, v in line.items() if k != "items"} for line in lines]
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in without))
+    (copy / "metrics.jsonl").write_text(
+        "".join(json.dumps(_without_items(line)) + "\n" for line in lines)
+    )
+    for path in copy.rglob("cells/*.json"):
+        cell = json.loads(path.read_text())
+        path.write_text(json.dumps({**cell, "rows": [_without_items(row) for row in cell["rows"]]}))
     record(open_study(copy), copy, tmp_path / "kept.json")
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["commands"] == [env["command"]]

@@ -28,6 +28,7 @@ SMALL = {
     "two-hop": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
     "history": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
     "composition": {},
+    "two-hop-english": {"task.triples": 4, "task.answers": 2},
     "word-math": {"task.problems": 40, "task.expert_problems": 10, "task.questions": 4},
 }
 
