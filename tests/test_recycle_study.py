@@ -376,3 +376,11 @@ def test_growth_can_be_drawn(run, monkeypatch):
     titles = {ax.get_title() for ax in growth(grown, Metrics(planted)).axes}
     axes = ("rank", "experts", "facts", "width", "layers")
     assert {f"direct by {axis}" for axis in axes} <= titles
+
+
+def test_a_run_that_was_looked_into_less_is_reported(copy, capsys):
+    """Earlier versions looked into fewer libraries."""
+    for look in copy.glob("seed-*/*/inside/*.json"):
+        look.unlink()
+    assert main(["report", str(copy)]) == 0
+    assert "Inside the merges" not in (copy / "report.html").read_text()

@@ -8,7 +8,14 @@ from typing import Any
 from recycle.measure.inside import ANOTHER
 from recycle.show import mechanism_figures
 from recycle.show.markup import e, figure, folded, table
-from recycle.show.run_files import inside_maps, inside_means, look_name, of_one_shape, read_look
+from recycle.show.run_files import (
+    inside_maps,
+    inside_means,
+    look_name,
+    looked_into,
+    of_one_shape,
+    read_look,
+)
 from recycle.show.tables import condition_titles
 from recycle.studies import Study
 
@@ -22,7 +29,8 @@ def inside_section(study: Study, run: Path) -> list[str]:
     maps = inside_maps(study, run)
     titles, seed = condition_titles(study.design), study.config.seeds[0]
     out = ["<h2>Inside the merges</h2>"]
-    for library in study.opened:
+    shown = looked_into(study, run)
+    for library in shown:
         look, parts = look_name(study, library), []
         for form, conditions in inside[look]["lens"].items():
             targets = next(iter(conditions.values()))
@@ -42,7 +50,7 @@ def inside_section(study: Study, run: Path) -> list[str]:
         parts += _inside_maps(maps[look], titles, look)
         seen = read_look(run, seed, library)
         parts += _inside_figures(seen, f"{look}, seed {seed}")
-        out.append(folded(f"{look}: {library}", parts, library is study.opened[0]))
+        out.append(folded(f"{look}: {library}", parts, library is shown[0]))
     return out
 
 

@@ -15,6 +15,7 @@ from recycle.run.disk import decode_json, read_bytes
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
 from recycle.studies import Study
+from recycle.study import inside_path
 
 ANEW = "the study's command writes it anew"
 _AT = {"log_prob": [float], "shuffled": [float], "shuffled_sd?": [float]}
@@ -150,8 +151,17 @@ def _looks_inside(study: Study, run: Path) -> dict[str, list[dict[str, Any]]]:
     """For each opened library the files of look_inside, seed by seed."""
     return {
         look_name(study, library): [read_look(run, seed, library) for seed in study.config.seeds]
-        for library in study.opened
+        for library in looked_into(study, run)
     }
+
+
+def looked_into(study: Study, run: Path) -> list[Library]:
+    """The opened libraries that the run has looks at: earlier versions looked into fewer."""
+    return [
+        library
+        for library in study.opened
+        if any(inside_path(run, seed, library).exists() for seed in study.config.seeds)
+    ]
 
 
 def read_look(run: Path, seed: int, library: Library) -> dict[str, Any]:
