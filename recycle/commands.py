@@ -9,6 +9,7 @@ import webbrowser
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -49,6 +50,8 @@ ON_CHECKPOINT = {"two-hop": "two-hop-english"}  # a study, and what it is on a c
 
 def study(options: Namespace) -> int:
     """All settings are checked before any work begins, here or in other processes."""
+    if options.checkpoint is not None and options.task not in ON_CHECKPOINT:
+        raise ValueError(f"--checkpoint goes with {', '.join(ON_CHECKPOINT)}, not {options.task}")
     design = DESIGNS[options.task if options.checkpoint is None else ON_CHECKPOINT[options.task]]
     made = Study(design, change(design.preset(options.preset), assignments(options.set)))
     name = options.task if options.checkpoint is None else design.name
@@ -73,7 +76,7 @@ def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
     for key in assignments(options.set):
         if key.startswith(("pretrain.", "model.")) and key != "model.context":
             raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
-    config = change(made.config, {"checkpoint": options.checkpoint})
+    config = replace(made.config, checkpoint=options.checkpoint)
     if (folder / "config.json").exists():
         known = open_study(folder).config.task.known
     else:

@@ -238,3 +238,19 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch):
     monkeypatch.setattr(launch.subprocess, "Popen", instead)
     assert launch.launch(["study"], 2) == 3
     assert all(process.poll() is not None for process in started)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("composition --checkpoint x", "--checkpoint goes with two-hop, not composition"),
+        ("two-hop --checkpoint /no/where", "/no/where is no folder of a checkpoint"),
+        ("two-hop --checkpoint x --set model.width=64", "--set model.width: a checkpoint is"),
+        ("two-hop-english", "name one with --checkpoint FOLDER or smollm2"),
+        ("two-hop --set checkpoint=x", "checkpoint"),
+    ],
+)
+def test_a_study_on_a_checkpoint_says_what_it_lacks(words, message, tmp_path, capsys):
+    assert main(["study", *words.split(), "--quiet", "--run", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line and not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from recycle.run.names import unknown
 from recycle.train.fit import TrainConfig
 from tasks.legal import SHARE_BELOW_1, Legal, above, check, one_of, whole
 
+GIVEN = ("name", "checkpoint")  # by the command itself: the study, and --checkpoint
 LARGEST_SEED = 2**32 - 1  # numpy and torch take seeds of so many bits beside a use's own
 
 
@@ -140,7 +141,7 @@ def settable(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key that `change` knows, with its value."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if isinstance(config, StudyConfig) and f.name == "name":
+        if isinstance(config, StudyConfig) and f.name in GIVEN:
             continue
         if dataclasses.is_dataclass(value):
             yield from settable(value, f"{prefix}{f.name}.")
@@ -177,7 +178,7 @@ def rebuild(default: Any, values: Mapping[str, Any], where: str, prefix: str = "
 def _known(owner: Any, name: str, key: str) -> Any:
     names = [f.name for f in dataclasses.fields(owner)]
     if isinstance(owner, StudyConfig):
-        names.remove("name")
+        names = [each for each in names if each not in GIVEN]
     if name not in names:
         raise ValueError(f"--set {key}: {unknown('key', name, names)}")
     return getattr(owner, name)
