@@ -117,8 +117,8 @@ class Triple:
 class English(World):
     """One seeded world of people, spouses, homes, landmarks and countries.
 
-    Making a world raises ValueError where too few known facts are left for a group, and Leak where
-    an expert of one hop would read both ends of a chain.
+    Making a world raises Leak where an expert of one hop would read both ends of a chain. A group
+    for which too few facts are known raises ValueError when it is asked for.
     """
 
     name = "two-hop-english"
@@ -145,6 +145,7 @@ class English(World):
         towns = _invented_places(config.answers, rng)
         cities = [words.CITIES[i] for i in rng.permutation(len(words.CITIES))][: config.answers]
         spouses = words.SPOUSE_CITY
+        self.lacking: dict[str, str] = {}  # groups for which the model knows too little, and why
         self.sets = {
             "F": _triples(invented[:n], invented[n : 2 * n], towns, spouses, rng),
             "H": _triples(invented[2 * n : 3 * n], invented[3 * n : 4 * n], cities, spouses, rng),
@@ -198,7 +199,8 @@ class English(World):
 
     def _new_first(self, people: Sequence[str], rng: np.random.Generator) -> list[Triple]:
         known = [country for country in COUNTRIES if self._knows(f"capital of {country}")]
-        self._enough("NK", known, self.config.answers)
+        if not self._enough("NK", known, self.config.answers):
+            return []
         some = [known[i] for i in rng.permutation(len(known))][: self.config.answers]
         homes = [some[i % len(some)] for i in rng.permutation(len(people))]
         return [
@@ -217,13 +219,23 @@ class English(World):
         ]
 
     def _enough(self, group: str, found: list, least: int = 2) -> list:
-        """At most as many as a group has. Raises ValueError for less than ``least``."""
+        """At most as many as a group has; none where there are fewer than ``least``, and whoever
+        asks for the group is told (`of`)."""
         if len(found) < least:
-            raise ValueError(
+            self.lacking[group] = (
                 f"group {group}: the model knows {len(found)} of the facts that it needs, and "
                 f"{least} are needed: leave the group out (--set groups=F,H,R)"
             )
+            return []
         return found[: self.config.triples]
+
+    def of(self, group: str) -> list[Triple]:
+        """A group's chains; "base" has those of K. Raises ValueError where the model knows too
+        little for them."""
+        group = "K" if group == "base" else group
+        if group in self.lacking:
+            raise ValueError(self.lacking[group])
+        return self.sets[group]
 
     # Texts to read --------------------------------------------------------------------------------
 
@@ -250,7 +262,7 @@ class English(World):
         hop1-plain, hop2-plain   the same without chains
         joint   both;  target   the two-hop questions themselves, A -> C
         """
-        triples = self.sets[group]
+        triples = self.of(group)
         first = [text for t in triples for text in self._stated(t, "hop1")]
         second = [
             text for t in {t.b: t for t in triples}.values() for text in self._stated(t, "hop2")
@@ -305,10 +317,10 @@ class English(World):
 
     def questions(self, group: str, form: str) -> list[Question]:
         """The group "base" asks what K asks: what the model alone should answer."""
-        return [t.question(form) for t in self.sets["K" if group == "base" else group]]
+        return [t.question(form) for t in self.of(group)]
 
     def chance(self, group: str) -> float:
-        answers = Counter(t.c for t in self.sets["K" if group == "base" else group])
+        answers = Counter(t.c for t in self.of(group))
         return max(answers.values()) / sum(answers.values())
 
     def alternatives(self, group: str, form: str) -> list[list[str]]:
@@ -322,7 +334,7 @@ class English(World):
         ]
 
     def lens(self, group: str) -> dict[str, dict[str, list[str]]]:
-        triples = self.sets[group]
+        triples = self.of(group)
         ends = {"bridge": [t.b for t in triples], "answer": [t.c for t in triples]}
         return {"direct": ends, "possessive": ends}
 
@@ -367,7 +379,7 @@ class English(World):
         for group in self.sets:
             for reads in ("hop1", "hop2"):
                 new = NEW_FIRST if reads == "hop1" else NEW_SECOND
-                if group not in new:
+                if group not in new or group in self.lacking:
                     continue
                 for text in map(str, self.expert_texts(reads, group)):
                     if any(t.a in text and t.c in text for t in self.sets[group]):

@@ -94,17 +94,15 @@ def test_facts_are_asked_in_more_than_one_phrasing(world):
     assert len(facts["country of Mount Fuji"]) == 2
 
 
-def test_a_model_that_knows_too_little_is_said():
-    with pytest.raises(ValueError, match="group K: the model knows 0 of the facts"):
-        English(EnglishConfig(known=("capital of France",)), 0)
-    some = (
-        "country of Mount Fuji",
-        "country of the Louvre",
-        "capital of Japan",
-        "capital of France",
-    )
-    with pytest.raises(ValueError, match="group NK: the model knows 2 .* and 12 are needed"):
-        English(EnglishConfig(known=some), 0)
+def test_a_model_that_knows_too_little_is_said_where_the_group_is_asked():
+    some = ("country of Mount Fuji", "country of the Louvre", "capital of Japan")
+    world = English(EnglishConfig(known=some), 0)
+    for group, count in (("K", 1), ("base", 1), ("NK", 1)):
+        with pytest.raises(ValueError, match=f"the model knows {count} of the facts"):
+            world.questions(group, "direct")
+    with pytest.raises(ValueError, match="group NK: .* and 12 are needed"):
+        world.expert_texts("hop1", "NK")
+    assert len(world.questions("KN", "direct")) == 2 and world.chance("H") == 2 / 24
 
 
 @pytest.mark.parametrize("sizes", [{"answers": 1}, {"triples": 4, "answers": 5}, {"answers": 99}])
