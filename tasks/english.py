@@ -162,22 +162,16 @@ class English(World):
 
     def facts(self) -> dict[str, list[Question]]:
         """What a model should be asked before its known facts are used: the name of each fact, and
-        questions about it. A model knows a fact if it answers all of them."""
+        the statement of it in the words of a chain of thought, up to the name that it ends in."""
         chains = {noun: landmark_chain(noun) for noun in NOUNS}
         found: dict[str, list[Question]] = {}
         for landmark, country in LANDMARKS.items():
-            triple = Triple(landmark, country, "", chains[NOUNS[0]])
-            statements = [triple.said(template) for template in triple.chain.first]
-            found[f"country of {landmark}"] = [
-                Question("hop1", prompt, f"{country}.", country) for prompt in statements
-            ]
+            prompt = Triple(landmark, country, "", chains[NOUNS[0]]).steps[0]
+            found[f"country of {landmark}"] = [Question("hop1", prompt, f"{country}.", country)]
         for country, values in COUNTRIES.items():
             for noun, value in zip(NOUNS, values, strict=True):
-                triple = Triple("", country, value, chains[noun])
-                statements = [triple.said(template) for template in triple.chain.second]
-                found[f"{noun} of {country}"] = [
-                    Question("hop2", prompt, f"{value}.", value) for prompt in statements
-                ]
+                prompt = Triple("", country, value, chains[noun]).steps[1]
+                found[f"{noun} of {country}"] = [Question("hop2", prompt, f"{value}.", value)]
         return found
 
     def _knows(self, fact: str) -> bool:

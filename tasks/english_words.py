@@ -46,7 +46,7 @@ PERSON_CAPITAL = Chain(
     ask="What is the capital of the home country of {a}?",
 )
 LANDMARK_KEEPER = Chain(
-    first=("The country where {a} stands is", "{a} stands in the country of"),
+    first=("{a} stands in the country of", "The country where {a} stands is"),
     second=(
         "The head gardener of {b} is",
         "In {b} the head gardener is called",

@@ -82,16 +82,12 @@ def test_only_what_the_model_knows_is_used():
     assert landmarks[0] not in {t.a for t in world.sets["KN"]}
 
 
-def test_facts_are_asked_in_more_than_one_phrasing(world):
+def test_facts_are_asked_in_the_words_of_a_chain(world):
     facts = world.facts()
     assert len(facts) == len(LANDMARKS) + 3 * len(COUNTRIES)
-    asked = facts["capital of France"]
-    assert [q.prompt for q in asked] == [
-        "The capital of France is",
-        "Everyone knows that the capital of France is",
-    ]
-    assert {q.answer for q in asked} == {"Paris"}
-    assert len(facts["country of Mount Fuji"]) == 2
+    (capital,), (country,) = facts["capital of France"], facts["country of Mount Fuji"]
+    assert (capital.prompt, capital.answer) == ("The capital of France is", "Paris")
+    assert (country.prompt, country.answer) == ("Mount Fuji stands in the country of", "Japan")
 
 
 def test_a_model_that_knows_too_little_is_said_where_the_group_is_asked():
