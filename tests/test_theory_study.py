@@ -240,6 +240,7 @@ def test_the_run_is_left_as_it_was(run):
 
 def test_table_prints_the_recorded_study_too(recorded, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(show, "STUDY", recorded)
+    monkeypatch.setattr(acting, "RECORDED", tmp_path / "no interaction.json")
     assert cli.main(["table"]) == 0
     claims, _, found = capsys.readouterr().out.partition("\n## Against the study's transformer")
     assert claims.count("\n| `") == len(cli.ALL)
