@@ -135,6 +135,9 @@ class Metrics:
 
     def __init__(self, rows: Iterable[Row]):
         self.rows = list(rows)
+        self._of_group: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            self._of_group.setdefault((row.key.base, row.key.group), []).append(row)
 
     def where(
         self,
@@ -147,9 +150,12 @@ class Metrics:
         def fits(value: str, want: str | Sequence[str] | None) -> bool:
             return want is None or (value == want if isinstance(want, str) else value in want)
 
+        # A report asks thousands of times, nearly always for one group.
+        group = wanted.get("group")
+        rows = self._of_group.get((base, group), []) if isinstance(group, str) else self.rows
         return [
             row
-            for row in self.rows
+            for row in rows
             if row.key.base == base
             and fits(row.form, form)
             and all(fits(getattr(row.key, name), want) for name, want in wanted.items())
