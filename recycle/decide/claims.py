@@ -173,8 +173,6 @@ class Rules:
 
     def keeps(self, seed: Metrics) -> bool:
         """Whether one seed's rows pass every gate of its bases that was measured."""
-        if not self.base_gates:
-            return True
         asked = [control for control in self.controls(seed) if control.id in self.base_gates]
         return all(control.passes for control in asked if control.measured)
 

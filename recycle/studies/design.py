@@ -125,6 +125,8 @@ class Study:
             return self.design.rules.keeps(self.read_metrics(rows))
 
         planned = self.config
+        if not (planned.spare_seeds and self.design.rules.base_gates):
+            return self  # no seed can be replaced: nothing is read for it
         candidates = (*planned.seeds, *planned.spare_seeds)
         seeds, replaced = chosen_seeds(candidates, keeps, len(planned.seeds))
         spare = tuple(seed for seed in planned.spare_seeds if seed not in (*seeds, *replaced))
