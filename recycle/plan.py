@@ -43,6 +43,10 @@ class Recipe:
 
 STANDARD_BASE = BaseSpec("standard")
 STANDARD_RECIPE = Recipe("standard")
+# Which texts, if any, an expert reads beside its own to keep what the base knows; the steps are the
+# same in all.
+UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
+ANSWERS = Recipe("answers", {"adapter.preserve_from": "answers"}, "preserves the base's answers")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.layout import Place
-from recycle.plan import STANDARD_RECIPE, BaseSpec, Expert, Library, Recipe
+from recycle.plan import ANSWERS, STANDARD_RECIPE, UNPRESERVED, BaseSpec, Expert, Library, Recipe
 from recycle.reuse.methods import (
     ARROW,
     ARROW_TOP1,
@@ -50,9 +50,6 @@ UPPER = _placed("upper", range(LAYERS // 2, LAYERS), "upper half")
 SINGLE = [_placed(f"layer-{i}", range(i, i + 1), f"layer {i}") for i in range(LAYERS)]
 FULL_SETTINGS = {"adapter.kind": "full", "train.lr": 1e-3}
 FULL = Recipe("full", FULL_SETTINGS, "full fine-tuning")
-# Preservation: which texts, if any, are mixed into what an expert reads; the steps are the same.
-UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
-ANSWERS = Recipe("answers", {"adapter.preserve_from": "answers"}, "preserves the base's answers")
 
 
 def _both(first: Recipe, second: Recipe) -> Recipe:

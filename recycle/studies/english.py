@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recycle.plan import STANDARD_RECIPE, Expert, Library, Recipe
+from recycle.plan import STANDARD_RECIPE, UNPRESERVED, Expert, Library, Recipe
 from recycle.reuse.methods import (
     ALONE,
     ARROW,
@@ -26,7 +26,6 @@ from recycle.studies.design import Design, Headline
 from recycle.studies.english_claims import RULES
 from tasks import English
 
-UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
 MERGES = (MEAN_OF_PRODUCTS, PLAIN_SUM, *SWEEP[:1], ARROW, ARROW_TOP1)
 ALL = (*MERGES, ORACLE, RANDOM_ROUTER, RANDOM_ADAPTERS)
 BOTH_NEW = ("F", "H", "R")

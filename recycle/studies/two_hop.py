@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, BaseSpec, Expert, Library, Recipe
+from recycle.plan import (
+    ANSWERS,
+    STANDARD_BASE,
+    STANDARD_RECIPE,
+    UNPRESERVED,
+    BaseSpec,
+    Expert,
+    Library,
+    Recipe,
+)
 from recycle.reuse.methods import (
     ALONE,
     ARROW,
@@ -33,8 +42,6 @@ from tasks import TwoHop
 DOSE_50 = BaseSpec("dose-50", {"task.dose": 0.5})
 DOSE_0 = BaseSpec("dose-0", {"task.dose": 0.0})
 IDENTITY = BaseSpec("identity", {"task.shares.identity": 0.1})
-UNPRESERVED = Recipe("unpreserved", {"adapter.preservation": 0.0})
-ANSWERS = Recipe("answers", {"adapter.preserve_from": "answers"}, "preserves the base's answers")
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3})
 
 
