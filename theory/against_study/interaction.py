@@ -29,7 +29,8 @@ from recycle.decide.metrics import Row
 from recycle.decide.statistics import estimate
 from recycle.measure.ask import encode_prompt
 from recycle.plan import BaseSpec, Library
-from recycle.reuse.methods import PLAIN_SUM
+from recycle.reuse.method import Method
+from recycle.reuse.methods import ALONE, PLAIN_SUM
 from recycle.reuse.route import on_all_layers
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
@@ -70,11 +71,10 @@ def interactions(run: Path) -> dict[str, Any]:
     try:
         study = open_run(run)
         metrics = load_metrics(study, run)
-        measured: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+        measured: dict[Library, list[tuple[float, float]]] = {}
         for seed, spec in study.bases:
             for library, share, bound in of_base(study, run, seed, spec):
-                key = (spec.name, library.group, library.name)
-                measured.setdefault(key, []).append((share, bound))
+                measured.setdefault(library, []).append((share, bound))
     except (ValueError, KeyError, OSError) as error:
         raise TheoryError(str(error)) from error
     if not measured:
@@ -83,25 +83,23 @@ def interactions(run: Path) -> dict[str, Any]:
             f"{', '.join(study.design.rules.groups)}: nothing can interact"
         )
 
-    def right(base: str, group: str, library: str, method: str) -> list[Row]:
-        return metrics.where(base=base, group=group, library=library, method=method, form=FORM)
+    def right(library: Library, method: Method) -> list[Row]:
+        base, group, name = library.base.name, library.group, library.name
+        return metrics.where(base=base, group=group, library=name, method=method.name, form=FORM)
 
     found = []
-    for (base, group, name), pairs_seen in measured.items():
-        own = pairs(study, study.design.base(base))
-        (library,) = (x for x in own if (x.group, x.name) == (group, name))
+    for library, by_seed in measured.items():
         single = [
             estimate(rows).mean
             for each in study.libraries
-            if each.base.name == base and each.group == group and len(each.experts) == 1
+            if (each.base, each.group) == (library.base, library.group) and len(each.experts) == 1
             if each.experts[0] in library.experts
-            if (rows := right(base, group, each.name, "alone"))
+            if (rows := right(each, ALONE))
         ]
-        share, bound = (sum(column) / len(pairs_seen) for column in zip(*pairs_seen, strict=True))
-        answered = estimate(right(base, group, name, PLAIN_SUM.name)).mean
-        found.append(
-            Interaction(base, group, name, share, bound, answered, max(single, default=None))
-        )
+        share, bound = (sum(column) / len(by_seed) for column in zip(*by_seed, strict=True))
+        answered = estimate(right(library, PLAIN_SUM)).mean
+        place = (library.base.name, library.group, library.name)
+        found.append(Interaction(*place, share, bound, answered, max(single, default=None)))
     return {
         "study": study.design.name,
         "seeds": list(study.config.seeds),
