@@ -2,7 +2,7 @@
 
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
-from models.decode import greedy, sample
+from models.decode import complete, greedy, sample
 from models.families import CheckpointError
 from models.protocol import LanguageModel, Trainable, Vocabulary
 from models.text_tokenizer import TextTokenizer
@@ -23,6 +23,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "Vocabulary",
+    "complete",
     "greedy",
     "load_checkpoint",
     "sample",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.protocol import LanguageModel
+from models.protocol import LanguageModel, Vocabulary
 
 
 def greedy(
@@ -15,6 +15,18 @@ def greedy(
 ) -> list[list[int]]:
     """The most probable continuation of each prompt, token by token, as `decode` says."""
     return decode(model, prompts, limit, end, pad, lambda logits: logits.argmax(-1))
+
+
+def complete(
+    model: LanguageModel, tokenizer: Vocabulary, prompts: Sequence[str], limit: int, batch: int
+) -> list[str]:
+    """Each prompt's greedy completion as text, so many prompts at a time."""
+    end, pad = tokenizer.boundary, tokenizer.pad
+    said: list[str] = []
+    for start in range(0, len(prompts), batch):
+        begun = [[end, *tokenizer.encode(prompt)] for prompt in prompts[start : start + batch]]
+        said += map(tokenizer.decode, greedy(model, begun, limit, end, pad))
+    return said
 
 
 def sample(

@@ -76,14 +76,14 @@ def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
     for key in assignments(options.set):
         if key.startswith(("pretrain.", "model.")) and key != "model.context":
             raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
-    config = replace(made.config, checkpoint=options.checkpoint)
+    made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
     if (folder / "config.json").exists():
         known = open_study(folder).config.task.known
     else:
-        check(Study(made.design, config))
-        model, tokenizer = load_base(options.checkpoint, config.model.context)
-        known = known_facts(model, tokenizer, Study(made.design, config).world(config.seeds[0]))
-    return Study(made.design, change(config, {"task.known": known}))
+        check(made)
+        model, tokenizer = load_base(options.checkpoint, made.config.model.context)
+        known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
+    return Study(made.design, change(made.config, {"task.known": known}))
 
 
 def report(options: Namespace) -> None:

@@ -16,7 +16,7 @@ from models import (
     Tokenizer,
     Transformer,
     Vocabulary,
-    greedy,
+    complete,
     load_checkpoint,
     sample,
 )
@@ -96,16 +96,8 @@ class Base:
         texts: dict[str, list[Text]] = {}
         for kind, read in self.world.base_texts().items():
             prompts = list(dict.fromkeys(text.prompt for text in read))
-            texts[kind] = []
-            for start in range(0, len(prompts), 512):
-                part = prompts[start : start + 512]
-                begun = [[self.tokenizer.boundary, *self.tokenizer.encode(p)] for p in part]
-                end, pad = self.tokenizer.boundary, self.tokenizer.pad
-                answers = greedy(self.model, begun, self.world.longest, end, pad)
-                said = map(self.tokenizer.decode, answers)
-                texts[kind] += [
-                    Text(p, words) for p, words in zip(part, said, strict=True) if words
-                ]
+            said = complete(self.model, self.tokenizer, prompts, self.world.longest, batch=512)
+            texts[kind] = [Text(p, words) for p, words in zip(prompts, said, strict=True) if words]
         return texts
 
 
