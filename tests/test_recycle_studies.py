@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from lora import Mix
-from recycle.decide.metrics import Metrics
+from recycle.decide.metrics import Metrics, Row
 from recycle.measure.cell import asked_together
 from recycle.plan import STANDARD_RECIPE, Cell, Expert, Key, Library, Recipe
 from recycle.reuse.method import Stage
 from recycle.reuse.methods import BY_NAME, EVERY, METHODS, PLAIN_SUM
 from recycle.show.figures import curve_title
 from recycle.show.record import recorded_metrics
+from recycle.show.tables import terminal
 from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
 from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
 from recycle.study import share_out
@@ -227,3 +228,15 @@ def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
         "cot": (Stage(one, "."), Stage(one)),
     }
     assert asked_together(stages) == [["x", "z"], ["y"], ["cot"]]
+
+
+def test_the_columns_of_plain_tables_stand_apart(design):
+    forms = design.world.forms
+    rows = [
+        Row(Key(0, "standard", design.world.groups[0], "none", "alone"), form, 1, {"right": 1})
+        for form in forms
+    ]
+    text = terminal(Study(design, design.default), Metrics(rows), ([], []))
+    head, line = text.split("\n")[2:4]
+    assert head.split() == list(forms)
+    assert line.split()[-len(forms) :] == ["1.00"] * len(forms)

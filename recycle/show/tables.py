@@ -137,13 +137,14 @@ def terminal(study: Study, metrics: Metrics, judged: Judged) -> str:
     notes = notes if len(notes) <= FEW_NOTES else []
     every = [line for group in metrics.groups for line in lines_of(metrics, group)]
     width = 2 + max((len(title_of(design, line)) for line in every), default=0)
+    column = max(9, *(len(form) + 2 for form in world.forms))
     for group in metrics.groups:
-        head = "".join(f"{form:>9}" for form in world.forms)
+        head = "".join(f"{form:>{column}}" for form in world.forms)
         head += "".join(f"{note:>20}" for _, note in notes)
         out.append(f"\n{world.titles[group]}\n{'':{width}}{head}")
         for line in lines_of(metrics, group):
             rows = rows_of(metrics, group, line)
-            shares = "".join(f"{estimate(rows[form]).mean:9.2f}" for form in world.forms)
+            shares = "".join(f"{estimate(rows[form]).mean:{column}.2f}" for form in world.forms)
             shares += "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes)
             out.append(f"{title_of(design, line):{width}}{shares}")
     controls, claims = judged
