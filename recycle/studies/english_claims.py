@@ -1,16 +1,50 @@
-"""The controls of the two-hop study on a checkpoint.
+"""What is claimed of the two-hop study on a checkpoint, and the rules that decide it.
 
-No claim stands here yet. Claims are committed before the seeds that decide them, and only for a
-recipe under which the positive controls can pass: that recipe is being sought on seed 0.
+C1, C2, C5, C6 and C7 are the toy study's claims (two_hop_claims.py) asked of a model that has read,
+with one family of methods, so that their verdicts can stand side by side. "Refuted" asks for a
+limit at the level that all of a claim's cases share (Bonferroni).
+
+A claim about what merges cannot do at once needs a base that can, in the same form: C1 and C2 rest
+on what the checkpoint itself composes of facts that it knows.
 """
 
 from __future__ import annotations
 
-from recycle.decide.claims import Control, Rules, gate
-from recycle.decide.metrics import Metrics, Row
+import math
+from dataclasses import replace
 
-BOTH_NEW = ("F", "H", "R")
-PAIR, SUM = "2-combination", "plain_sum"
+from recycle.decide.claims import (
+    INCONCLUSIVE,
+    NOTHING,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Control,
+    Rule,
+    Rules,
+    Verdict,
+    below,
+    cases,
+    gate,
+    not_decided,
+    worst,
+)
+from recycle.decide.items import paired_difference
+from recycle.decide.metrics import Metrics, Row
+from recycle.decide.statistics import difference, estimate, over_seeds
+
+BOTH_NEW, NEW = ("F", "H", "R"), ("F", "H")
+HOPS = ("hop1", "hop2")
+PAIR, UNPRESERVED, SUM = "2-combination", "2-combination, unpreserved", "plain_sum"
+MERGED_OR_ROUTED = ("mean_of_products", SUM, "sum_at_0.75", "arrow", "arrow_top1")
+BETWEEN = ("mean_of_products", "arrow", "arrow_top1")  # that lose some facts and keep others
+MARGIN = 0.05  # above chance, in accuracy
+NEAR = 0.1  # between accuracy with a chain of thought and the product of the one-hop accuracies
+RECALL = 0.9  # of both hops, where a merge is said to keep them
+AT_ONCE = {"direct": "C1", "possessive": "C1-possessive"}  # forms without a chain of thought
+
+
+# Controls ----------------------------------------------------------------------------------------
 
 
 def controls(metrics: Metrics) -> list[Control]:
@@ -24,12 +58,18 @@ def controls(metrics: Metrics) -> list[Control]:
     def alone(library: str, form: str) -> list[tuple[str, list[Row]]]:
         return [(f"{library} on {group}", rows(group, library, form)) for group in groups]
 
-    known = [("checkpoint", rows("K", "none", "possessive"))]
-    survives = [("sum of H's experts", rows("K", PAIR, "possessive", SUM))]
-    facts = [
-        (f"{form} of {group}", rows(group, "none", form))
-        for group in groups
-        for form in ("hop1", "hop2")
+    def composes(form: str) -> Control:
+        return gate(
+            f"checkpoint-composes-{form}",
+            f"the checkpoint alone composes two hops that it knows, asked at once: {form} (P5)",
+            0.50,
+            [("checkpoint", rows("K", "none", form))],
+        )
+
+    survives = [("sum of H's experts", rows("K", PAIR, hop, SUM)) for hop in HOPS]
+    facts = [(f"{form} of {g}", rows(g, "none", form)) for g in groups for form in HOPS]
+    noise = [
+        (f"{form} of {g}", rows(g, PAIR, form, "random_adapters")) for g in groups for form in HOPS
     ]
     return [
         gate(
@@ -44,14 +84,12 @@ def controls(metrics: Metrics) -> list[Control]:
             0.80,
             alone("joint", "cot"),
         ),
+        *(composes(form) for form in AT_ONCE),
         gate(
-            "checkpoint-composes",
-            "the checkpoint alone composes two hops that it knows, asked at once (P5)",
-            0.50,
-            known,
-        ),
-        gate(
-            "survives-merge", "it still does so under the sum of two experts (P6)", 0.40, survives
+            "known-hops-survive",
+            "what the checkpoint knows survives the sum of two experts, each hop (P6)",
+            0.40,
+            survives,
         ),
         gate(
             "facts-are-new",
@@ -60,7 +98,228 @@ def controls(metrics: Metrics) -> list[Control]:
             facts,
             at_most=True,
         ),
+        gate(
+            "noise-brings-nothing",
+            "adapters of the experts' size without their content bring no facts",
+            0.20,
+            noise,
+            at_most=True,
+        ),
     ]
 
 
-RULES = Rules(BOTH_NEW, controls, ())
+_NEW_FACTS = ("experts-recall", "facts-are-new", "noise-brings-nothing")
+GATES = {
+    "C1": (*_NEW_FACTS, "checkpoint-composes-direct"),
+    "C1-possessive": (*_NEW_FACTS, "checkpoint-composes-possessive"),
+    "C2": (*_NEW_FACTS, "checkpoint-composes-direct"),
+    "C5": (*_NEW_FACTS, "joint-composes"),
+    "C6": _NEW_FACTS,
+    "C7": ("experts-recall", "facts-are-new"),
+    "C13": ("experts-recall", "facts-are-new"),
+    "C17": ("experts-recall", "facts-are-new"),
+}
+
+
+# Claims ------------------------------------------------------------------------------------------
+
+
+def _at_once(form: str) -> Rule:
+    def rule(metrics: Metrics, chance: float) -> Claim:
+        limit = chance + MARGIN
+        methods = cases(
+            {
+                method: metrics.where(library=PAIR, method=method, form=form, group=NEW)
+                for method in MERGED_OR_ROUTED
+            }
+        )
+        return Claim(
+            AT_ONCE[form],
+            f"2-combination libraries stay at chance on two-hop questions asked at once, {form} "
+            "form (F and H pooled)",
+            f"for every merge and router, upper limit < chance + .05 = {limit:.2f}; refuted if a "
+            "lower limit is above it",
+            below(methods, limit),
+            worst(methods),
+        )
+
+    return rule
+
+
+def _where_hops_are_kept(metrics: Metrics, chance: float) -> Claim:
+    limit, rows = chance + MARGIN, {}
+    for method in MERGED_OR_ROUTED:
+        kept = [g for g in metrics.groups if g in NEW and _recall(metrics, method, g) >= RECALL]
+        if kept:
+            rows[f"{method} on {' and '.join(kept)}"] = metrics.where(
+                library=PAIR, method=method, form="direct", group=kept
+            )
+    keeping = cases(rows)
+    return Claim(
+        "C2",
+        "C1 holds where one-hop recall survives the merge: the failure is of composition, not of "
+        "scale",
+        f"as C1, over the methods, each on the groups where it keeps both hops >= {RECALL}: "
+        f"limit {limit:.2f}",
+        below(keeping, limit) if keeping else not_decided(f"no method keeps both hops at {RECALL}"),
+        worst(keeping),
+    )
+
+
+def _recall(metrics: Metrics, method: str, group: str) -> float:
+    """Accuracy of the weaker hop after the merge; 0 where it was not measured."""
+    hops = [metrics.where(library=PAIR, method=method, group=group, form=hop) for hop in HOPS]
+    return min(estimate(rows).mean if rows else 0.0 for rows in hops)
+
+
+def _chain_is_product(metrics: Metrics, chance: float) -> Claim:
+    measured = {
+        f"{method} on {group}": rows
+        for group in NEW
+        for method in MERGED_OR_ROUTED
+        if (rows := metrics.where(library=PAIR, method=method, group=group))
+    }
+    own, shared = {}, {}
+    for name, rows in measured.items():
+        chains = [row for row in rows if row.form == "cot"]
+        own[name] = over_seeds(rows, _excess, estimate(chains))
+        among = len(measured)
+        shared[name] = over_seeds(rows, _excess, estimate(chains, among=among), among)
+    if any(gap.high < -NEAR or gap.low > NEAR for gap in shared.values()):
+        verdict = REFUTED
+    elif all(-NEAR < gap.low and gap.high < NEAR for gap in own.values()):
+        verdict = SUPPORTED if own else not_decided(NOTHING)
+    else:
+        verdict = INCONCLUSIVE
+    name = max(own, key=lambda each: abs(own[each].mean), default="")
+    return Claim(
+        "C5",
+        "with a shared chain-of-thought template, accuracy is the product of the one-hop "
+        "accuracies after the merge",
+        f"for F and H and every method the difference lies within {NEAR}; refuted if one lies "
+        "wholly outside",
+        verdict,
+        f"widest gap: {name} {own[name]}" if own else NOTHING,
+    )
+
+
+def _excess(rows: list[Row]) -> float:
+    """Accuracy with a chain of thought minus the product of the one-hop accuracies, one seed."""
+    share = {row.form: row.right / row.n for row in rows}
+    return share["cot"] - math.prod(share[hop] for hop in HOPS)
+
+
+def _familiar_survive(metrics: Metrics, chance: float) -> Claim:
+    def hops(group: str) -> list[Row]:
+        return metrics.where(library=PAIR, method=BETWEEN, form=HOPS, group=group)
+
+    def claim(verdict: Verdict, evidence: str) -> Claim:
+        return Claim(
+            "C6",
+            "facts about familiar names survive lossy merges better: R >= H >= F",
+            f"accuracy of both hops, {', '.join(BETWEEN)} pooled: lower limits of R - H and H - F "
+            "> -.05, of R - F > 0; refuted if an upper limit of R - H or H - F is < -.05",
+            verdict,
+            evidence,
+        )
+
+    if not set(BOTH_NEW) <= set(metrics.groups):
+        return claim(not_decided("the study lacks a group (preset full has all)"), NOTHING)
+    steps = {
+        f"{a} - {b}": difference(hops(a), hops(b)) for a, b in (("R", "H"), ("H", "F"), ("R", "F"))
+    }
+    near = [steps["R - H"], steps["H - F"]]
+    if min(step.high for step in near) < -MARGIN:
+        verdict = REFUTED
+    else:
+        familiar = min(step.low for step in near) > -MARGIN and steps["R - F"].low > 0
+        verdict = SUPPORTED if familiar else INCONCLUSIVE
+    return claim(verdict, "; ".join(f"{name} {step}" for name, step in steps.items()))
+
+
+def _wrong_answers(metrics: Metrics, chance: float) -> Claim:
+    wrong = [
+        replace(row, n=row.n - row.right)
+        for row in metrics.where(library=PAIR, method=MERGED_OR_ROUTED, form="direct", group=NEW)
+        if row.n > row.right
+    ]
+    verdict, evidence = not_decided("no wrong answers"), "every answer is right"
+    if wrong:
+        share, bridge = estimate(wrong, ("bridge", "another answer")), estimate(wrong, "bridge")
+        verdict = SUPPORTED if share.low > 0.5 else REFUTED if share.high < 0.5 else INCONCLUSIVE
+        evidence = f"{share}, n = {share.n}; the bridge {bridge}"
+    return Claim(
+        "C7",
+        "wrong direct answers are mostly of the right type: the bridge or another answer",
+        "their share among wrong answers of all 2-combination methods has a lower limit > .5; "
+        "refuted if the upper is below",
+        verdict,
+        evidence,
+    )
+
+
+def _new_with_known(metrics: Metrics, chance: float) -> Claim:
+    limit = chance + MARGIN
+    measured = cases(
+        {
+            form: metrics.where(group="NK", library="hop1", method="alone", form=form)
+            for form in AT_ONCE
+        }
+    )
+    if not measured:
+        verdict = not_decided("the study lacks the part mixed or the group NK")
+    elif any(case.shared.low > limit for case in measured):
+        verdict = SUPPORTED
+    else:
+        verdict = REFUTED if all(case.own.high < limit for case in measured) else INCONCLUSIVE
+    return Claim(
+        "C13",
+        "a new first hop composes at once with a second hop that the checkpoint knows, in one form "
+        "or the other",
+        f"NK, the hop-1 expert alone: a lower limit > chance + .05 = {limit:.2f}; refuted if every "
+        "upper limit is below it",
+        verdict,
+        "; ".join(f"{case.name} {case.own}" for case in measured) or NOTHING,
+    )
+
+
+def _preservation_keeps(metrics: Metrics, chance: float) -> Claim:
+    def known(library: str) -> list[Row]:
+        return metrics.where(group="K", library=library, method=SUM, form=HOPS)
+
+    verdict, evidence = not_decided("the study lacks the part none or the group K"), NOTHING
+    kept, lost = known(PAIR), known(UNPRESERVED)
+    if kept and lost:
+        gains = {
+            hop: paired_difference(
+                [row for row in kept if row.form == hop], [row for row in lost if row.form == hop]
+            )
+            for hop in HOPS
+        }
+        evidence = "; ".join(f"{hop} {gain}" for hop, gain in gains.items())
+        verdict = INCONCLUSIVE
+        if all(gain.low > 0 for gain in gains.values()):
+            verdict = SUPPORTED
+        elif any(gain.high < 0 for gain in gains.values()):
+            verdict = REFUTED
+    return Claim(
+        "C17",
+        "texts sampled from the checkpoint itself keep what it knows through the sum of two "
+        "experts",
+        "K, each hop, preserved minus unpreserved, paired by question: lower limits > 0; refuted "
+        "if an upper limit is < 0",
+        verdict,
+        evidence,
+    )
+
+
+CLAIMS = (
+    *(_at_once(form) for form in AT_ONCE),
+    _where_hops_are_kept,
+    _chain_is_product,
+    _familiar_survive,
+    _wrong_answers,
+    _new_with_known,
+    _preservation_keeps,
+)
+RULES = Rules(BOTH_NEW, controls, CLAIMS, GATES)
