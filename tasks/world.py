@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,10 +172,35 @@ class World(ABC):
         questions = self.questions(group, self.target)
         return Split([questions[row] for row in taken], asked)
 
-    def apart_from(self, group: str, texts: Iterable[str]) -> list[int]:
-        """The rows of the group's questions that are about nobody whom a text names."""
-        told = "\n".join(texts)
-        return [row for row, names in enumerate(self.about(group)) if not named(names, told)]
+    def whom(self, prompt: str) -> frozenset[str]:
+        """The names of those whom the question with this prompt is about, a bridge that it does not
+        name included; none where no group asks it."""
+        return self._whom.get(prompt, frozenset())
+
+    @cached_property
+    def _whom(self) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for group in self.groups:
+            try:
+                about = self.about(group)
+            except ValueError:  # a group for which a checkpoint knows too little asks nothing
+                continue
+            for form in self.forms:
+                for question, names in zip(self.questions(group, form), about, strict=True):
+                    found[question.prompt] = found.get(question.prompt, frozenset()) | names
+        return found
+
+    def apart_from(self, group: str, examples: Iterable[tuple[str, str]]) -> list[int]:
+        """The rows of the group's questions that share nobody with these prompts and completions:
+        about nobody whom an example names or is about."""
+        pairs = list(examples)
+        told = "\n".join(f"{prompt} {completion}" for prompt, completion in pairs)
+        met = frozenset().union(*(self.whom(prompt) for prompt, _ in pairs))
+        return [
+            row
+            for row, names in enumerate(self.about(group))
+            if names.isdisjoint(met) and not named(names, told)
+        ]
 
     # Probes: a world that has nothing to say leaves them out. -----------------------------------
 

@@ -17,7 +17,7 @@ from lora import Adapter, Gated, Mode, attach, using
 from recycle.measure.cell import asked_together
 from recycle.measure.mechanism import routing
 from recycle.plan import derived
-from recycle.reuse.examples import texts_learned_from
+from recycle.reuse.examples import learned_from
 from recycle.reuse.method import Given, Method, Prepared, Stage, together
 from recycle.reuse.route import Router
 from recycle.train.base import Base
@@ -56,12 +56,12 @@ def put_on(
             for form in base.world.forms:
                 prepared.stages(form)  # an oracle may lack an expert
         attach(base.model, prepared.adapters)
-    texts = [str(question.text) for question in examples]
-    texts += [text for adapter in adapters.values() for text in texts_learned_from(adapter.origin)]
+    learned = [(question.prompt, question.completion) for question in examples]
+    learned += [pair for adapter in adapters.values() for pair in learned_from(adapter.origin)]
     questions = {form: base.world.questions(group, form) for form in base.world.forms}
-    if not texts:
+    if not learned:
         return Put(prepared, questions, 0)
-    rows = base.world.apart_from(group, texts)
+    rows = base.world.apart_from(group, learned)
     if not rows:
         raise ValueError(
             f"all questions of group {group} are about people whom the examples name: learn from "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +68,13 @@ def read_examples(path: Path, world: World, group: str, tokenizer: Vocabulary) -
     remedy = f"write lines {LINE}"
     for _, where, row in read_rows(path, FIELDS, source="a file of examples", remedy=remedy):
         prompt, completion = row["prompt"], row["completion"]
-        if name := named(people, f"{prompt} {completion}"):
+        shared = named(people, f"{prompt} {completion}") or min(
+            people & world.whom(prompt), default=""
+        )
+        if shared:
             raise ValueError(
-                f"{where}: the example names {name!r}, and a question of group {group} is about "
-                "the same: take examples about others"
+                f"{where}: the example is about {shared!r}, and a question of group {group} is "
+                "about the same: take examples about others"
             )
         _check_words(tokenizer, prompt, completion, where)
         found.append(Question(world.target, prompt, completion, completion))
@@ -89,11 +91,15 @@ def _check_words(tokenizer: Vocabulary, prompt: str, completion: str, where: str
         raise ValueError(f"{where}: {error}") from None
 
 
-def texts_learned_from(origin: Any) -> list[str]:
-    """The examples that an adapter's record names, its own and those of its parts, as texts."""
+def learned_from(origin: Any) -> list[tuple[str, str]]:
+    """The examples that an adapter's record holds, its own and those of its parts."""
     if not isinstance(origin, dict):
         return []
-    own = origin.get("examples", ())
-    texts = [" ".join(map(str, each)) for each in own if isinstance(each, list | tuple)]
-    parts: Sequence[Any] = origin.get("of", ())
-    return texts + [text for part in parts for text in texts_learned_from(part)]
+    own, parts = origin.get("examples"), origin.get("of")
+    found = [
+        (str(each[0]), str(each[1]))
+        for each in (own if isinstance(own, list | tuple) else ())
+        if isinstance(each, list | tuple) and len(each) == 2
+    ]
+    inner = parts if isinstance(parts, list | tuple) else ()
+    return found + [example for part in inner for example in learned_from(part)]
