@@ -242,6 +242,7 @@ def route(options: Namespace) -> None:
     _check_group(base, options.group)
     adapters = _each_once(base, options.adapters)
     put = _routed(base, options, adapters)
+    _tell_left_out(put)
     theirs = {f"adapter{i}": name for i, name in enumerate(adapters)}
     for form, questions in put.questions.items():
         encoded = [encode_prompt(base.tokenizer, question) for question in questions]
@@ -271,8 +272,7 @@ def evaluate(options: Namespace) -> None:
         )
     else:
         put = put_on(base, options.group, adapters)
-    if put.left_out:
-        print(f"not asked: {put.left_out} questions of each form, about people of the examples")
+    _tell_left_out(put)
     everything = answers_to(base, put.questions, stages_of(put.prepared, put.questions))
     for form, answers in everything.items():
         outcomes, notes = tally(base.world, answers)
@@ -284,6 +284,11 @@ def evaluate(options: Namespace) -> None:
         )
         for a in answers[: options.show]:
             print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
+
+
+def _tell_left_out(put: Put) -> None:
+    if put.left_out:
+        print(f"not asked: {put.left_out} questions of each form, about people of the examples")
 
 
 def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put:

@@ -1,19 +1,27 @@
 """Examples and routers by name on the command line, and files of examples with their faults."""
 
 import json
-import shutil
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from lora import load_adapter, save_adapter
-from models import Tokenizer
+from lora import Adapter, detach, init_adapter, load_adapter, save_adapter
+from models import Tokenizer, Transformer, TransformerConfig
 from recycle.__main__ import main
+from recycle.measure.cell import answers_to, stages_of
+from recycle.measure.routed import mean_gates, put_on
+from recycle.plan import BaseSpec
+from recycle.reuse import taught
 from recycle.reuse.by_name import ROUTERS, router_by_name
-from recycle.reuse.examples import find_examples, read_examples, learned_from
-from recycle.reuse.learning import noise_like
+from recycle.reuse.examples import find_examples, learned_from, read_examples
+from recycle.reuse.gates import phatgoose, xlora_like
+from recycle.reuse.methods import BY_NAME
 from recycle.studies import DESIGNS, Study
 from recycle.studies.check import check
+from recycle.studies.two_hop import TWO_HOP
+from recycle.train.base import Base
 from recycle.train.settings import assignments, change
 from tasks import TwoHop, TwoHopConfig
 from tests.tiny import HOP1, HOP2, make_run
@@ -113,10 +121,6 @@ def test_a_record_tells_what_was_learned_from_at_any_depth():
 
 
 def test_a_study_whose_groups_are_too_small_is_refused_before_any_work():
-    from dataclasses import replace
-
-    from recycle.reuse.methods import BY_NAME
-
     two_hop = DESIGNS["two-hop"]
     pair = next(library for library in two_hop.libraries if library.inside)
     for name, words in (("cat_5", None), ("cat_20", "cat_20: examples = 20: group F has 8")):
@@ -132,27 +136,108 @@ def test_a_study_whose_groups_are_too_small_is_refused_before_any_work():
                 check(made)
 
 
+# Routers by name ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(taught, "phatgoose", partial(phatgoose, steps=2))
+    monkeypatch.setattr(taught, "xlora_like", partial(xlora_like, steps=2))
+
+
+@pytest.fixture
+def base(bare):
+    yield bare
+    detach(bare.model)
+
+
+@pytest.fixture(scope="module")
+def bare():
+    config = TransformerConfig(
+        width=16, layers=2, heads=2, kv_heads=2, hidden=24, context=128, init=0.2
+    )
+    model = Transformer(config, len(TOKENIZER), torch.Generator().manual_seed(0)).eval()
+    return Base(BaseSpec("standard"), 0, TWO_HOP.default, None, WORLD, model, TOKENIZER)
+
+
+def two_experts(base):
+    found = {}
+    for seed, reads in enumerate(("hop1", "hop2")):
+        g = torch.Generator().manual_seed(seed)
+        fresh = init_adapter(base.model, ["q_proj", "down_proj"], 2, 4.0, g)
+        factors = {
+            p: (A, 0.5 * torch.randn(B.shape, generator=g)) for p, (A, B) in fresh.factors.items()
+        }
+        found[f"a path/{reads}"] = Adapter(factors, 4.0, origin={"reads": reads, "group": "F"})
+    return found
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_every_router_answers_and_shows_its_gates(base, few_steps, router):
+    """Of the questions that are left, and with gates that sum to one in every layer."""
+    learns = "xlora_like" in router
+    examples = WORLD.examples("F", 5).examples if learns else ()
+    put = put_on(base, "F", two_experts(base), router_by_name(router), examples)
+    assert put.left_out == (5 if learns else 0)
+    stages = stages_of(put.prepared, put.questions)
+    answers = answers_to(base, put.questions, stages)
+    assert {form: len(said) for form, said in answers.items()} == dict.fromkeys(
+        WORLD.forms, 7 if learns else 12
+    )
+    asked = put.questions["direct"]
+    prompts = torch.tensor([[1, *TOKENIZER.encode(q.prompt)] for q in asked])
+    gates = mean_gates(base, prompts, [own[0].mode for own in stages["direct"]])
+    assert len(gates) == 4
+    for means, entropy in gates.values():
+        assert sum(means) == pytest.approx(1, abs=1e-5) and 0 <= entropy < 0.7
+        if router in ("hard", "arrow_top1", "oracle", "input_oracle", "centroid"):
+            assert entropy == 0
+
+
+def test_gates_of_questions_with_different_modes_are_averaged_over_all(base):
+    """Three questions by one expert and one by the other: a mean gate of three quarters."""
+    several = two_experts(base)
+    put = put_on(base, "F", several, router_by_name("input_oracle"))
+    one, other = (put.prepared.stages(form)[0].mode for form in ("hop1", "hop2"))
+    prompts = torch.randint(2, len(TOKENIZER), (4, 5), generator=torch.Generator().manual_seed(0))
+    for means, entropy in mean_gates(base, prompts, [one, other, one, one]).values():
+        assert means == pytest.approx([0.75, 0.25]) and entropy == 0
+
+
+def test_adapters_have_the_names_that_a_person_gave_in_errors(base):
+    several = {name: replace(one, origin={}) for name, one in two_experts(base).items()}
+    for router in ("centroid", "phatgoose", "oracle", "input_oracle"):
+        with pytest.raises(ValueError, match="the record of 'a path/hop1' names no curriculum"):
+            put_on(base, "F", several, router_by_name(router))
+    lone = {name: replace(one, origin={"reads": "hop1"}) for name, one in two_experts(base).items()}
+    with pytest.raises(ValueError, match="an oracle needs an expert that read 'hop2'"):
+        put_on(base, "F", lone, router_by_name("oracle"))
+    everyone = [(q.prompt, q.completion) for q in WORLD.questions("F", "direct")]
+    learned = {"all": replace(two_experts(base)["a path/hop1"], origin={"examples": everyone})}
+    with pytest.raises(ValueError, match="all questions of group F are about people"):
+        put_on(base, "F", learned)
+
+
+def test_a_router_by_its_name_has_the_options_of_its_kind():
+    for name in ("arrow", "spectr", "phatgoose", "xlora_like"):
+        assert router_by_name(name, 1, 0.5).name == name
+    assert router_by_name("xlora_like").needs == "examples"
+    assert not {"random_adapters", "plain_sum", "xlora_like_5", "random_pool_cat_5"} & {*ROUTERS}
+    wanted = "arrow arrow_top1 spectr hard centroid mbc input_oracle phatgoose xlora_like"
+    assert {*wanted.split()} <= {*ROUTERS}
+    for options in ({"top_k": 1}, {"temperature": 2.0}, {"order": "factors"}):
+        with pytest.raises(ValueError, match="--router mbc has no options"):
+            router_by_name("mbc", **options)
+
+
 # The command line ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A tiny run whose experts differ from each other by noise, so that routers differ too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recycle.show.drawing.Figure", None)
-        folder = make_run(tmp_path_factory.mktemp("runs") / "tiny")
-    library = folder / "seed-0/standard/library"
-    for i, name in enumerate((HOP1, HOP2)):
-        trained = load_adapter(library / name)
-        loud = noise_like(trained, torch.Generator().manual_seed(i))
-        save_adapter(20.0 * loud, library / f"loud{i}")
-        kept = load_adapter(library / f"loud{i}")
-        shutil.rmtree(library / f"loud{i}")
-        record = {"reads": ("hop1", "hop2")[i], "group": "F"}
-        from dataclasses import replace
-
-        save_adapter(replace(kept, origin=record), library / f"loud{i}")
-    return folder
+        return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 def told(capsys, *words, code=0):
@@ -167,91 +252,61 @@ def told(capsys, *words, code=0):
 
 def test_a_merge_learns_and_its_examples_are_not_asked(run, capsys, tmp_path):
     learned = ["--examples", 4, "--set", "evaluations=4"]
-    printed = told(
-        capsys, "merge", run, "loud0", "loud1", "--method=lorahub", "--out=hub", *learned
-    )
+    printed = told(capsys, "merge", run, HOP1, HOP2, "--method=lorahub", "--out=hub", *learned)
     assert "(sum_i w_i s_i B_i) (sum_j w_j A_j)" in printed
     again = ["--examples", 4, "--set", "evaluations=4", "--set", "seed=0", "--out=again"]
-    told(capsys, "merge", run, "loud0", "loud1", "--method=lorahub", *again)
+    told(capsys, "merge", run, HOP1, HOP2, "--method=lorahub", *again)
     library = run / "seed-0/standard/library"
     hub = load_adapter(library / "hub")
     assert hub == load_adapter(library / "again") and len(hub.origin["examples"]) == 4
     printed = told(capsys, "eval", run, "hub", "--group=F")
     assert "not asked: 4 questions of each form" in printed and "n 2," in printed
     # A merge of what has learned has learned too.
-    told(capsys, "merge", run, "hub", "loud0", "--method=mean_of_products", "--out=deep")
+    told(capsys, "merge", run, "hub", HOP1, "--method=mean_of_products", "--out=deep")
     assert "not asked: 4" in told(capsys, "eval", run, "deep", "--group=F")
-    others = [q for q in TwoHop(_task(run), 0).questions("H", "direct")]
+    config = TwoHopConfig(people=40, cities=10, triples=6, set_cities=3)
+    others = TwoHop(config, 0).questions("H", "direct")
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(lines(others)))
     for learner in ("cat", "random_pool_cat"):
         out = ["--examples", path, "--set", "examples=3", "--set", "steps=2", "--out", learner]
-        told(capsys, "merge", run, "loud0", "loud1", "--method", learner, "--group=F", *out)
+        told(capsys, "merge", run, HOP1, HOP2, "--method", learner, "--group=F", *out)
         assert "not asked" not in told(capsys, "eval", run, learner, "--group=F")
         assert "not asked: 3" in told(capsys, "eval", run, learner, "--group=H")
-
-
-def _task(run):
-    return TwoHopConfig(people=40, cities=10, triples=6, set_cities=3)
-
-
-@pytest.mark.parametrize("router", ROUTERS)
-def test_every_router_answers_and_shows_its_gates(run, capsys, monkeypatch, router):
-    for name in ("phatgoose", "xlora_like"):
-        original = getattr(__import__("recycle.reuse.taught", fromlist=[name]), name)
-        monkeypatch.setattr(
-            f"recycle.reuse.taught.{name}", lambda *a, f=original, **k: f(*a, steps=2)
-        )
-    words = [run, "loud0", "loud1", "--group=F", "--router", router]
-    if "xlora_like" in router:
-        words += ["--examples", 4]
-    printed = told(capsys, "eval", *words)
-    assert printed.count(" right ") == 4
-    assert ("n 2," if "xlora_like" in router else "n 6,") in printed
-    shown = told(capsys, "route", *words).split("\n")
-    gates = [line.split() for line in shown if line.startswith("  ")]
-    means = [list(map(float, line[1:-1])) for line in gates if line[0].startswith("layers")]
-    assert len(means) == 4 * 7
-    assert all(sum(own) == pytest.approx(1, abs=2e-3) for own in means)
-    if router in ("hard", "arrow_top1", "input_oracle", "oracle", "centroid"):
-        sharp = {tuple(own) for own in means}
-        assert len(sharp) > 1 or router in ("centroid",)
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("eval RUN loud0 loud1 --router nose", "no choice 'nose'"),
-        ("eval RUN loud0 --router spectr", "one adapter is not routed"),
-        ("eval RUN loud0 --examples 5", "one adapter is not routed"),
-        ("eval RUN loud0 loud1 --router spectr --top-k 3", "top_k = 3: the library has 2"),
-        ("eval RUN loud0 loud1 --router phatgoose --top-k 3", "top_k = 3: the library has 2"),
-        ("eval RUN loud0 loud1 --router hard --top-k 1", "--router hard has no options"),
-        ("route RUN loud0 loud1 --router mbc --temperature 2", "--router mbc has no options"),
-        ("eval RUN loud0 loud1 --router oracle --order factors", "--router oracle has no"),
-        ("eval RUN loud0 loud1 --router xlora_like", "add --examples 20"),
-        ("eval RUN loud0 loud1 --router xlora_like --examples 6", "group F has 6 questions"),
-        ("eval RUN loud0 loud1 --router xlora_like --examples 101", "examples = 101: choose"),
-        ("eval RUN loud0 loud1 --router arrow --examples 5", "arrow learns from no examples"),
-        ("eval RUN PLAIN loud1 --router phatgoose", "the record of 'PLAIN' names no curriculum"),
-        ("eval RUN PLAIN loud1 --router centroid", "the record of 'PLAIN' names no curriculum"),
-        ("eval RUN PLAIN loud1 --router oracle", "the record of 'PLAIN' names no curriculum"),
-        ("route RUN loud0 TWIN --router oracle", "an oracle needs an expert that read 'hop2'"),
+        ("eval RUN HOP1 HOP2 --router nose", "no choice 'nose'"),
+        ("eval RUN HOP1 --router spectr", "one adapter is not routed"),
+        ("eval RUN HOP1 --examples 5", "one adapter is not routed"),
+        ("eval RUN HOP1 HOP2 --router spectr --top-k 3", "top_k = 3: the library has 2"),
+        ("eval RUN HOP1 HOP2 --router phatgoose --top-k 3", "top_k = 3: the library has 2"),
+        ("eval RUN HOP1 HOP2 --router hard --top-k 1", "--router hard has no options"),
+        ("route RUN HOP1 HOP2 --router mbc --temperature 2", "--router mbc has no options"),
+        ("eval RUN HOP1 HOP2 --router oracle --order factors", "--router oracle has no"),
+        ("eval RUN HOP1 HOP2 --router xlora_like", "add --examples 20"),
+        ("eval RUN HOP1 HOP2 --router xlora_like --examples 6", "group F has 6 questions"),
+        ("eval RUN HOP1 HOP2 --router xlora_like --examples 101", "examples = 101: choose"),
+        ("eval RUN HOP1 HOP2 --router arrow --examples 5", "arrow learns from no examples"),
     ],
 )
-def test_a_router_that_cannot_be_is_one_line(run, capsys, tmp_path, words, message):
-    from dataclasses import replace
-
-    library = run / "seed-0/standard/library"
-    places = {"RUN": str(run)}
-    for name, kept in (("PLAIN", {}), ("TWIN", {"reads": "hop1", "group": "F"})):
-        places[name] = str(tmp_path / name)
-        save_adapter(replace(load_adapter(library / "loud0"), origin=kept), tmp_path / name)
+def test_a_router_that_cannot_be_is_one_line(run, capsys, words, message):
+    places = {"RUN": run, "HOP1": HOP1, "HOP2": HOP2}
     given = [places.get(word, word) for word in words.split()]
-    line = told(capsys, *given, "--group=F", code=2)
-    for name, place in places.items():
-        message = message.replace(f"'{name}'", repr(place))
-    assert message in line or message[:40] in line
+    assert message in told(capsys, *given, "--group=F", code=2)
+
+
+def test_route_and_eval_take_a_router_by_name(run, capsys, few_steps):
+    for router, n in (("phatgoose", 6), ("xlora_like", 2), ("centroid", 6)):
+        words = [run, HOP1, HOP2, "--group=F", "--router", router]
+        words += ["--examples", 4] if router == "xlora_like" else []
+        printed = told(capsys, "eval", *words)
+        assert printed.count(" right ") == 4 and f"n {n}," in printed
+        shown = told(capsys, "route", *words)
+        assert shown.count(f"mean gate of {HOP1}, {HOP2}; entropy in nats") == 4
+        assert ("not asked: 4" in printed) == ("not asked: 4" in shown) == (n == 2)
 
 
 @pytest.mark.parametrize(
@@ -271,26 +326,16 @@ def test_a_router_that_cannot_be_is_one_line(run, capsys, tmp_path, words, messa
     ],
 )
 def test_a_merge_that_cannot_learn_is_one_line(run, capsys, words, message):
-    line = told(capsys, "merge", run, "loud0", "loud1", "--out=x", *words.split(), code=2)
+    line = told(capsys, "merge", run, HOP1, HOP2, "--out=x", *words.split(), code=2)
     assert message in line
     assert not (run / "seed-0/standard/library/x").exists()
 
 
 def test_records_that_name_no_group_leave_it_to_the_user(run, capsys, tmp_path):
-    from dataclasses import replace
-
     plain = tmp_path / "plain"
     library = run / "seed-0/standard/library"
-    save_adapter(replace(load_adapter(library / "loud0"), origin={}), plain)
-    words = ["merge", run, plain, "loud1", "--method=cat", "--examples=4", "--set", "steps=1"]
+    save_adapter(replace(load_adapter(library / HOP1), origin={}), plain)
+    words = ["merge", run, plain, HOP2, "--method=cat", "--examples=4", "--set", "steps=1"]
     line = told(capsys, *words, "--out=grouped", code=2)
     assert "say with --group whose questions the examples are, F, H, R, K" in line
     told(capsys, *words, "--out=grouped", "--group=F")
-
-
-def test_a_router_by_its_name_has_the_options_of_its_kind():
-    for name in ("arrow", "spectr", "phatgoose", "xlora_like"):
-        assert router_by_name(name, 1, 0.5).name == name
-    assert router_by_name("xlora_like").needs == "examples"
-    assert router_by_name("mbc").family == "router"
-    assert not {"random_adapters", "plain_sum", "xlora_like_5"} & {*ROUTERS}
