@@ -304,7 +304,10 @@ def _routing_options(sub: argparse.ArgumentParser) -> None:
     )
     _examples_option(sub, "for a router that learns from examples: ")
     sub.add_argument(
-        "--top-k", type=_whole(1), metavar="K", help="adapters that a token may use (default all)"
+        "--top-k",
+        type=_whole(1),
+        metavar="K",
+        help="adapters that a token may use (default all; phatgoose: 2)",
     )
     sub.add_argument(
         "--temperature",

@@ -21,12 +21,12 @@ from recycle.reuse.learning import Lesson, attached, descend, evolve, noise_like
 from recycle.reuse.route import on_all_layers
 from recycle.reuse.routers import Constant
 
-LORAHUB = "Huang et al. 2023, arXiv 2307.13269 (LoraHub; its search is NGOpt of nevergrad)"
+LORAHUB = "Huang et al. 2023, arXiv 2307.13269 (LoraHub, which searches by NGOpt)"
 CAT = "Prabhakar et al. 2024, arXiv 2410.13025 (LoRA Soups, CAT)"
 RANDOM_POOL = "a control, after Liu et al. 2026, arXiv 2602.12323"
 
 
-@merge("(sum_i w_i s_i B_i) (sum_j w_j A_j), w by search on examples", LORAHUB)
+@merge("(sum_i w_i s_i B_i) (sum_j w_j A_j), w by a (1+1)-ES on examples", LORAHUB)
 def lorahub(
     adapters: Sequence[Adapter],
     *,
