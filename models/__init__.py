@@ -4,6 +4,7 @@ from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
 from models.decode import complete, greedy, sample
 from models.families import CheckpointError
+from models.loss import completion_loss
 from models.protocol import LanguageModel, Trainable, Vocabulary
 from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ __all__ = [
     "TransformerConfig",
     "Vocabulary",
     "complete",
+    "completion_loss",
     "greedy",
     "load_checkpoint",
     "sample",

@@ -7,25 +7,27 @@ import re
 import shlex
 import webbrowser
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 
-from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, using
+from lora import Adapter, load_adapter, save_adapter
 from recycle.decide.statistics import wilson
-from recycle.measure.ask import ask, encode_prompt, tally
+from recycle.measure.ask import encode_prompt, tally
+from recycle.measure.cell import answers_to, stages_of
 from recycle.measure.gsm import describe
-from recycle.measure.mechanism import routing
+from recycle.measure.routed import Put, mean_gates, put_on
 from recycle.plan import Expert
+from recycle.reuse.by_name import router_by_name
+from recycle.reuse.examples import find_examples
+from recycle.reuse.learning import Lesson
 from recycle.reuse.merge import weighted_sum
-from recycle.reuse.merges import merge_by_name
-from recycle.reuse.method import Stage
+from recycle.reuse.merges import LEARNERS, merge_by_name
+from recycle.reuse.method import Given
 from recycle.reuse.methods import METHODS
-from recycle.reuse.route import arrow, on_all_layers
 from recycle.run import progress
 from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment
@@ -42,6 +44,7 @@ from recycle.train.base import Base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.known import known_facts
 from recycle.train.settings import assignments, change
+from tasks import Question
 from tasks.gsm_symbolic import LEVELS
 
 RESULTS = Path(__file__).parent / "results"
@@ -108,7 +111,7 @@ def _write_report(made: Study, folder: Path) -> None:
 def methods(options: Namespace) -> None:
     """Every method as a table; dW_i is the update of expert i of N, v_i its prototype."""
     heads = ("method", "family", "formula", "needs", "source")
-    rows = [(m.name, m.family, m.formula, m.needs, m.source) for m in METHODS]
+    rows = [(m.name, m.family, m.formula, m.needed, m.source) for m in METHODS]
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads) - 1)]
     print("dW_i = s_i B_i A_i: the update of expert i of N; v_i: its top right singular vector\n")
     for row in (heads, *rows):
@@ -190,6 +193,9 @@ def train(options: Namespace) -> None:
 def merge(options: Namespace) -> None:
     if (options.weights is not None) != (options.method == "weighted_sum"):
         raise ValueError("--weights goes with --method weighted_sum, and that with --weights")
+    learns = options.method in LEARNERS
+    if options.examples is not None and not learns:
+        raise ValueError(f"--examples goes with --method {' or '.join(LEARNERS)}")
     base = _open(options)
     target = inside(_library(base), options.out, "--out")
     adapters = [_adapter(base, name) for name in options.adapters]
@@ -199,45 +205,76 @@ def merge(options: Namespace) -> None:
             raise ValueError("weighted_sum has no options for --set: its --weights say everything")
         merged = weighted_sum(adapters, options.weights)
     else:
-        merged = merge_by_name(options.method, adapters, settings)
+        lesson = None
+        if learns:
+            examples = _examples(base, options, adapters, settings.pop("examples", None))
+            given = Given(base.model, base.tokenizer)
+            lesson = Lesson.from_examples(examples, given)
+        merged = merge_by_name(options.method, adapters, settings, lesson)
     save_adapter(merged, target)
     ranks = ", ".join(map(str, sorted({merged.rank(path) for path in merged.paths})))
     print(f"saved {target}: {merged.origin['formula']}, rank {ranks}, {len(merged.paths)} layers")
+
+
+def _examples(
+    base: Base, options: Namespace, adapters: Sequence[Adapter], count: str | None = None
+) -> list[Question]:
+    """The examples that the options ask for, about --group or about the one group that the
+    adapters' records name."""
+    group = options.group
+    if group is None:
+        groups = {str(adapter.origin.get("group")) for adapter in adapters}
+        if len(groups) > 1 or not groups <= set(base.world.groups):
+            raise ValueError(
+                "the adapters' records do not name one group: say with --group whose questions the "
+                f"examples are, {', '.join(base.world.groups)}"
+            )
+        (group,) = groups
+    _check_group(base, group)
+    if count is not None and not re.fullmatch(r"[0-9]{1,9}", count):
+        raise ValueError(f"--set examples={count}: a whole number")
+    number = None if count is None else int(count)
+    return find_examples(options.examples, number, base.world, group, base.tokenizer)
 
 
 def route(options: Namespace) -> None:
     base = _open(options)
     _check_group(base, options.group)
     adapters = _each_once(base, options.adapters)
-    routers = arrow(list(adapters.values()), options.temperature, options.top_k)
-    names = _attach_all(base, on_all_layers(adapters))
-    for form in base.world.forms:
-        questions = base.world.questions(options.group, form)
+    put = _routed(base, options, adapters)
+    _tell_left_out(put)
+    theirs = {f"adapter{i}": name for i, name in enumerate(adapters)}
+    for form, questions in put.questions.items():
         encoded = [encode_prompt(base.tokenizer, question) for question in questions]
-        prompts = torch.tensor([prompt for prompt in encoded if len(prompt) == len(encoded[0])])
-        with using(base.model, Gated(names, routers)):
-            layers = routing(base.model, prompts, routers)
+        rows = [i for i, prompt in enumerate(encoded) if len(prompt) == len(encoded[0])]
+        stages = stages_of(put.prepared, {form: [questions[i] for i in rows]})[form]
+        modes = [own[0].mode for own in stages]
+        layers = mean_gates(base, torch.tensor([encoded[i] for i in rows]), modes)
+        names = ", ".join(theirs.get(name, name) for name in modes[0].names) if modes[0] else ""
         print(f"\n{form}: e.g. {questions[0].prompt}")
-        print(f"{'':38}mean gate of {', '.join(options.adapters)}; entropy in nats")
-        for path, gates in layers.items():
-            means = "".join(f"{fmean(each):8.3f}" for each in zip(*gates["gates"], strict=True))
-            print(f"  {path:36}{means}{fmean(gates['entropy']):10.3f}")
+        print(f"{'':38}mean gate of {names}; entropy in nats")
+        for path, (gates, entropy) in layers.items():
+            means = "".join(f"{gate:8.3f}" for gate in gates)
+            print(f"  {path:36}{means}{entropy:10.3f}")
 
 
 def evaluate(options: Namespace) -> None:
     base = _open(options)
     _check_group(base, options.group)
     adapters = _each_once(base, options.adapters)
+    routes = (options.router, options.examples, options.top_k) != (None, None, None)
     if len(adapters) > 1:
-        routers = arrow(list(adapters.values()), options.temperature, options.top_k)
-        names = _attach_all(base, on_all_layers(adapters))
-        mode: Mode = Gated(names, routers, options.order)
+        put = _routed(base, options, adapters)
+    elif routes or options.temperature != 1.0:
+        raise ValueError(
+            "one adapter is not routed: --router, --examples, --top-k and --temperature want "
+            "several"
+        )
     else:
-        if options.top_k or options.temperature != 1.0:
-            raise ValueError("one adapter is not routed: --top-k and --temperature want several")
-        mode = Mix(dict.fromkeys(_attach_all(base, adapters), 1.0))
-    for form in base.world.forms:
-        answers = ask(base, base.world.questions(options.group, form), [Stage(mode)])
+        put = put_on(base, options.group, adapters)
+    _tell_left_out(put)
+    everything = answers_to(base, put.questions, stages_of(put.prepared, put.questions))
+    for form, answers in everything.items():
         outcomes, notes = tally(base.world, answers)
         low, high = wilson(outcomes["right"], len(answers))
         counts = {"n": len(answers), **outcomes, **notes}
@@ -247,6 +284,23 @@ def evaluate(options: Namespace) -> None:
         )
         for a in answers[: options.show]:
             print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
+
+
+def _tell_left_out(put: Put) -> None:
+    if put.left_out:
+        print(f"not asked: {put.left_out} questions of each form, about people of the examples")
+
+
+def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put:
+    order = getattr(options, "order", "outputs")
+    method = router_by_name(options.router or "arrow", options.top_k, options.temperature, order)
+    if method.needs == "examples":
+        examples = _examples(base, options, list(adapters.values()))
+    elif options.examples is not None:
+        raise ValueError(f"--examples: the router {method.name} learns from no examples")
+    else:
+        examples = []
+    return put_on(base, options.group, adapters, method, examples)
 
 
 def _open(options: Namespace) -> Base:
@@ -296,15 +350,3 @@ def _each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"the adapter {twice!r} is named twice: name each once")
     return {name: _adapter(base, name) for name in names}
-
-
-def _attach_all(base: Base, adapters: dict[str, Adapter]) -> tuple[str, ...]:
-    """Attach under plain names of our own, for a folder's path is no adapter name; errors have the
-    names that the user gave."""
-    given = {f"adapter{i}": name for i, name in enumerate(adapters)}
-    try:
-        attach(base.model, dict(zip(given, adapters.values(), strict=True)))
-    except ValueError as error:
-        theirs = re.sub(r"'(adapter[0-9]+)'", lambda own: repr(given[own[1]]), str(error))
-        raise ValueError(theirs) from None
-    return tuple(given)

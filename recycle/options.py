@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from recycle import commands
-from recycle.reuse.merges import NAMES, options_text
+from recycle.reuse.by_name import ROUTERS
+from recycle.reuse.merges import LEARNERS, NAMES, options_text
 from recycle.run.matmul import CHOICES
 from recycle.run.names import did_you_mean
 from recycle.studies import DESIGNS, Study
@@ -170,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     merge = command("merge", commands.merge, "merge adapters into one", options_text())
     _on_run(merge, adapters=True)
-    merge.add_argument("--method", choices=[*NAMES, "weighted_sum"], required=True)
+    merge.add_argument("--method", choices=[*NAMES, *LEARNERS, "weighted_sum"], required=True)
     merge.add_argument(
         "--weights",
         type=_weight,
@@ -178,18 +179,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="for weighted_sum: one for each adapter",
     )
+    _examples_option(merge, "for a method that learns: ")
+    merge.add_argument(
+        "--group", type=_words, help="whose questions the examples are (default: the adapters')"
+    )
     _set_option(merge, "change an option of the method, as in density=0.3; options below")
     merge.add_argument("--out", type=_words, required=True, help="its name in the library")
 
     route = command(
-        "route", commands.route, "show how Arrow routes a group's questions among adapters"
+        "route", commands.route, "show how a router shares a group's questions among adapters"
     )
     _on_run(route, adapters=True)
     _routing_options(route)
     route.add_argument("--group", type=_words, required=True, help="the group that is asked, as F")
 
     evaluate = command(
-        "eval", commands.evaluate, "answer a group's questions with an adapter, or several by Arrow"
+        "eval", commands.evaluate, "answer a group's questions with an adapter, or several routed"
     )
     _on_run(evaluate, adapters=True)
     _routing_options(evaluate)
@@ -197,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--order",
         choices=["outputs", "factors"],
         default="outputs",
-        help="what Arrow mixes (default outputs)",
+        help="what the router mixes (default outputs)",
     )
     evaluate.add_argument(
         "--group", type=_words, required=True, help="the group that is asked, as F"
@@ -280,9 +285,29 @@ def _on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
         )
 
 
+def _examples_option(sub: argparse.ArgumentParser, who: str) -> None:
+    sub.add_argument(
+        "--examples",
+        type=_words,
+        metavar="N|FILE",
+        help=f"{who}so many questions of the group with their answers, which are then not asked, "
+        'or a file of JSON lines {"prompt": .., "completion": ..}',
+    )
+
+
 def _routing_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--top-k", type=_whole(1), metavar="K", help="adapters that a token may use (default all)"
+        "--router",
+        choices=ROUTERS,
+        metavar="NAME",
+        help=f"who chooses: {', '.join(ROUTERS)} (default arrow)",
+    )
+    _examples_option(sub, "for a router that learns from examples: ")
+    sub.add_argument(
+        "--top-k",
+        type=_whole(1),
+        metavar="K",
+        help="adapters that a token may use (default all; phatgoose: 2)",
     )
     sub.add_argument(
         "--temperature",

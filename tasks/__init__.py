@@ -6,7 +6,7 @@ from tasks.history import History
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
 from tasks.word_problem import WordMathConfig
-from tasks.world import Leak, Phase, Question, Text, World
+from tasks.world import Leak, Phase, Question, Split, Text, World, named
 
 __all__ = [
     "Composition",
@@ -17,10 +17,12 @@ __all__ = [
     "Leak",
     "Phase",
     "Question",
+    "Split",
     "Text",
     "TwoHop",
     "TwoHopConfig",
     "WordMath",
     "WordMathConfig",
     "World",
+    "named",
 ]

@@ -179,6 +179,7 @@ class Composition(World):
     Config = CompositionConfig
     groups, forms, outcomes, components = tuple(GROUPS), FORMS, OUTCOMES, ("hop1", "hop2")
     kinds = tuple(KINDS)
+    target = "direct"
 
     def __init__(self, config: CompositionConfig, seed: int):
         self.config, self.seed = config, seed
@@ -474,6 +475,10 @@ class Composition(World):
             "direct": self.questions("KK-R", "direct"),
             "cot": self.questions("KK-R", "cot"),
         }
+
+    def about(self, group: str) -> list[frozenset[str]]:
+        """Both people of each chain."""
+        return [frozenset((chain.a, chain.b)) for chain in self.asked[group]]
 
     def chance(self, group: str) -> float:
         """Accuracy of a guess among the values of the attribute that is asked for, or of the best

@@ -132,6 +132,7 @@ class English(World):
         "KN": "KN: known first hop, new second hop",
     }
     groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
+    target = "direct"
     longest = 48  # tokens of a chain of thought, with room
 
     def __init__(self, config: EnglishConfig, seed: int):
@@ -312,6 +313,10 @@ class English(World):
     def questions(self, group: str, form: str) -> list[Question]:
         """The group "base" asks what K asks: what the model alone should answer."""
         return [t.question(form) for t in self.of(group)]
+
+    def about(self, group: str) -> list[frozenset[str]]:
+        """A and B of each chain, be they people, landmarks or countries."""
+        return [frozenset((t.a, t.b)) for t in self.of(group)]
 
     def chance(self, group: str) -> float:
         answers = Counter(t.c for t in self.of(group))

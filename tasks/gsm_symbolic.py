@@ -29,13 +29,13 @@ the file, the line, the field, its value, and the remedy.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+
+from tasks.json_lines import read_object, read_rows, read_text
 
 LEVELS = ("base", "P1", "P2")
 # The fields that are used.
@@ -48,7 +48,6 @@ TEMPLATE_FIELDS = {
     "question_annotated": str,
     "answer_annotated": str,
 }
-KINDS = {int: "a whole number", str: "a text"}
 # The patterns take [0-9] and not \d, which takes the digits of all scripts. The bounds keep every
 # number small, and the search for it short.
 _NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
@@ -136,7 +135,7 @@ def by_original(problems: Iterable[Problem]) -> dict[int, dict[str, list[Problem
 
 def load_template(path: str | Path) -> Template:
     """Read one template file. Raises ValueError where the file is not as described above."""
-    row = _row(_read(path), TEMPLATE_FIELDS, str(path))
+    row = read_object(read_text(path), TEMPLATE_FIELDS, str(path))
     where, annotated = f"{path}: question_annotated", row["question_annotated"]
     text, *sections = re.split("|".join(_SECTIONS), annotated)
     if re.findall("|".join(_SECTIONS), annotated) != list(_SECTIONS):
@@ -197,68 +196,3 @@ def last_number(text: str) -> Fraction | None:
     """
     numbers = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
     return exact(numbers[-1]) if numbers else None
-
-
-def read_rows(
-    path: str | Path, fields: Mapping[str, type], empty: tuple[str, ...] = ()
-) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Each line's number, its place in words, and its JSON object with these fields; blank lines
-    are skipped. Texts are not blank, but those of the fields in ``empty`` may be.
-
-    Raises ValueError for a file that cannot be read and a line that is not as described."""
-    # Strings of JSON may hold other line separators, at which splitlines would split too.
-    for n, line in enumerate(_read(path).split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {n}"
-            yield n, where, _row(line, fields, where, empty)
-
-
-def _read(path: str | Path) -> str:
-    """A whole text; a mark of its byte order, as some programs write it, is left out."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}): name a file of your copy of GSM-Symbolic"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no UTF-8 text (byte {error.start}): fetch it again, unpacked"
-        ) from None
-
-
-def _row(
-    text: str, fields: Mapping[str, type], where: str, empty: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """One JSON object with these fields, of these types."""
-    try:
-        row = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        # Only errors of JSON's grammar have a msg: a number of thousands of digits has none.
-        reason = getattr(error, "msg", "nested too deeply, too long a number, or a field twice")
-        raise ValueError(
-            f"{where} is no JSON ({reason}): {text[:40]!r}; fetch the file again"
-        ) from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} is {text[:40]!r}: it must be an object with {', '.join(fields)}")
-    for name, kind in fields.items():
-        if name not in row:
-            raise ValueError(
-                f"{where} has no field {name!r}, only {', '.join(row)[:100] or 'none'}: "
-                "fetch the file again"
-            )
-        if type(row[name]) is not kind:
-            raise ValueError(f"{where}: {name} = {str(row[name])[:40]!r}: must be {KINDS[kind]}")
-        if kind is int and not 0 <= row[name] < 10**12:
-            raise ValueError(f"{where}: {name} = {str(row[name])[:40]}: must be from 0 to 10^12")
-        if kind is str and name not in empty and not row[name].strip():
-            raise ValueError(f"{where}: {name} is empty: it must be {KINDS[kind]}")
-    return row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError where a field stands twice, for nobody knows which one
-    counts."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a field stands twice")
-    return found

@@ -139,6 +139,7 @@ class TwoHop(World):
     }
     Config = TwoHopConfig
     groups, forms, outcomes, components = GROUPS, FORMS, OUTCOMES, ("hop1", "hop2")
+    target = "direct"
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
@@ -339,6 +340,10 @@ class TwoHop(World):
         if form == "hop2":
             return [self._home_question(person) for person in people]
         return [self.triple(person).question(form) for person in people]
+
+    def about(self, group: str) -> list[frozenset[str]]:
+        """Both people of each triple; a city is shared by many."""
+        return [frozenset((t.a, t.b)) for t in self.sets[group]]
 
     @cached_property
     def held_out_from_questions(self) -> list[str]:

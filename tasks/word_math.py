@@ -97,13 +97,16 @@ class WordMath(world.World):
         self.read_by = {level: pool[i * size : (i + 1) * size] for i, level in enumerate(LEVELS)}
         self.check_leaks()
 
-    def _draw(self, reader: str, count: int) -> list[Problem]:
-        """Draw problems of one reader, none with the named derivation of another."""
-        rng = Random(f"word-math {self.seed} {reader}")
+    def _draw(
+        self, reader: str, count: int, use: str = "", avoid: frozenset[Graph] = frozenset()
+    ) -> list[Problem]:
+        """Draw problems of one reader, none with the named derivation of another. A further ``use``
+        has draws of its own, and no derivation that begins with a graph in ``avoid``."""
+        rng = Random(f"word-math {self.seed} {use or reader}")
         problems: dict[tuple[Step, ...], Problem] = {}
         for _ in range(50 * count + 1_000):  # only a tenth of all problems are for the test
             problem = draw(self.config, rng, rng.randint(self.config.fewest, self.config.steps))
-            if self.reader(problem) == reader:
+            if self.reader(problem) == reader and avoid.isdisjoint(problem.beginnings()):
                 problems.setdefault(problem.at("base"), problem)
             if len(problems) == count:
                 return list(problems.values())
@@ -188,13 +191,22 @@ class WordMath(world.World):
         The problems are the same for every level and rendering. The group ``base`` asks them in all
         renderings that the base reads.
         """
-        questions = []
-        for rendering in self.config.renderings if group == "base" else (group,):
-            for problem in self.asked:
-                prompt, completion, _ = problem.text(form, rendering)
-                answer = str(problem.at(form)[-1].value)
-                questions.append(Question(form, prompt, completion, answer, problem, rendering))
-        return questions
+        renderings = self.config.renderings if group == "base" else (group,)
+        return [self._question(p, form, each) for each in renderings for p in self.asked]
+
+    @staticmethod
+    def _question(problem: Problem, form: str, rendering: str) -> Question:
+        prompt, completion, _ = problem.text(form, rendering)
+        answer = str(problem.at(form)[-1].value)
+        return Question(form, prompt, completion, answer, problem, rendering)
+
+    def examples(self, group: str, count: int) -> world.Split:
+        """Further problems of the test's part, which nobody reads and whose graphs are not asked:
+        all of the group's questions are left. Raises ValueError where there are too few."""
+        asked = frozenset(problem.graph("base") for problem in self.asked)
+        further = self._draw("test", count, "examples", asked)
+        found = [self._question(problem, self.target, group) for problem in further]
+        return world.Split(found, range(len(self.asked)))
 
     def in_context(self, group: str) -> list[list[Text]]:
         """For each problem, a solved problem of the base level and one of P1, in the group's

@@ -7,10 +7,14 @@ level of difficulty). Every group is asked in every form.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Text(NamedTuple):
@@ -56,6 +60,22 @@ class Phase(NamedTuple):
     until: str | None = None
 
 
+class Split(NamedTuple):
+    """Questions with right answers to learn from, and the rows of a group's questions that are
+    asked afterwards. No name stands in both (`World.about`)."""
+
+    examples: Sequence[Question]
+    asked: Sequence[int]
+
+
+def named(names: Iterable[str], text: str) -> str | None:
+    """The first of the names that stands in a text, as whole words; None where none does."""
+    for name in sorted(names):
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+            return name
+    return None
+
+
 class Leak(ValueError):
     """A text that no model may read stands among the training texts."""
 
@@ -64,6 +84,7 @@ class World(ABC):
     """One seeded world. Making a world whose splits are broken raises Leak."""
 
     name: str
+    seed: int
     Config: type  # a frozen dataclass
     titles: Mapping[str, str]  # one line for each group
     groups: Sequence[str]
@@ -110,6 +131,76 @@ class World(ABC):
     @abstractmethod
     def chance(self, group: str) -> float:
         """Accuracy of the best constant answer to the group's hardest questions, from 0 to 1."""
+
+    # Examples: what a method may learn from, and what it is asked afterwards. --------------------
+
+    @property
+    def target(self) -> str:
+        """The form in which examples are asked: the one that reuse is for."""
+        return self.forms[-1]
+
+    def about(self, group: str) -> list[frozenset[str]]:
+        """For each of the group's questions, the names of those it is about, which no example may
+        share. The default is the prompts of the question itself, in all forms."""
+        prompts = [[q.prompt for q in self.questions(group, form)] for form in self.forms]
+        return [frozenset(each) for each in zip(*prompts, strict=True)]
+
+    def examples(self, group: str, count: int) -> Split:
+        """``count`` of the group's questions in the form `target`, and the rows that are left to be
+        asked: those about nobody whom an example is about.
+
+        The experts hold the facts of a group and no others of its kind, and all of these are asked.
+        So a part of them is held out, for those alone who learn from it. The rows are drawn one by
+        one by the world's seed, each the one that names the fewest new people; so few examples are
+        the first of many. Raises ValueError where no question would be left.
+        """
+        names = self.about(group)
+        order = np.random.default_rng([self.seed, 17]).permutation(len(names)).tolist()
+        taken: list[int] = []
+        met: set[str] = set()
+        for _ in range(min(count, len(names))):
+            row = min(order, key=lambda row: len(names[row] - met))
+            order.remove(row)
+            taken.append(row)
+            met |= names[row]
+        asked = [row for row, about in enumerate(names) if not about & met]
+        if not asked:
+            raise ValueError(
+                f"examples = {count}: group {group} has {len(names)} questions, and none would be "
+                "left to ask that shares nobody with an example: choose fewer examples"
+            )
+        questions = self.questions(group, self.target)
+        return Split([questions[row] for row in taken], asked)
+
+    def whom(self, prompt: str) -> frozenset[str]:
+        """The names of those whom the question with this prompt is about, a bridge that it does not
+        name included; none where no group asks it."""
+        return self._whom.get(prompt, frozenset())
+
+    @cached_property
+    def _whom(self) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for group in self.groups:
+            try:
+                about = self.about(group)
+            except ValueError:  # a group for which a checkpoint knows too little asks nothing
+                continue
+            for form in self.forms:
+                for question, names in zip(self.questions(group, form), about, strict=True):
+                    found[question.prompt] = found.get(question.prompt, frozenset()) | names
+        return found
+
+    def apart_from(self, group: str, examples: Iterable[tuple[str, str]]) -> list[int]:
+        """The rows of the group's questions that share nobody with these prompts and completions:
+        about nobody whom an example names or is about."""
+        pairs = list(examples)
+        told = "\n".join(f"{prompt} {completion}" for prompt, completion in pairs)
+        met = frozenset().union(*(self.whom(prompt) for prompt, _ in pairs))
+        return [
+            row
+            for row, names in enumerate(self.about(group))
+            if names.isdisjoint(met) and not named(names, told)
+        ]
 
     # Probes: a world that has nothing to say leaves them out. -----------------------------------
 

@@ -20,9 +20,10 @@ from recycle.reuse.method import Given, Prepared, Stage
 from recycle.reuse.methods import PLAIN_SUM
 from recycle.train.base import Base
 from recycle.train.experts import Trained
-from tasks import Question
+from tasks import Question, Split, Text
 
 K = TypeVar("K", str, int, tuple[str, int])
+V = TypeVar("V")
 SHOWN = 3  # answers of each form that are kept to be read
 
 
@@ -39,25 +40,31 @@ class Measured:
 
 
 def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
-    """Ask the cell's questions in every form. ``experts`` are the base's, by slug."""
+    """Ask the cell's questions in every form. ``experts`` are the base's, by slug.
+
+    A method that learns from examples is asked about nobody whom they name (`World.examples`)."""
     world, group = base.world, cell.library.group
+    split = world.examples(group, cell.method.examples) if cell.method.examples else None
+    asked = {form: _kept(world.questions(group, form), split) for form in world.forms}
     members = {expert.slug: experts[expert.slug] for expert in cell.library.experts}
     adapters = {slug: made for slug, made in members.items() if isinstance(made, Adapter)}
     model = _tuned(base.model, members)
     generator = torch.Generator().manual_seed(derived(cell.seed, cell.path))
-    given = Given(model, base.tokenizer)
+    given = Given(model, base.tokenizer, split.examples if split else ())
     prepared = cell.method.prepare(adapters, generator, world, given)
-    stages = _stages(prepared, {form: world.questions(group, form) for form in world.forms})
+    stages = stages_of(prepared, asked)
+    contexts = _kept(world.in_context(group), split) if cell.library.context else None
 
     attach(model, prepared.adapters)
-    answers = _answer(replace(base, model=model), cell, stages)
+    answers = answers_to(replace(base, model=model), asked, stages, contexts)
     rows = {}
     for form in world.forms:
         outcomes, notes = tally(world, answers[form])
         items = itemised((answer.outcome for answer in answers[form]), world.outcomes)
         rows[form] = Row(cell.key, form, len(answers[form]), outcomes, notes, items=items)
         if (others := world.alternatives(group, form)) and not cell.library.context:
-            signal = _compare(replace(base, model=model), form, group, others, stages[form])
+            wrong = _kept(others, split)
+            signal = _compare(replace(base, model=model), asked[form], wrong, stages[form])
             rows[form] = replace(rows[form], values=signal)
     detach(model)
 
@@ -69,6 +76,11 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     return Measured(tuple(rows.values()), {form: said[:SHOWN] for form, said in answers.items()})
 
 
+def _kept(values: Sequence[V], split: Split | None) -> Sequence[V]:
+    """The values of the questions that are asked, where some were learned from."""
+    return values if split is None else [values[row] for row in split.asked]
+
+
 def _tuned(model: Model, members: Trained) -> Model:
     """The base's model, or a copy with the weights of a fully fine-tuned expert."""
     for made in members.values():
@@ -78,7 +90,7 @@ def _tuned(model: Model, members: Trained) -> Model:
     return model
 
 
-def _stages(
+def stages_of(
     prepared: Prepared, questions: Mapping[str, Sequence[Question]]
 ) -> dict[str, list[Sequence[Stage]]]:
     """The stages of each question, by form; the questions of a form share them, or the method
@@ -89,13 +101,14 @@ def _stages(
     return {form: [stages[form]] * len(own) for form, own in questions.items()}
 
 
-def _answer(
-    base: Base, cell: Cell, stages: Mapping[str, Sequence[Sequence[Stage]]]
+def answers_to(
+    base: Base,
+    questions: Mapping[str, Sequence[Question]],
+    stages: Mapping[str, Sequence[Sequence[Stage]]],
+    contexts: Sequence[Sequence[Text]] | None = None,
 ) -> dict[str, list[Answer]]:
-    """Answers to every form; questions on which the adapters act alike share their batches."""
-    world, group = base.world, cell.library.group
-    contexts = world.in_context(group) if cell.library.context else None
-    questions = {form: world.questions(group, form) for form in world.forms}
+    """Answers to the questions of every form, each in its stages; questions on which the adapters
+    act alike share their batches."""
     answers: dict[tuple[str, int], Answer] = {}
     of_question = {(form, row): own[row] for form, own in stages.items() for row in range(len(own))}
     for places in asked_together(of_question):
@@ -120,14 +133,12 @@ def asked_together(stages: Mapping[K, Sequence[Stage]]) -> list[list[K]]:
 
 def _compare(
     base: Base,
-    form: str,
-    group: str,
+    questions: Sequence[Question],
     others: Sequence[Sequence[str]],
     stages: Sequence[Sequence[Stage]],
 ) -> dict[str, float]:
     """`compare` on the questions of a form; those of one mode go together, and the means are over
     all."""
-    questions = base.world.questions(group, form)
     parts, weights = [], []
     for rows in asked_together({row: own[:1] for row, own in enumerate(stages)}):
         asked, wrong = [questions[row] for row in rows], [others[row] for row in rows]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora import Adapter, using
 from recycle.reuse.controls import whole_input
-from recycle.reuse.method import Given, Prepared, Stage
+from recycle.reuse.method import Given, Prepared, Stage, own_texts
 from recycle.reuse.route import on_all_layers
 from tasks import Question, World
 
@@ -43,13 +43,7 @@ def centroid(
 
 
 def _centroid(name: str, expert: Adapter, world: World, given: Given) -> Tensor:
-    reads, group = expert.origin.get("reads"), expert.origin.get("group")
-    if reads is None or group is None:
-        raise ValueError(
-            f"centroid embeds the texts that an expert read: the record of {name} names no "
-            "curriculum and group"
-        )
-    texts = world.expert_texts(str(reads), str(group))
+    texts = own_texts("centroid", name, expert, world)
     count = min(TEXTS, len(texts))
     chosen = [texts[i * len(texts) // count] for i in range(count)]
     return _embedded([text.prompt for text in chosen], given).mean(0)

@@ -21,6 +21,7 @@ from recycle.reuse.method import Apply, Method, Prepared, always, together
 from recycle.reuse.route import arrow, on_all_layers
 from recycle.reuse.routers import spectr
 from recycle.reuse.scale import rescaled_single
+from recycle.reuse.taught import TAUGHT
 from recycle.reuse.with_peft import COMBINATIONS, MEANS, merged_with_peft
 from tasks import World
 
@@ -105,4 +106,4 @@ ROUTED = (
     ),
 )
 PEFT_ITSELF = tuple(map(_by_peft, COMBINATIONS))
-CLAIMED: tuple[Method, ...] = (*MERGED, *SINGLES, *ROUTED)
+CLAIMED: tuple[Method, ...] = (*MERGED, *SINGLES, *ROUTED, *TAUGHT)

@@ -28,12 +28,13 @@ def oracle(experts: Mapping[str, Adapter], generator: torch.Generator, world: Wo
     for a library names the experts of its own group first.
     """
     expert_of = _by_curriculum(experts)
+    _check_needs("oracle", world)
     paths = list(dict.fromkeys(path for adapter in experts.values() for path in adapter.paths))
     blocks = sorted({place(path).block for path in paths})
 
     def gates(reads: Sequence[str], path: str) -> Constant:
         depth = blocks.index(place(path).block)
-        return only(expert_of[reads[depth * len(reads) // len(blocks)]], experts)
+        return only(_expert_of(reads[depth * len(reads) // len(blocks)], expert_of), experts)
 
     def stages(form: str) -> list[Stage]:
         sequence = []
@@ -51,11 +52,31 @@ def only(chosen: str, experts: Mapping[str, Adapter]) -> Constant:
 
 
 def _by_curriculum(experts: Mapping[str, Adapter]) -> dict[str, str]:
-    """The first expert of each curriculum."""
+    """The first expert of each curriculum. Raises ValueError where a record does not name one."""
     expert_of: dict[str, str] = {}
     for name, adapter in experts.items():
+        if "reads" not in adapter.origin:
+            raise ValueError(
+                f"an oracle knows what each expert read: the record of {name} names no curriculum"
+            )
         expert_of.setdefault(str(adapter.origin["reads"]), name)
     return expert_of
+
+
+def _expert_of(reads: str, expert_of: Mapping[str, str]) -> str:
+    if reads not in expert_of:
+        raise ValueError(
+            f"an oracle needs an expert that read {reads!r}: the experts read "
+            f"{', '.join(expert_of)}"
+        )
+    return expert_of[reads]
+
+
+def _check_needs(method: str, world: World) -> None:
+    """Raises ValueError in a world that does not say what its questions need."""
+    for form in world.forms:
+        if not world.needs(form):
+            raise ValueError(f"{method}: the world {world.name} does not say what {form} needs")
 
 
 def whole_input(experts: Mapping[str, Adapter]) -> dict[str, Gated]:
@@ -76,12 +97,10 @@ def input_oracle(
     Raises ValueError in a world that does not say what its questions need.
     """
     expert_of, modes = _by_curriculum(experts), whole_input(experts)
+    _check_needs("input_oracle", world)
 
     def stages(form: str) -> list[Stage]:
-        needs = world.needs(form)
-        if not needs:
-            raise ValueError(f"input_oracle: the world {world.name} does not say what {form} needs")
-        return [Stage(modes[expert_of[needs[-1].reads[-1]]])]
+        return [Stage(modes[_expert_of(world.needs(form)[-1].reads[-1], expert_of)])]
 
     return Prepared(on_all_layers(experts), stages)
 

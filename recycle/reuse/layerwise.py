@@ -12,17 +12,18 @@ import torch
 
 from lora import Adapter, common_base
 from recycle.reuse.core import Factors, Layer, checked, layers
+from recycle.reuse.learning import Lesson
 
 
 class Merge:
     """adapters -> one adapter: ``merge(adapters, **options)``.
 
     A random merge takes a ``generator`` besides its options, and draws from it layer by layer and
-    adapter by adapter. The adapter's ``origin`` holds the merge's name, formula and options, and
-    the origins of the parts.
+    adapter by adapter. One that learns takes a ``lesson``. The adapter's ``origin`` holds the
+    merge's name, formula and options, the texts that it learned from, and the origins of the parts.
 
     Raises ValueError for an option that the merge does not have, for a random merge without a
-    generator, and as `checked` and the merge itself do.
+    generator, for one that learns without a lesson, and as `checked` and the merge itself do.
     """
 
     def __init__(self, function: Callable[..., Adapter], formula: str, source: str):
@@ -34,14 +35,19 @@ class Merge:
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         ]
         self.random = any(parameter.name == "generator" for parameter in keywords)
+        self.learns = any(parameter.name == "lesson" for parameter in keywords)
         self.options: Mapping[str, Any] = {
             parameter.name: parameter.default
             for parameter in keywords
-            if parameter.name != "generator"
+            if parameter.name not in ("generator", "lesson")
         }
 
     def __call__(
-        self, adapters: Sequence[Adapter], generator: torch.Generator | None = None, **options: Any
+        self,
+        adapters: Sequence[Adapter],
+        generator: torch.Generator | None = None,
+        lesson: Lesson | None = None,
+        **options: Any,
     ) -> Adapter:
         for name in options:
             if name not in self.options:
@@ -49,15 +55,21 @@ class Merge:
                     f"{self.name} has no option {name!r}: choose from "
                     f"{', '.join(self.options) or 'none'}"
                 )
-        drawn = {"generator": generator} if self.random else {}
+        given: dict[str, Any] = {"generator": generator} if self.random else {}
         if self.random and generator is None:
             raise ValueError(f"{self.name} is random: give it a generator")
-        merged = self.function(checked(adapters), **drawn, **options)
+        if self.learns:
+            if lesson is None:
+                raise ValueError(f"{self.name} learns from examples: give it some")
+            given["lesson"] = lesson
+        merged = self.function(checked(adapters), **given, **options)
+        said = lesson.texts if self.learns and lesson is not None else ()
         record = {
             "merge": self.name,
             "formula": self.formula,
             "options": {**self.options, **options},
             **merged.origin,
+            **({"examples": [list(each) for each in said]} if said else {}),
             "of": [dict(adapter.origin) for adapter in adapters],
         }
         return replace(merged, base=common_base(adapters), origin=record)
@@ -76,7 +88,7 @@ def by_layer(formula: str, source: str) -> Callable[[Callable[..., Factors]], Me
             factors = {}
             for layer in layers(adapters):
                 A, B = of_layer(layer, **options)
-                factors[layer.path] = _as_stored(A, B, layer)
+                factors[layer.path] = as_stored(A, B, layer)
             return Adapter.unscaled(factors)
 
         merged.__name__, merged.__doc__ = of_layer.__name__, of_layer.__doc__
@@ -86,7 +98,7 @@ def by_layer(formula: str, source: str) -> Callable[[Callable[..., Factors]], Me
     return lift
 
 
-def _as_stored(A: torch.Tensor, B: torch.Tensor, layer: Layer) -> Factors:
+def as_stored(A: torch.Tensor, B: torch.Tensor, layer: Layer) -> Factors:
     """The factors in the type of the layer's own ones. An update of rank 0 gets a zero of rank 1,
     because an adapter has no rank 0. Raises ValueError where they do not fit into the type."""
     if len(A) == 0:

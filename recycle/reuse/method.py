@@ -10,8 +10,9 @@ import torch
 
 from lora import Adapter, Mix, Mode
 from models import Vocabulary
-from tasks import Question, World
+from tasks import Question, Text, World
 
+Needs = Literal["nothing", "examples", "texts"]
 Family = Literal["single", "merge", "router", "oracle", "control"]
 FAMILIES: tuple[Family, ...] = ("single", "merge", "router", "oracle", "control")
 
@@ -58,6 +59,7 @@ class Method:
     ``name`` is the identity of the method: rows, files and seeds depend on it, so it never changes.
     ``needs`` says what the method must be given besides the experts: nothing, examples of the task,
     or texts. ``weight`` is the weight of each expert where the method is a sum at one weight.
+    ``examples`` is the number of examples that the method learns from, 0 where any number will do.
     """
 
     name: str
@@ -65,8 +67,14 @@ class Method:
     formula: str
     source: str
     apply: Apply
-    needs: Literal["nothing", "examples", "texts"] = "nothing"
+    needs: Needs = "nothing"
     weight: float | None = None
+    examples: int = 0
+
+    @property
+    def needed(self) -> str:
+        """What the method needs, with the number: "20 examples"."""
+        return f"{self.examples} {self.needs}" if self.examples else self.needs
 
     def prepare(
         self,
@@ -82,7 +90,23 @@ class Method:
             raise ValueError(f"{self.name} needs {self.needs}: give it the base and what it reads")
         if self.needs == "examples" and not given.examples:
             raise ValueError(f"{self.name} learns from examples: give it at least one question")
+        if self.examples and len(given.examples) != self.examples:
+            raise ValueError(
+                f"{self.name} learns from {self.examples} examples, and {len(given.examples)} are "
+                "given: give it so many"
+            )
         return self.apply(experts, generator, world, given)
+
+
+def own_texts(method: str, name: str, expert: Adapter, world: World) -> Sequence[Text]:
+    """The texts that an expert read. Raises ValueError where its record does not say which."""
+    reads, group = expert.origin.get("reads"), expert.origin.get("group")
+    if reads is None or group is None:
+        raise ValueError(
+            f"{method} reads each expert's own texts: the record of {name} names no curriculum and "
+            "group"
+        )
+    return world.expert_texts(str(reads), str(group))
 
 
 def always(adapters: Mapping[str, Adapter], mode: Mode) -> Prepared:

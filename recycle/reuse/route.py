@@ -40,6 +40,17 @@ class Router(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
+def check_scoring(count: int, temperature: float, top_k: int | None) -> None:
+    """Raises ValueError for a top_k outside 1 to ``count``, the number of adapters, and for a
+    temperature that is not finite and above 0."""
+    if top_k is not None and not 1 <= top_k <= count:
+        raise ValueError(
+            f"top_k = {top_k}: the library has {count} adapters, choose from 1 to {count}"
+        )
+    if not 0 < temperature < torch.inf:
+        raise ValueError(f"temperature = {temperature}: must be finite and above 0")
+
+
 class ScoreRouter:
     """gates = softmax over the top_k largest scores / temperature; the other gates are 0.
 
@@ -57,14 +68,8 @@ class ScoreRouter:
         raise NotImplementedError
 
     def check(self, count: int) -> None:
-        """Raises ValueError for a top_k outside 1 to ``count``, the number of adapters, and for a
-        temperature that is not finite and above 0."""
-        if self.top_k is not None and not 1 <= self.top_k <= count:
-            raise ValueError(
-                f"top_k = {self.top_k}: the library has {count} adapters, choose from 1 to {count}"
-            )
-        if not 0 < self.temperature < torch.inf:
-            raise ValueError(f"temperature = {self.temperature}: must be finite and above 0")
+        """Raises ValueError as `check_scoring` does."""
+        check_scoring(count, self.temperature, self.top_k)
 
     def __call__(self, x: Tensor) -> Tensor:
         logits = self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -18,6 +18,7 @@ from models.checkpoint import open_source
 from models.families import read_config
 from models.transformer import Block
 from recycle.plan import BaseSpec, Expert, Library
+from recycle.reuse.method import Method
 from recycle.reuse.methods import ORACLE
 from recycle.studies.design import Study
 from recycle.train.base import build_world
@@ -123,6 +124,9 @@ def _check_questions(config: StudyConfig, world: World, library: Library) -> Non
     """There are questions, and the longest fits the model's context with its answer."""
     contexts = world.in_context(library.group) if library.context else []
     before = max((sum(len(str(t).split()) + 1 for t in texts) for texts in contexts), default=0)
+    for method in library.methods:
+        if method.examples:
+            _check_examples(config, world, library.group, method)
     for form in world.forms:
         prompts = [len(q.prompt.split()) for q in world.questions(library.group, form)]
         if not prompts:
@@ -136,3 +140,17 @@ def _check_questions(config: StudyConfig, world: World, library: Library) -> Non
                 f"model.context = {config.model.context}: a question of library {library.name!r} "
                 f"and its answer may take {tokens} tokens, raise the context"
             )
+
+
+def _check_examples(config: StudyConfig, world: World, group: str, method: Method) -> None:
+    """The group has so many examples, and each fits the model's context with its answer."""
+    try:
+        examples = world.examples(group, method.examples).examples
+    except ValueError as error:
+        raise ValueError(f"{method.name}: {error}") from None
+    longest = max(len(str(question.text).split()) for question in examples) + 2
+    if longest > config.model.context:
+        raise ValueError(
+            f"model.context = {config.model.context}: an example of {method.name} takes {longest} "
+            "tokens, raise the context"
+        )

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import Trainable
+from models import Trainable, completion_loss
 from recycle.run import progress
 from recycle.train.checkpoint import Checkpoint
 from tasks.legal import COUNT, SHARE, SHARE_BELOW_1, Legal, above, check, number, whole
@@ -129,20 +128,3 @@ def fit(
             saved_at = time.monotonic()
     model.eval()
     return curve
-
-
-def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: int = 1) -> Tensor:
-    """The mean cross-entropy of the learned tokens, in nats, for each group of rows: (groups,).
-
-    ``tokens`` and ``learned`` have the shape (groups * rows, length + 1). Every token is predicted
-    from all tokens before it.
-    """
-    learned = learned[:, 1:]
-    logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
-    losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
-    counts = learned.reshape(groups, -1).sum(1)
-    # The learned tokens stand in the order of their rows: the first counts[0] belong to the first
-    # group, and so on.
-    numbers = torch.arange(groups, device=tokens.device)
-    group = torch.repeat_interleave(numbers, counts, output_size=len(losses))
-    return torch.zeros(groups, device=tokens.device).index_add(0, group, losses) / counts
