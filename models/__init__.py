@@ -2,9 +2,9 @@
 
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
-from models.decode import complete, greedy, sample
+from models.decode import complete, greedy, rows_at_once, sample
 from models.families import CheckpointError
-from models.protocol import LanguageModel, Trainable, Vocabulary
+from models.protocol import LanguageModel, Trainable, Vocabulary, device_of
 from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
 from models.transformer import Cache, Transformer, TransformerConfig
@@ -24,7 +24,9 @@ __all__ = [
     "TransformerConfig",
     "Vocabulary",
     "complete",
+    "device_of",
     "greedy",
     "load_checkpoint",
+    "rows_at_once",
     "sample",
 ]
