@@ -179,7 +179,9 @@ def test_a_study_records_the_arguments_that_main_was_given(monkeypatch, tmp_path
     noted = []
     monkeypatch.setattr(commands, "run_study", lambda *ignored: None)
     monkeypatch.setattr(commands, "_write_report", lambda *ignored: None)
-    monkeypatch.setattr(commands, "describe_environment", lambda _, command: noted.append(command))
+    monkeypatch.setattr(
+        commands, "describe_environment", lambda _, command, *rest: noted.append(command)
+    )
     given = ["study", "two-hop", "--matmul=default", "--run", str(tmp_path)]
     assert main([*given, *(f"--set={each}" for each in SMALL)]) == 0
     assert noted[0].startswith("python -m recycle study two-hop --matmul=default --run ")

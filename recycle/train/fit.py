@@ -81,10 +81,11 @@ def fit(
 
     The curve is [{"step": step, "loss": [one for each group]}], with losses in nats.
     ``batch(step)`` gives token ids and learned, (groups * rows, length + 1) each, with the rows of
-    one group together. The summed loss gives each group the gradient that it would have alone, and
-    each gradient is clipped alone, so K adapters trained at once follow the same path as one by
-    one. With a ``checkpoint`` the state is saved there once a minute and at the end, and a killed
-    run goes on from it to the same result. Raises Diverged where a loss is not finite.
+    one group together; they are moved to the parameters' device. The summed loss gives each group
+    the gradient that it would have alone, and each gradient is clipped alone, so K adapters trained
+    at once follow the same path as one by one. With a ``checkpoint`` the state is saved there once
+    a minute and at the end, and a killed run goes on from it to the same result. Raises Diverged
+    where a loss is not finite.
     """
     optimizer = torch.optim.AdamW(
         [{"params": list(group)} for group in groups],
@@ -94,6 +95,7 @@ def fit(
         fused=True,
     )
     parameters = [parameter for group in groups for parameter in group]
+    device = parameters[0].device
     every = max(1, config.steps // 100)
     noted = [s for s in range(config.steps) if s % every == 0 or s == config.steps - 1]
     first, curve = 0, list[dict]()
@@ -106,7 +108,8 @@ def fit(
     for step in range(first, config.steps):
         for settings in optimizer.param_groups:
             settings["lr"] = config.lr * config.rate(step)
-        losses = completion_loss(model, *batch(step), len(groups))
+        tokens, learned = (part.to(device) for part in batch(step))
+        losses = completion_loss(model, tokens, learned, len(groups))
         losses.sum().backward()
         for group in groups:
             torch.nn.utils.clip_grad_norm_(group, config.clip)
@@ -139,7 +142,7 @@ def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: i
     """
     learned = learned[:, 1:]
     logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
-    losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
+    losses = F.cross_entropy(logits.float(), tokens[:, 1:][learned], reduction="none")
     counts = learned.reshape(groups, -1).sum(1)
     # The learned tokens stand in the order of their rows: the first counts[0] belong to the first
     # group, and so on.
