@@ -234,6 +234,7 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch):
 
     def instead(command, env):
         assert command[1:] == ["-m", "recycle", "study"] and env["WORLD_SIZE"] == "2"
+        assert env["LOCAL_RANK"] == env["RANK"]  # which of the machine's devices it takes
         started.append(start([sys.executable, "-S", "-c", script], env=env))
         return started[-1]
 
