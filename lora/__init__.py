@@ -13,7 +13,7 @@ from lora.attach import (
     train_only,
     using,
 )
-from lora.base import base_hash
+from lora.base import base_hash, keep_base_hash
 from lora.files import AdapterFileError, load_adapter, save_adapter
 from lora.layer import LoRALinear
 from lora.modes import Gated, Mix, Mode, Rows
@@ -35,6 +35,7 @@ __all__ = [
     "extract",
     "folded",
     "init_adapter",
+    "keep_base_hash",
     "load_adapter",
     "lora_layers",
     "matching",

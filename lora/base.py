@@ -15,6 +15,7 @@ from lora.modules import WRAPPED, linear_layers, modules_by_path, whole
 
 _COUNTED_WHOLE, _SAMPLE = 2**16, 2**12  # values of one parameter
 _first_names: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def base_hash(model: nn.Module) -> str:
@@ -30,6 +31,18 @@ def base_hash(model: nn.Module) -> str:
     of them, evenly spaced, so the name of a large model takes milliseconds. Raises ValueError for a
     weight without values (a meta tensor).
     """
+    return _kept.get(model) or _computed(model)
+
+
+def keep_base_hash(model: nn.Module) -> str:
+    """The model's `base_hash`, computed now and kept while the model lives: for a frozen base to
+    which many adapters are attached. Weights that change later change it no more; a copy of the
+    model has its own. Raises ValueError as `base_hash` does."""
+    _kept[model] = _computed(model)
+    return _kept[model]
+
+
+def _computed(model: nn.Module) -> str:
     digests = {torch.bfloat16: hashlib.sha256(), torch.float16: hashlib.sha256()}
     for path, layer in sorted(linear_layers(model).items()):
         for name, parameter in _own_values(layer):

@@ -2,10 +2,10 @@
 
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
-from models.decode import complete, greedy, sample
+from models.decode import complete, greedy, rows_at_once, sample
 from models.families import CheckpointError
 from models.loss import completion_loss
-from models.protocol import LanguageModel, Trainable, Vocabulary
+from models.protocol import LanguageModel, Trainable, Vocabulary, device_of
 from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
 from models.transformer import Cache, Transformer, TransformerConfig
@@ -26,7 +26,9 @@ __all__ = [
     "Vocabulary",
     "complete",
     "completion_loss",
+    "device_of",
     "greedy",
     "load_checkpoint",
+    "rows_at_once",
     "sample",
 ]

@@ -87,7 +87,7 @@ class CausalLM(nn.Module):
         made.model.config = config
         return made
 
-    def allocate(self, device: str) -> CausalLM:
+    def allocate(self, device: str | torch.device) -> CausalLM:
         """Give a planned model its memory. The weights hold anything until they are filled."""
         dtype = self.embed_tokens.weight.dtype
         self.to_empty(device=device)

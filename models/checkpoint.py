@@ -50,7 +50,7 @@ def load_checkpoint(
     source: Path | str,
     *,
     dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     context: int | None = None,
 ) -> tuple[CausalLM, TextTokenizer]:
     """A pretrained model, ready to be used as a base, and its tokenizer.
@@ -238,18 +238,19 @@ def _check_shapes(
             )
 
 
-def _check_memory(model: CausalLM, device: str, where: str) -> None:
-    """The planned model, with its rotary tables, fits the memory that is free."""
+def _check_memory(model: CausalLM, device: str | torch.device, where: str) -> None:
+    """The planned model, with its rotary tables, fits the memory that is free on the device."""
     numbers = sum(p.numel() for p in model.parameters())
     numbers += 2 * model.config.context * model.config.head_width
     dtype = model.embed_tokens.weight.dtype
     needs, free = numbers * dtype.itemsize, free_memory(device)
     if free is not None and needs > free:
-        smaller = "load it as bfloat16, " if dtype.itemsize > 2 else ""
+        smaller = "load it as bfloat16 (--dtype bf16), " if dtype.itemsize > 2 else ""
+        there = "" if torch.device(device).type == "cpu" else f" on {device}"
         raise CheckpointError(
             f"{where}: the model needs {in_words(needs)} of memory as {str(dtype)[6:]}, "
-            f"{in_words(free)} are free: close programs, {smaller}ask for a shorter context, "
-            "or take a smaller checkpoint"
+            f"{in_words(free)} are free{there}: close programs, {smaller}ask for a shorter "
+            "context, or take a smaller checkpoint"
         )
 
 

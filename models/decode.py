@@ -7,7 +7,24 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.protocol import LanguageModel, Vocabulary
+from models.causal import CausalLM
+from models.protocol import LanguageModel, Vocabulary, device_of
+from models.transformer import Transformer
+
+MEMORY = 420_000_000  # bytes that the keys, values and logits of one batch may take
+MOST_ROWS = 512  # of a batch; more are no faster
+
+
+def rows_at_once(model: Transformer | CausalLM, length: int) -> int:
+    """How many rows of ``length`` tokens, answers included, are decoded together.
+
+    A row takes 2 layers kv_heads head_width numbers a token for keys and values, and one number a
+    word for its logits. As many rows as MEMORY holds, at least 1 and at most MOST_ROWS.
+    """
+    config, embeddings = model.config, model.embed_tokens.weight
+    per_token = 2 * config.layers * config.kv_heads * config.head_width
+    row = (length * per_token + len(embeddings)) * embeddings.element_size()
+    return max(1, min(MOST_ROWS, MEMORY // row))
 
 
 def greedy(
@@ -18,14 +35,21 @@ def greedy(
 
 
 def complete(
-    model: LanguageModel, tokenizer: Vocabulary, prompts: Sequence[str], limit: int, batch: int
+    model: Transformer | CausalLM,
+    tokenizer: Vocabulary,
+    prompts: Sequence[str],
+    limit: int,
+    batch: int = MOST_ROWS,
 ) -> list[str]:
-    """Each prompt's greedy completion as text, so many prompts at a time."""
+    """Each prompt's greedy completion as text, at most so many prompts at a time, and no more than
+    `rows_at_once` allows."""
     end, pad = tokenizer.boundary, tokenizer.pad
+    begun = [[end, *tokenizer.encode(prompt)] for prompt in prompts]
+    batch = min(batch, rows_at_once(model, max(map(len, begun), default=1) + limit))
     said: list[str] = []
-    for start in range(0, len(prompts), batch):
-        begun = [[end, *tokenizer.encode(prompt)] for prompt in prompts[start : start + batch]]
-        said += map(tokenizer.decode, greedy(model, begun, limit, end, pad))
+    for start in range(0, len(begun), batch):
+        answers = greedy(model, begun[start : start + batch], limit, end, pad)
+        said += map(tokenizer.decode, answers)
     return said
 
 
@@ -70,7 +94,7 @@ def decode(
         raise ValueError(f"limit = {limit}: decode at least one token")
     if min(map(len, prompts)) == 0:
         raise ValueError("a prompt is empty: begin it with the start token")
-    device = next(iter(model.parameters())).device
+    device = device_of(model)
     width = max(map(len, prompts))
     tokens = torch.full((len(prompts), width), pad, dtype=torch.long)
     real = torch.zeros(len(prompts), width + limit, dtype=torch.bool)

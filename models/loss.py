@@ -17,7 +17,7 @@ def completion_loss(model: Trainable, tokens: Tensor, learned: Tensor, groups: i
     """
     learned = learned[:, 1:]
     logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
-    losses = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
+    losses = F.cross_entropy(logits.float(), tokens[:, 1:][learned], reduction="none")
     counts = learned.reshape(groups, -1).sum(1)
     # The learned tokens stand in the order of their rows: the first counts[0] belong to the first
     # group, and so on.

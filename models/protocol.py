@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -62,6 +63,11 @@ class LanguageModel(Protocol):
     def modules(self) -> Iterable[nn.Module]:
         """Decoding asks each for ``whole_batch``, which a module has and sets to True while it
         tells rows apart by their place in the batch."""
+
+
+def device_of(model: LanguageModel) -> torch.device:
+    """Where the model's weights lie, and so where its token ids must."""
+    return next(iter(model.parameters())).device
 
 
 class Vocabulary(Protocol):

@@ -116,7 +116,8 @@ class Cache:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these indices, as sequences end."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.keys = self.keys[:, rows]  # one after the other: no more than half is held twice
+        self.values = self.values[:, rows]
 
 
 class RMSNorm(nn.Module):

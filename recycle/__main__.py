@@ -41,12 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+_NO_ROOM = (
+    "not enough memory on the device: choose smaller sizes (model.*, train.rows, train.length), "
+    "--dtype bf16, another --device, or close programs that use this one"
+)
+
+
 def in_one_line(error: Exception) -> str | None:
     """What an error says to a person; None where it is a fault of the program's own."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return "not enough memory: choose smaller sizes (model.*, rows, length), or other files"
     if isinstance(error, RuntimeError):
-        return None
+        return _NO_ROOM if "out of memory" in str(error) else None  # CUDA's words
     if isinstance(error, OSError) and error.strerror and error.filename is None:
         return shortened(f"{error.strerror}: the output or a file cannot be written")
     if isinstance(error, OSError) and error.strerror:

@@ -29,6 +29,7 @@ from recycle.reuse.merges import LEARNERS, merge_by_name
 from recycle.reuse.method import Given
 from recycle.reuse.methods import METHODS
 from recycle.run import progress
+from recycle.run.device import choose_device, describe_device
 from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder, claim_folder
@@ -40,7 +41,7 @@ from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_resu
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
-from recycle.train.base import Base, is_pretrained, load_base
+from recycle.train.base import Base, Device, forget_base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.known import known_facts
 from recycle.train.settings import assignments, change
@@ -56,24 +57,28 @@ def study(options: Namespace) -> int:
     if options.checkpoint is not None and options.task not in ON_CHECKPOINT:
         raise ValueError(f"--checkpoint goes with {', '.join(ON_CHECKPOINT)}, not {options.task}")
     design = DESIGNS[options.task if options.checkpoint is None else ON_CHECKPOINT[options.task]]
-    made = Study(design, change(design.preset(options.preset), assignments(options.set)))
+    device = choose_device(options.device)
+    config = replace(design.preset(options.preset), dtype=options.dtype)
+    made = Study(design, change(config, assignments(options.set)))
     name = options.task if options.checkpoint is None else design.name
     folder = options.run or Path("runs") / f"{name}-{options.preset}"
     if options.checkpoint is not None:
-        made = _on_checkpoint(made, options, folder)
+        made = _on_checkpoint(made, options, folder, device)
     check(made)
     if options.processes > 1 and "RANK" not in os.environ:
         claim_folder(made.config, folder)
+        forget_base()
         return launch(options.given, options.processes)
     command = "python -m recycle " + shlex.join(options.given)
-    environment = describe_environment(choose_matmul(options.matmul), command)
-    run_study(made, folder, environment, options.quiet)
+    matmul = choose_matmul(options.matmul)
+    environment = describe_environment(matmul, command, describe_device(device))
+    run_study(made, folder, environment, options.quiet, device)
     if os.environ.get("RANK", "0") == "0":
         _write_report(made.settled(folder), folder)
     return 0
 
 
-def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
+def _on_checkpoint(made: Study, options: Namespace, folder: Path, device: Device) -> Study:
     """The study with a checkpoint for its base, and with the facts that the checkpoint knows: those
     that the run's folder names, or that are asked now."""
     for key in assignments(options.set):
@@ -84,7 +89,8 @@ def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
         known = open_study(folder).config.task.known
     else:
         check(made)
-        model, tokenizer = load_base(options.checkpoint, made.config.model.context)
+        config = made.config
+        model, tokenizer = load_base(options.checkpoint, config.model.context, config.dtype, device)
         known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
     return Study(made.design, change(made.config, {"task.known": known}))
 
@@ -305,6 +311,7 @@ def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put
 
 def _open(options: Namespace) -> Base:
     """The finished base that the options name. Raises ValueError where there is none."""
+    device = choose_device(options.device)
     made = open_study(options.run)
     seed = made.config.seeds[0] if options.seed is None else options.seed
     finished = [
@@ -321,7 +328,9 @@ def _open(options: Namespace) -> Base:
             f"{seeds}; run the study first"
         )
     choose_matmul(options.matmul)
-    return made.open_base(seed, made.design.base(options.base), options.run)
+    if options.dtype:
+        made = replace(made, config=replace(made.config, dtype=options.dtype))
+    return made.open_base(seed, made.design.base(options.base), options.run, device)
 
 
 def _check_group(base: Base, group: str) -> None:

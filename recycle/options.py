@@ -30,7 +30,7 @@ from recycle.reuse.merges import LEARNERS, NAMES, options_text
 from recycle.run.matmul import CHOICES
 from recycle.run.names import did_you_mean
 from recycle.studies import DESIGNS, Study
-from recycle.train.settings import settable
+from recycle.train.settings import DTYPES, settable
 from tasks.gsm_symbolic import LEVELS
 
 HEAVIEST = 1_000_000  # a merge's largest weight; products with far larger ones leave fp32
@@ -140,6 +140,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         metavar="FOLDER|smollm2",
         help="of two-hop: on a pretrained checkpoint, in plain English (needs .[checkpoint])",
+    )
+    _device_option(study)
+    study.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        default="fp32",
+        help="the number format of the frozen base (default fp32); adapters are fp32",
     )
     study.add_argument("--preset", type=_words, default="quick", help="see below (default quick)")
     study.add_argument(
@@ -275,6 +282,10 @@ def _on_run(sub: argparse.ArgumentParser, adapters: bool = False) -> None:
     sub.add_argument(
         "--base", type=_words, default="standard", help="which of its bases (default standard)"
     )
+    _device_option(sub)
+    sub.add_argument(
+        "--dtype", choices=list(DTYPES), help="the number format of the base (default the run's)"
+    )
     if adapters:
         sub.add_argument(
             "adapters",
@@ -292,6 +303,16 @@ def _examples_option(sub: argparse.ArgumentParser, who: str) -> None:
         metavar="N|FILE",
         help=f"{who}so many questions of the group with their answers, which are then not asked, "
         'or a file of JSON lines {"prompt": .., "completion": ..}',
+    )
+
+
+def _device_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--device",
+        type=_words,
+        default="cpu",
+        metavar="cpu|cuda|cuda:N",
+        help="where the base lies, trains and answers (default cpu); nothing drawn depends on it",
     )
 
 

@@ -24,11 +24,17 @@ from recycle.run.folder import base_folder, claim_folder, keep_config, ledger_he
 from recycle.run.ledger import Ledger
 from recycle.run.processes import processes
 from recycle.studies import Study
-from recycle.train.base import is_pretrained
+from recycle.train.base import Device, is_pretrained
 from recycle.train.experts import train_library, untrained
 
 
-def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = False) -> None:
+def run(
+    study: Study,
+    folder: Path,
+    environment: dict[str, Any],
+    quiet: bool = False,
+    device: Device = "cpu",
+) -> None:
     """Make whatever of the study is not in the folder yet, then metrics.jsonl. Seeds whose bases
     fail their gates are replaced, until the spare ones are used up.
 
@@ -44,7 +50,7 @@ def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = F
             tokens = sum(work(settled, folder, *base) for base in mine)
             with progress.showing(tokens, quiet or team.rank > 0):
                 for base in mine:
-                    make(settled, folder, base, environment)
+                    make(settled, folder, base, environment, device)
             team.wait()
             if study.settled(folder) == settled:
                 break
@@ -53,7 +59,13 @@ def run(study: Study, folder: Path, environment: dict[str, Any], quiet: bool = F
             keep_config(study.config, folder)
 
 
-def make(study: Study, folder: Path, of: tuple[int, BaseSpec], environment: dict[str, Any]) -> None:
+def make(
+    study: Study,
+    folder: Path,
+    of: tuple[int, BaseSpec],
+    environment: dict[str, Any],
+    device: Device = "cpu",
+) -> None:
     """One seed's base, the experts on it, the cells that ask them, and looks inside."""
     seed, spec = of
     todo, unseen = left_to_do(study, folder, seed, spec)
@@ -62,7 +74,7 @@ def make(study: Study, folder: Path, of: tuple[int, BaseSpec], environment: dict
     note_environment(folder, environment)
     ledger = Ledger(base_folder(folder, seed, spec.name))
     ledger.begin(seed, spec.name, ledger_head(study.config))
-    base = study.open_base(seed, spec, folder)
+    base = study.open_base(seed, spec, folder, device)
     experts = train_library(base, study.passes(spec.name))
     for cell in todo:
         progress.current().say(f"{base.label}: {cell.slug}")

@@ -17,6 +17,7 @@ from lora import (
     detach,
     extract,
     init_adapter,
+    keep_base_hash,
     same_base,
     train_only,
     using,
@@ -84,6 +85,17 @@ def test_what_no_adapter_addresses_does_not_count():
     taken = extract(net, "a", one)
     detach(net)
     attach(net, {"a": taken})
+
+
+def test_a_kept_name_stays_and_is_the_models_alone():
+    net = Net()
+    here = base_hash(net)
+    assert keep_base_hash(net) == here == base_hash(net)
+    with torch.no_grad():
+        net.up.weight += 1
+    assert base_hash(net) == here == keep_base_hash(Net())  # nobody looks at the weights again
+    changed = base_hash(copy.deepcopy(net))
+    assert not same_base(here, changed) and keep_base_hash(net) == changed  # until it is asked to
 
 
 def test_wrappers_do_not_count():

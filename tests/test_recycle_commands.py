@@ -179,7 +179,9 @@ def test_a_study_records_the_arguments_that_main_was_given(monkeypatch, tmp_path
     noted = []
     monkeypatch.setattr(commands, "run_study", lambda *ignored: None)
     monkeypatch.setattr(commands, "_write_report", lambda *ignored: None)
-    monkeypatch.setattr(commands, "describe_environment", lambda _, command: noted.append(command))
+    monkeypatch.setattr(
+        commands, "describe_environment", lambda _, command, *rest: noted.append(command)
+    )
     given = ["study", "two-hop", "--matmul=default", "--run", str(tmp_path)]
     assert main([*given, *(f"--set={each}" for each in SMALL)]) == 0
     assert noted[0].startswith("python -m recycle study two-hop --matmul=default --run ")
@@ -232,6 +234,7 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch):
 
     def instead(command, env):
         assert command[1:] == ["-m", "recycle", "study"] and env["WORLD_SIZE"] == "2"
+        assert env["LOCAL_RANK"] == env["RANK"]  # which of the machine's devices it takes
         started.append(start([sys.executable, "-S", "-c", script], env=env))
         return started[-1]
 

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from lora import using
-from models import LanguageModel, Vocabulary, greedy
+from models import LanguageModel, Vocabulary, device_of, greedy, rows_at_once
 from recycle.reuse.method import Stage
 from recycle.train.base import Base
 from tasks import Question, Text, World
-
-BATCH = 512  # questions that are decoded together
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,23 @@ def ask(
     Each stage goes on from what the last one wrote; without stages the adapters act as they do now.
     ``contexts`` are texts that stand before each question, as they stand in training."""
     model, tokenizer, world = base.model, base.tokenizer, base.world
+    begun = [
+        encode_prompt(tokenizer, question, () if contexts is None else contexts[i])
+        for i, question in enumerate(questions)
+    ]
+    steps = (None,) if stages is None else stages
+    length = max(map(len, begun), default=1) + len(steps) * (world.longest + 1)
+    batch = rows_at_once(model, length)
     answers = []
-    for start in range(0, len(questions), BATCH):
-        part = questions[start : start + BATCH]
-        prompts = [
-            encode_prompt(tokenizer, q, () if contexts is None else contexts[start + i])
-            for i, q in enumerate(part)
-        ]
+    for start in range(0, len(questions), batch):
+        part, prompts = questions[start : start + batch], begun[start : start + batch]
         said: list[list[int]] = [[] for _ in part]
-        for stage in (None,) if stages is None else stages:
+        for stage in steps:
             until = stage.until if stage else None
             end = tokenizer.boundary if until is None else tokenizer.encode_completion(until)[0]
-            begun = [prompt + words for prompt, words in zip(prompts, said, strict=True)]
+            so_far = [prompt + words for prompt, words in zip(prompts, said, strict=True)]
             with using(model, stage.mode) if stage else nullcontext():
-                decoded = greedy(model, begun, world.longest, end, tokenizer.pad)
+                decoded = greedy(model, so_far, world.longest, end, tokenizer.pad)
             stop = [] if until is None else [end]
             said = [words + more + stop for words, more in zip(said, decoded, strict=True)]
         for question, ids in zip(part, said, strict=True):
@@ -114,12 +115,12 @@ def compare(
         text = [tokenizer.boundary, *prompt, *completion]
         tokens[i, : len(text)] = torch.tensor(text)
         scored[i, 1 + len(prompt) : len(text)] = True
-    states = model.hidden_states(tokens[:, :-1])[scored[:, 1:]]
-    logp = (
-        model.unembed(states).log_softmax(-1).gather(1, tokens[:, 1:][scored[:, 1:]][:, None])[:, 0]
-    )
-    of_row = scored[:, 1:].nonzero()[:, 0]
-    totals: Tensor = torch.zeros(len(rows), dtype=logp.dtype).index_add(0, of_row, logp)
+    tokens, scored = tokens.to(device_of(model)), scored[:, 1:].to(device_of(model))
+    states = model.hidden_states(tokens[:, :-1])[scored]
+    logits = model.unembed(states)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # nothing in 16 bits
+    logp = logits.log_softmax(-1).gather(1, tokens[:, 1:][scored][:, None])[:, 0]
+    totals: Tensor = logp.new_zeros(len(rows)).index_add(0, scored.nonzero()[:, 0], logp)
     right, others, beaten, start = [], [], [], 0
     for group in alternatives:
         own, rest = totals[start], totals[start + 1 : start + 1 + len(group)]

@@ -7,7 +7,8 @@
     knock_out       the scores without one block's adapters, and with these alone
 
 Each is a function on values and returns plain JSON. All but `interference` measure the model as it
-acts now: call them inside ``using(model, mode)``. Activation patching stands in patching.py.
+acts now: call them inside ``using(model, mode)``. Prompts and targets may lie on any device.
+Activation patching stands in patching.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lora import Adapter, lora_layers
-from models import LanguageModel, Model
+from models import LanguageModel, Model, device_of
 from recycle.reuse.route import Router
 
 
@@ -61,7 +62,7 @@ def residual_stream(
         for stage in readers(model)
     ]
     try:
-        model.hidden_states(prompts)
+        model.hidden_states(prompts.to(device_of(model)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -146,6 +147,7 @@ def logit_lens(
     depths, n, vocabulary = log_probs.shape
     _check_comparison(n)
     check_targets(targets, n, vocabulary)
+    targets = {name: ids.to(log_probs.device) for name, ids in targets.items()}
     numbers = {
         name: {key: at.tolist() for key, at in _against_shuffled(log_probs, ids).items()}
         for name, ids in targets.items()
@@ -175,6 +177,7 @@ def lens_map(
     Raises ValueError for fewer than two prompts, and for targets that are not one token id each.
     """
     states = residual_stream(model, prompts)
+    targets = {name: ids.to(states.device) for name, ids in targets.items()}
     _check_comparison(len(prompts))
     numbers: dict[str, dict[str, list]] = {
         name: {"signal": [], "shuffled_sd": [], "top": []} for name in targets
@@ -260,6 +263,8 @@ def routing(
     check_prompts(prompts)
     if real is not None and not bool(real.any(0).all()):
         raise ValueError("a column of the prompts is padding in every row: cut it off")
+    device = device_of(model)
+    prompts, real = prompts.to(device), None if real is None else real.to(device)
     seen: dict[str, list[Tensor]] = {path: [] for path in routers}
     before = {path: router.seen for path, router in routers.items()}
     means: dict[str, dict[str, list]] = {}

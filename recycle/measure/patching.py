@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import LanguageModel
+from models import LanguageModel, device_of
 from recycle.measure.mechanism import (
     check_prompts,
     check_targets,
@@ -74,8 +74,9 @@ def patch(
         )
     before, lent = _answers(model, prompts), _answers(model, donors)
     check_targets(targets, *before.shape)
+    targets = {name: ids.to(before.device) for name, ids in targets.items()}
     shared = min(prompts.shape[1], donors.shape[1])
-    few, rows = prompts[:CONTROL_ROWS], torch.arange(len(prompts))
+    few, rows = prompts[:CONTROL_ROWS], torch.arange(len(prompts), device=before.device)
     lending = residual_stream(model, donors)[:, :, -shared:]
     own = residual_stream(model, few)[:, :, -shared:]
 
@@ -126,9 +127,9 @@ def patched_log_probs(model: LanguageModel, prompts: Tensor, states: Tensor) -> 
     depths, _, count, _ = states.shape
     together = max(1, TOKENS // (depths * prompts.numel()))  # positions patched in one pass
     parts = []
-    for columns in torch.arange(count).split(together):
+    for columns in torch.arange(count, device=states.device).split(together):
         places = length - count + columns
-        copy = torch.arange(len(columns))
+        copy = torch.arange(len(columns), device=states.device)
 
         def join(x: Tensor, lent: Tensor, places: Tensor = places, copy: Tensor = copy) -> Tensor:
             patched = x[:rows].repeat(len(copy), 1, 1, 1)  # (copies, rows, length, width)
@@ -154,7 +155,8 @@ def patched_log_probs(model: LanguageModel, prompts: Tensor, states: Tensor) -> 
 
 def _answers(model: LanguageModel, prompts: Tensor) -> Tensor:
     """log p of the token after each prompt: (rows, vocabulary), in nats and float64."""
-    return model.unembed(model.hidden_states(prompts)[:, -1]).double().log_softmax(-1)
+    states = model.hidden_states(prompts.to(device_of(model)))
+    return model.unembed(states[:, -1]).double().log_softmax(-1)
 
 
 def nearest_rows(prompts: Tensor, answers: Tensor) -> Tensor:
@@ -170,6 +172,7 @@ def nearest_rows(prompts: Tensor, answers: Tensor) -> Tensor:
     n = len(prompts)
     if n < 2:
         raise ValueError("one prompt has no other prompt for a donor: give at least 2")
+    prompts, answers = prompts.cpu(), answers.cpu()  # the same order of sums on every device
     weights = torch.tensor([1 / len(column.unique()) for column in prompts.T], dtype=torch.double)
     alike = ((prompts[:, None] == prompts[None]) * weights).sum(-1)
     alike -= (answers[:, None] == answers[None]) * (1 + weights.sum())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, using
+from models import device_of
 from recycle.reuse.controls import whole_input
 from recycle.reuse.method import Given, Prepared, Stage, own_texts
 from recycle.reuse.route import on_all_layers
@@ -61,9 +62,9 @@ def _embedded(prompts: Sequence[str], given: Given) -> Tensor:
         for row, prompt in enumerate(part):  # no token sees the padding after it
             tokens[row, : len(prompt)] = torch.tensor(prompt)
         real = torch.tensor([[i < len(p) for i in range(tokens.shape[1])] for p in part])
-        device = next(iter(given.model.parameters())).device
+        device = device_of(given.model)
         with using(given.model, None):
-            states = given.model.hidden_states(tokens.to(device))
+            states = given.model.hidden_states(tokens.to(device)).float()
         real = real.to(device)[..., None]
         means.append((states * real).sum(1) / real.sum(1))
     return torch.cat(means)

@@ -20,8 +20,10 @@ ROOM = Path(__file__).parent.parent
 RULES = ("studies", "decide")  # folders of recycle that say what is claimed and how it is decided
 
 
-def describe_environment(matmul: dict[str, Any], command: str) -> dict[str, Any]:
-    """Command, commit, versions, threads, and the matrix product that was chosen."""
+def describe_environment(
+    matmul: dict[str, Any], command: str, device: str = "cpu"
+) -> dict[str, Any]:
+    """Command, commit, versions, threads, and the device and matrix product that were chosen."""
     checkout = describe_checkout()
     return {
         "commands": [command],
@@ -31,7 +33,7 @@ def describe_environment(matmul: dict[str, Any], command: str) -> dict[str, Any]
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": "cpu",
+        "device": device,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "matmul": matmul,
@@ -82,7 +84,8 @@ def note_environment(run: Path, environment: dict[str, Any]) -> None:
 
     def identity(e: dict[str, Any]) -> list:
         keys = ("commit", "dirty", "python", "torch", "threads")
-        return [*(e.get(key) for key in keys), e["matmul"]["setting"]]
+        where = e.get("device", "cpu")
+        return [*(e.get(key) for key in keys), where, e["matmul"]["setting"]]
 
     others = [each for each in known if identity(each) != identity(environment)]
     earlier = [c for e in known if identity(e) == identity(environment) for c in commands_of(e)]

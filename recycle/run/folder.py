@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "python": str,
     "torch": str,
     "threads": int,
+    "device?": str,
     "matmul": {"setting": str},
     "command?": str,
     "commands?": [str],

@@ -32,7 +32,10 @@ def launch(arguments: Sequence[str], count: int) -> int:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     command = [sys.executable, "-m", "recycle", *arguments]
-    running = [subprocess.Popen(command, env={**common, "RANK": str(i)}) for i in range(count)]
+    running = [
+        subprocess.Popen(command, env={**common, "RANK": str(i), "LOCAL_RANK": str(i)})
+        for i in range(count)
+    ]
     try:
         return _wait_for(running)
     finally:

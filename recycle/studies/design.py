@@ -16,7 +16,7 @@ from recycle.run.folder import RESTORE, base_folder
 from recycle.run.ledger import Ledger
 from recycle.run.names import unknown
 from recycle.run.schema import check, shape_of
-from recycle.train.base import Base, build_world, open_base
+from recycle.train.base import Base, Device, build_world, open_base
 from recycle.train.settings import StudyConfig, change, rebuild
 from tasks import World
 
@@ -160,9 +160,9 @@ class Study:
     def world(self, seed: int) -> World:
         return build_world(self.design.world, self.config.task, seed)
 
-    def open_base(self, seed: int, spec: BaseSpec, run: Path) -> Base:
+    def open_base(self, seed: int, spec: BaseSpec, run: Path, device: Device = "cpu") -> Base:
         """Pretrained now if it is not in the run's folder."""
-        return open_base(self.design.world, self.config, (seed, spec), run)
+        return open_base(self.design.world, self.config, (seed, spec), run, device)
 
     @property
     def chance(self) -> float:

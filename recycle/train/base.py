@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora import keep_base_hash
 from models import (
     CausalLM,
     Model,
@@ -26,9 +27,10 @@ from recycle.run.ledger import Ledger
 from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
-from recycle.train.settings import StudyConfig, change
+from recycle.train.settings import DTYPES, StudyConfig, change
 from tasks import Text, World
 
+Device = torch.device | str
 SAMPLES, SAMPLED_TOKENS, TEMPERATURE = 6, 24, 0.8  # texts of each opening, and how they are drawn
 
 
@@ -96,7 +98,7 @@ class Base:
         texts: dict[str, list[Text]] = {}
         for kind, read in self.world.base_texts().items():
             prompts = list(dict.fromkeys(text.prompt for text in read))
-            said = complete(self.model, self.tokenizer, prompts, self.world.longest, batch=512)
+            said = complete(self.model, self.tokenizer, prompts, self.world.longest)
             texts[kind] = [Text(p, words) for p, words in zip(prompts, said, strict=True) if words]
         return texts
 
@@ -110,9 +112,19 @@ def _can_be_read(tokenizer: Vocabulary, text: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def load_base(source: str, context: int) -> tuple[CausalLM, Vocabulary]:
+def load_base(
+    source: str, context: int, dtype: str = "fp32", device: Device = "cpu"
+) -> tuple[CausalLM, Vocabulary]:
     """A checkpoint, read once: all seeds and libraries of a process share its weights."""
-    return load_checkpoint(source, context=context)
+    model, read = load_checkpoint(source, dtype=DTYPES[dtype], device=device, context=context)
+    keep_base_hash(model)
+    return model, read
+
+
+def forget_base() -> None:
+    """Give the memory of a loaded checkpoint back, where other processes go on."""
+    load_base.cache_clear()
+    torch.cuda.empty_cache()
 
 
 @lru_cache(maxsize=32)
@@ -122,10 +134,15 @@ def build_world(kind: type[World], config: Any, seed: int) -> World:
 
 
 def open_base(
-    kind: type[World], config: StudyConfig, cell: tuple[int, BaseSpec], run: Path
+    kind: type[World],
+    config: StudyConfig,
+    cell: tuple[int, BaseSpec],
+    run: Path,
+    device: Device = "cpu",
 ) -> Base:
     """The base of a (seed, spec) pair in a run's folder, pretrained now if it is not there; or the
-    configuration's checkpoint.
+    configuration's checkpoint. It lies on the device, in the configuration's number format; all
+    that is done with it follows it there.
 
     Raises ValueError where the folder holds another base than the one that the run made."""
     seed, spec = cell
@@ -133,18 +150,19 @@ def open_base(
     world = build_world(kind, config.task, seed)
     folder = base_folder(run, seed, spec.name)
     if config.checkpoint:
-        loaded, read = load_base(config.checkpoint, config.model.context)
+        loaded, read = load_base(config.checkpoint, config.model.context, config.dtype, device)
         return Base(spec, seed, config, folder, world, loaded, read)
     tokenizer = Tokenizer.from_words(world.words())
     first = torch.Generator().manual_seed(derived(seed, "weights"))
     model = Transformer(config.model, len(tokenizer), first)
     base = Base(spec, seed, config, folder, world, model, tokenizer)
     if not is_pretrained(folder):
-        _pretrain(base)
+        _pretrain(base, device)
     weights = Ledger(folder).load_torch("model.pt")
     check_weights(weights, model.state_dict(), folder / "model.pt")
     model.load_state_dict(weights)
-    model.eval()
+    model.to(device, DTYPES[config.dtype]).eval()
+    keep_base_hash(model)
     return base
 
 
@@ -158,8 +176,8 @@ def is_pretrained(folder: Path) -> bool:
     return (folder / "model.pt").exists() and (folder / "curve.json").exists()
 
 
-def _pretrain(base: Base) -> None:
-    """Train the model's weights on the world's texts; the curve goes beside them."""
+def _pretrain(base: Base, device: Device) -> None:
+    """Train the model's weights on the world's texts, in fp32; the curve goes beside them."""
     config = base.config.pretrain
     corpus = Corpus.build(base.world.base_texts(), base.world.shares(), base.tokenizer)
 
@@ -167,6 +185,7 @@ def _pretrain(base: Base) -> None:
         return corpus.batch(config, derived(base.seed, "reading"), step)
 
     checkpoint = Checkpoint(base.folder / "checkpoint.pt")
+    base.model.to(device)
     curve = fit(
         base.model,
         [list(base.model.parameters())],
@@ -178,5 +197,5 @@ def _pretrain(base: Base) -> None:
     share = padding(batch, config.steps, base.tokenizer.pad)
     record = {"curve": curve, "seconds": checkpoint.seconds, "padding": share}
     Ledger(base.folder).write_json("curve.json", record)
-    Ledger(base.folder).save_torch("model.pt", base.model.state_dict())
+    Ledger(base.folder).save_torch("model.pt", base.model.cpu().state_dict())
     checkpoint.path.unlink(missing_ok=True)

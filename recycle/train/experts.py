@@ -39,7 +39,7 @@ from recycle.train.base import Base
 from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
-from recycle.train.settings import StudyConfig, change
+from recycle.train.settings import DTYPES, StudyConfig, change
 
 Weights = dict[str, Tensor]  # of a fully fine-tuned model
 Trained = Mapping[str, Adapter | Weights]  # by the expert's slug
@@ -240,14 +240,16 @@ def _train_adapters(
 def _fine_tune(
     base: Base, config: StudyConfig, experts: Sequence[Expert], checkpoint: Checkpoint | None
 ) -> Pass:
-    """Weights of a copy of the base, for one expert: a reference for adapters of any rank."""
+    """Weights of a copy of the base, for one expert: a reference for adapters of any rank.
+
+    They train in fp32 and are kept in the base's number format."""
     if len(experts) > 1:
         raise ValueError(
             f"full fine-tuning trains one expert at a time, {len(experts)} were asked for"
         )
     slug = experts[0].slug
     corpus = _own_corpus(base, config, experts[0])
-    tuned = copy.deepcopy(base.model)
+    tuned = copy.deepcopy(base.model).float()
     if config.adapter.patterns == LINEARS:
         trained = list(tuned.requires_grad_(True).parameters())
     else:
@@ -263,4 +265,5 @@ def _fine_tune(
     label = f"{base.label}: {slug}"
     curve = fit(tuned, [trained], batch, config.train, label=label, checkpoint=checkpoint)
     share = padding(batch, config.train.steps, base.tokenizer.pad)
+    tuned.to("cpu", DTYPES[config.dtype])
     return Pass({slug: tuned.state_dict()}, curve, share)

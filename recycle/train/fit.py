@@ -80,10 +80,11 @@ def fit(
 
     The curve is [{"step": step, "loss": [one for each group]}], with losses in nats.
     ``batch(step)`` gives token ids and learned, (groups * rows, length + 1) each, with the rows of
-    one group together. The summed loss gives each group the gradient that it would have alone, and
-    each gradient is clipped alone, so K adapters trained at once follow the same path as one by
-    one. With a ``checkpoint`` the state is saved there once a minute and at the end, and a killed
-    run goes on from it to the same result. Raises Diverged where a loss is not finite.
+    one group together; they are moved to the parameters' device. The summed loss gives each group
+    the gradient that it would have alone, and each gradient is clipped alone, so K adapters trained
+    at once follow the same path as one by one. With a ``checkpoint`` the state is saved there once
+    a minute and at the end, and a killed run goes on from it to the same result. Raises Diverged
+    where a loss is not finite.
     """
     optimizer = torch.optim.AdamW(
         [{"params": list(group)} for group in groups],
@@ -93,6 +94,7 @@ def fit(
         fused=True,
     )
     parameters = [parameter for group in groups for parameter in group]
+    device = parameters[0].device
     every = max(1, config.steps // 100)
     noted = [s for s in range(config.steps) if s % every == 0 or s == config.steps - 1]
     first, curve = 0, list[dict]()
@@ -105,7 +107,8 @@ def fit(
     for step in range(first, config.steps):
         for settings in optimizer.param_groups:
             settings["lr"] = config.lr * config.rate(step)
-        losses = completion_loss(model, *batch(step), len(groups))
+        tokens, learned = (part.to(device) for part in batch(step))
+        losses = completion_loss(model, tokens, learned, len(groups))
         losses.sum().backward()
         for group in groups:
             torch.nn.utils.clip_grad_norm_(group, config.clip)

@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+
 from models import TransformerConfig
 from models.layout import LINEARS
 from recycle.run.names import unknown
 from recycle.train.fit import TrainConfig
 from tasks.legal import SHARE_BELOW_1, Legal, above, check, one_of, whole
 
-GIVEN = ("name", "checkpoint")  # by the command itself: the study, and --checkpoint
+# By the command itself: the study, --checkpoint and --dtype.
+GIVEN = ("name", "checkpoint", "dtype")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # in which a frozen base is held
 LARGEST_SEED = 2**32 - 1  # numpy and torch take seeds of so many bits beside a use's own
 
 
@@ -62,10 +66,12 @@ class StudyConfig:
 
     ``spare_seeds`` stand in, in their order, for seeds whose bases fail the study's gates. With a
     ``checkpoint`` (`models.load_checkpoint`) it is every seed's base, and ``pretrain`` and all of
-    ``model`` but its context say nothing."""
+    ``model`` but its context say nothing. ``dtype`` names the format (DTYPES) in which the frozen
+    base is held; a base is pretrained in fp32, and adapters are fp32 in any case."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         **dict.fromkeys(("groups", "parts"), (_each_once, "one or more names, each once")),
+        "dtype": one_of(DTYPES),
         "seeds": (_seeds, f"at least one, each once, none below 0 or above {LARGEST_SEED:,}"),
         "spare_seeds": (
             lambda seeds: not seeds or _seeds(seeds),
@@ -79,6 +85,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     spare_seeds: tuple[int, ...] = ()
     checkpoint: str = ""
+    dtype: str = "fp32"
     model: TransformerConfig = field(default_factory=TransformerConfig)
     pretrain: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1200, lr=5e-3, weight_decay=1.0)
