@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, attach, detach
-from models import completion_loss
+from models import completion_loss, device_of
 from recycle.reuse.method import Given
 from tasks import Question, Text
 
@@ -53,7 +53,7 @@ class Lesson:
             ids = [tokenizer.boundary, *prompt, *completion, tokenizer.boundary]
             tokens[row, : len(ids)] = torch.tensor(ids)
             learned[row, 1 + len(prompt) : len(ids) - (not text.ends)] = True
-        device = next(iter(given.model.parameters())).device
+        device = device_of(given.model)
         said = [(text.prompt, text.completion) for text in texts]
         return cls(given.model, tokens.to(device), learned.to(device), said)
 
