@@ -77,6 +77,21 @@ def load_checkpoint(
     return model.eval(), tokenizer
 
 
+def check_memory(
+    source: Path | str,
+    copies: int = 1,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    context: int | None = None,
+) -> None:
+    """Raises CheckpointError where a checkpoint does not fit the free memory so many times, one for
+    each process that loads it: weights are copied, so no two processes share them."""
+    files = open_source(source)
+    config, vocabulary = read_config(files.config, files.where, context)
+    _check_memory(CausalLM.planned(config, vocabulary, dtype), device, files.where, copies)
+
+
 def open_source(source: Path | str) -> Source:
     """The files of a checkpoint. No weight is read yet."""
     if source == "smollm2":
@@ -238,18 +253,20 @@ def _check_shapes(
             )
 
 
-def _check_memory(model: CausalLM, device: str, where: str) -> None:
-    """The planned model, with its rotary tables, fits the memory that is free."""
+def _check_memory(model: CausalLM, device: str, where: str, copies: int = 1) -> None:
+    """The planned model, with its rotary tables, fits the memory that is free so many times."""
     numbers = sum(p.numel() for p in model.parameters())
     numbers += 2 * model.config.context * model.config.head_width
     dtype = model.embed_tokens.weight.dtype
     needs, free = numbers * dtype.itemsize, free_memory(device)
-    if free is not None and needs > free:
+    if free is not None and copies * needs > free:
         smaller = "load it as bfloat16, " if dtype.itemsize > 2 else ""
+        fewer = "start fewer processes, " if copies > 1 else ""
+        each = f" in each of {copies} processes" if copies > 1 else ""
         raise CheckpointError(
-            f"{where}: the model needs {in_words(needs)} of memory as {str(dtype)[6:]}, "
-            f"{in_words(free)} are free: close programs, {smaller}ask for a shorter context, "
-            "or take a smaller checkpoint"
+            f"{where}: the model needs {in_words(needs)} of memory as {str(dtype)[6:]}{each}, "
+            f"{in_words(free)} are free: {fewer}close programs, {smaller}ask for a shorter "
+            "context, or take a smaller checkpoint"
         )
 
 

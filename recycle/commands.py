@@ -16,6 +16,7 @@ from statistics import fmean
 import torch
 
 from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, using
+from models.checkpoint import check_memory
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import ask, encode_prompt, tally
 from recycle.measure.gsm import describe
@@ -33,6 +34,7 @@ from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
+from recycle.run.processes import Team, here, processes
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
@@ -56,34 +58,47 @@ def study(options: Namespace) -> int:
     made = Study(design, change(design.preset(options.preset), assignments(options.set)))
     name = options.task if options.checkpoint is None else design.name
     folder = options.run or Path("runs") / f"{name}-{options.preset}"
-    if options.checkpoint is not None:
-        made = _on_checkpoint(made, options, folder)
-    check(made)
     if options.processes > 1 and "RANK" not in os.environ:
+        made = _prepared(made, options, folder, Team(), options.processes)
         claim_folder(made.config, folder)
+        load_base.cache_clear()  # each process reads the checkpoint for itself
         return launch(options.given, options.processes)
-    command = "python -m recycle " + shlex.join(options.given)
-    environment = describe_environment(choose_matmul(options.matmul), command)
-    run_study(made, folder, environment, options.quiet)
-    if os.environ.get("RANK", "0") == "0":
+    with processes() as team:
+        made = _prepared(made, options, folder, team, here()[1])
+        command = "python -m recycle " + shlex.join(options.given)
+        environment = describe_environment(choose_matmul(options.matmul), command)
+        run_study(made, folder, environment, team, options.quiet)
+    if team.rank == 0:
         _write_report(made.settled(folder), folder)
     return 0
 
 
-def _on_checkpoint(made: Study, options: Namespace, folder: Path) -> Study:
-    """The study with a checkpoint for its base, and with the facts that the checkpoint knows: those
-    that the run's folder names, or that are asked now."""
-    for key in assignments(options.set):
-        if key.startswith(("pretrain.", "model.")) and key != "model.context":
-            raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
-    made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
-    if (folder / "config.json").exists():
-        known = open_study(folder).config.task.known
-    else:
-        check(made)
-        model, tokenizer = load_base(options.checkpoint, made.config.model.context)
-        known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
-    return Study(made.design, change(made.config, {"task.known": known}))
+def _prepared(made: Study, options: Namespace, folder: Path, team: Team, copies: int) -> Study:
+    """The study, checked. On a checkpoint, which has so many ``copies`` in the memory of this
+    machine, it has the facts that the checkpoint knows: those that the run's folder names, or that
+    the first process asks now."""
+    if options.checkpoint is not None:
+        for key in assignments(options.set):
+            if key.startswith(("pretrain.", "model.")) and key != "model.context":
+                raise ValueError(
+                    f"--set {key}: a checkpoint is trained already, and has its own shape"
+                )
+        made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
+        if here()[0] == 0:
+            check_memory(options.checkpoint, copies, context=made.config.model.context)
+        team.wait()  # before any of them loads it
+        if team.rank == 0 and not (folder / "config.json").exists():
+            check(made)
+            model, tokenizer = load_base(options.checkpoint, made.config.model.context)
+            known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
+            made = Study(made.design, change(made.config, {"task.known": known}))
+            check(made)
+            claim_folder(made.config, folder)
+        team.wait()
+        known = getattr(open_study(folder).config.task, "known", ())  # none in another study's
+        made = Study(made.design, change(made.config, {"task.known": known}))
+    check(made)
+    return made
 
 
 def report(options: Namespace) -> None:

@@ -71,6 +71,13 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def look_again(folder: Path) -> None:
+    """List a folder and all below it. Over a network, a name that another machine has just made may
+    seem to be missing for a minute; a listing asks for it."""
+    for _ in os.walk(folder):
+        pass
+
+
 def read_bytes(path: Path) -> bytes:
     """What a file holds. Raises OSError where it is missing, ValueError where it is no file."""
     if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end

@@ -46,15 +46,10 @@ Trained = Mapping[str, Adapter | Weights]  # by the expert's slug
 PASS = {"curve": CURVE, "padding": float, "names": [str], "seconds": float}
 
 
-def train_library(base: Base, passes: Mapping[str, Sequence[Expert]]) -> Trained:
-    """The experts of these passes, from disk or trained now."""
-    for name, together in passes.items():
-        experts = untrained(base.folder, together)
-        if experts:
-            _train_pass(base, name, experts)
-    for stale in base.folder.glob("*checkpoint.pt"):  # everything is trained
-        stale.unlink(missing_ok=True)
-    return {e.slug: _open_expert(base, e) for experts in passes.values() for e in experts}
+def train_pass(base: Base, name: str, together: Sequence[Expert]) -> None:
+    """Train the experts of a pass that are not on disk yet."""
+    if experts := untrained(base.folder, together):
+        _train_pass(base, name, experts)
 
 
 def untrained(folder: Path, experts: Sequence[Expert]) -> list[Expert]:
@@ -143,7 +138,7 @@ def open_adapter(folder: Path, name: str) -> Adapter:
     return adapter
 
 
-def _open_expert(base: Base, expert: Expert) -> Adapter | Weights:
+def open_expert(base: Base, expert: Expert) -> Adapter | Weights:
     """An expert of the study, as it was trained."""
     home, ledger = base.folder / "library" / expert.slug, Ledger(base.folder)
     if (home / "model.pt").exists():
