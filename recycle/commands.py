@@ -28,7 +28,7 @@ from recycle.reuse.method import Stage
 from recycle.reuse.methods import METHODS
 from recycle.reuse.route import arrow, on_all_layers
 from recycle.run import progress
-from recycle.run.disk import read_json
+from recycle.run.disk import read_json, writing
 from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
@@ -58,12 +58,20 @@ def study(options: Namespace) -> int:
     made = Study(design, change(design.preset(options.preset), assignments(options.set)))
     name = options.task if options.checkpoint is None else design.name
     folder = options.run or Path("runs") / f"{name}-{options.preset}"
+    if options.shard and not (
+        options.checkpoint and (options.processes > 1 or "RANK" in os.environ)
+    ):
+        raise ValueError(
+            "--shard spreads a checkpoint over several processes: add --checkpoint and "
+            "--processes N, or start it under torchrun"
+        )
     if options.processes > 1 and "RANK" not in os.environ:
-        made = _prepared(made, options, folder, Team(), options.processes)
-        claim_folder(made.config, folder)
-        load_base.cache_clear()  # each process reads the checkpoint for itself
+        if not options.shard:  # else no process alone can hold the checkpoint
+            made = _prepared(made, options, folder, Team(), options.processes)
+            claim_folder(made.config, folder)
+            load_base.cache_clear()  # each process reads the checkpoint for itself
         return launch(options.given, options.processes)
-    with processes() as team:
+    with processes(options.shard) as team, writing(team.rank == 0 or not team.in_step):
         made = _prepared(made, options, folder, team, here()[1])
         command = "python -m recycle " + shlex.join(options.given)
         environment = describe_environment(choose_matmul(options.matmul), command)
@@ -76,7 +84,7 @@ def study(options: Namespace) -> int:
 def _prepared(made: Study, options: Namespace, folder: Path, team: Team, copies: int) -> Study:
     """The study, checked. On a checkpoint, which has so many ``copies`` in the memory of this
     machine, it has the facts that the checkpoint knows: those that the run's folder names, or that
-    the first process asks now."""
+    the first process asks now, or all in step."""
     if options.checkpoint is not None:
         for key in assignments(options.set):
             if key.startswith(("pretrain.", "model.")) and key != "model.context":
@@ -84,16 +92,18 @@ def _prepared(made: Study, options: Namespace, folder: Path, team: Team, copies:
                     f"--set {key}: a checkpoint is trained already, and has its own shape"
                 )
         made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
-        if here()[0] == 0:
+        if here()[0] == 0 and not team.in_step:
             check_memory(options.checkpoint, copies, context=made.config.model.context)
         team.wait()  # before any of them loads it
-        if team.rank == 0 and not (folder / "config.json").exists():
+        asks = team.rank == 0 or team.in_step
+        if asks and not (folder / "config.json").exists():
             check(made)
             model, tokenizer = load_base(options.checkpoint, made.config.model.context)
             known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
             made = Study(made.design, change(made.config, {"task.known": known}))
             check(made)
-            claim_folder(made.config, folder)
+            if team.rank == 0:
+                claim_folder(made.config, folder)
         team.wait()
         known = getattr(open_study(folder).config.task, "known", ())  # none in another study's
         made = Study(made.design, change(made.config, {"task.known": known}))

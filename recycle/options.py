@@ -148,6 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="share the work among N processes of this machine (default 1)",
     )
+    study.add_argument(
+        "--shard",
+        action="store_true",
+        help="of a checkpoint that no device holds: each of the processes holds a part of it, and "
+        "all work on the same cells together",
+    )
     _set_option(study, "change a setting, as in train.lr=3e-3; may be repeated; keys below")
     study.add_argument(
         "--run", type=_path, metavar="RUN", help="the run folder (default runs/TASK-PRESET)"

@@ -43,8 +43,8 @@ def run(
     """Make whatever of the study is not in the folder yet, then metrics.jsonl. Seeds whose bases
     fail their gates are replaced, until the spare ones are used up.
 
-    All processes of a team do the jobs of the study together; the first one also does what is done
-    once."""
+    The processes of a team share the jobs of the study, or do all of them in step; the first one
+    also does what is done once."""
     if team.rank == 0:
         claim_folder(study.config, folder)
     environments = team.wait(json.dumps(environment))
@@ -60,7 +60,8 @@ def run(
                 home.begin(seed, spec.name, ledger_head(study.config))
         team.wait()
         tokens = sum(job.cost for job in left)
-        with progress.showing(tokens, quiet or team.rank > 0, team.worked):
+        count = team.worked if team.shares else None
+        with progress.showing(tokens, quiet or team.rank > 0, count):
             work_through(left, team, folder)
         if study.settled(folder) == settled:
             break

@@ -38,15 +38,15 @@ def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> None:
     """Do these jobs, which make what a folder lacks, together with the other processes, which were
     given the same ones. Returns when all are done.
 
-    A process alone finishes what it has opened before it opens something else. Of several, each
-    takes what others wait for: the lowest stage of all that can be done."""
+    A process alone finishes what it has opened before it opens something else. Of several that
+    share the jobs, each takes what others wait for: the lowest stage of all that can be done."""
     left = sorted(jobs, key=lambda job: (job.stage, -job.cost))  # nobody is known to have claimed
     unmade = {job.name: job for job in jobs}
     opened = None
 
     def order(job: Job) -> tuple[bool | int, ...]:
         other = job.place != opened
-        return (other, job.stage) if team.count == 1 else (job.stage, other)
+        return (job.stage, other) if team.shares else (other, job.stage)
 
     while left:
         needed = {name for job in left for name in job.needs & unmade.keys()}
@@ -62,6 +62,7 @@ def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> None:
         if claimed is not None:
             claimed.make()
             opened = claimed.place
+            unmade.pop(claimed.name, None)
         elif left:
             progress.current().say("waiting for what other processes make")
             progress.current().advance()

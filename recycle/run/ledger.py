@@ -31,6 +31,7 @@ from recycle.run.disk import (
     digest,
     encode_json,
     encode_torch,
+    may_write,
     read_bytes,
     sync,
     write_bytes,
@@ -93,7 +94,7 @@ class Ledger:
 
     def sign(self, name: str, hashed: str) -> None:
         """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
-        if not self.path.exists():
+        if not (may_write() and self.path.exists()):
             return
         try:
             with open(self.own_path, "a+b") as file:

@@ -13,6 +13,7 @@ import _thread
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from recycle.run import progress
 
 BEAT, SILENT = 0.5, 30.0  # seconds between heartbeats, and without any until one is given up
 JOINING = 50.0  # seconds until every process has started
+STUCK = 10.0  # seconds that a process has to end by itself
 GO_ON = "start the same command again on every machine, it goes on from what is on disk"
 
 
@@ -34,8 +36,9 @@ class Lost(ValueError):
 
 
 @contextmanager
-def processes() -> Iterator[Team]:
-    """This process among those that torchrun started; it may be the only one.
+def processes(in_step: bool = False) -> Iterator[Team]:
+    """This process among those that torchrun started; it may be the only one. Where they are to go
+    ``in_step``, they also form torch.distributed's group, over which a model can be spread.
 
     Raises ValueError for a rank that cannot be, and where the others cannot be reached; Lost, at
     whatever point the block is, where another process ends before its block did."""
@@ -50,16 +53,32 @@ def processes() -> Iterator[Team]:
     signal.signal(signal.SIGINT, lambda number, frame: team.interrupted(before, number, frame))
     team.start()
     try:
+        if in_step:
+            team.form_group()
         yield team
         team.end("")
     except Lost:
         raise
+    except RuntimeError as error:
+        if team.in_step and _of_group(error):
+            raise Lost(f"another process ended ({shortest(error)}): {GO_ON}") from None
+        team.end(f"process {own} of {count} stopped, {shortest(error)!r}")
+        raise
     except BaseException as error:
-        team.end(f"process {own} of {count} stopped, {' '.join(str(error).split())[:120]!r}")
+        team.end(f"process {own} of {count} stopped, {shortest(error)!r}")
         raise
     finally:
         team.over.set()
         signal.signal(signal.SIGINT, before)
+
+
+def _of_group(error: RuntimeError) -> bool:
+    """Whether the group's own messages failed, as where the other end is gone."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+def shortest(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def rank() -> int:
@@ -93,11 +112,13 @@ def _join() -> Any:
 class Team:
     """This process, by its ``rank``, among ``count``.
 
-    One thread alone talks to the store, for the store may not answer; another one watches it."""
+    One thread alone talks to the store, for the store may not answer; another one watches it.
+    Processes share their work, or all do the same ``in_step``."""
 
     def __init__(self, rank: int = 0, count: int = 1, store: Any = None):
         self.rank, self.count = rank, count
         self.over = threading.Event()
+        self.in_step = False
         self._store = store
         self._why: str | None = None  # another process was lost
         self._last_word = ""
@@ -109,6 +130,17 @@ class Team:
         self._work_told = 0
         self._answered = time.monotonic()
         self._heart = threading.Thread(target=self._live, daemon=True)
+
+    @property
+    def shares(self) -> bool:
+        """Whether each of several processes does a part of the work."""
+        return self.count > 1 and not self.in_step
+
+    def form_group(self) -> None:
+        """Let the processes compute together from now on: torch.distributed's default group."""
+        store = torch.distributed.PrefixStore("group", self._store.clone())
+        torch.distributed.init_process_group(store=store, rank=self.rank, world_size=self.count)
+        self.in_step = True
 
     def start(self) -> None:
         self._heart.start()
@@ -126,8 +158,11 @@ class Team:
         return self._words
 
     def claim(self, task: str) -> bool:
-        """Whether this process is the first that claims the task, so that it is to do it."""
-        if self.count == 1:
+        """Whether this process is the first that claims the task, so that it is to do it. In step,
+        all do it, as soon as all have come to it."""
+        if self.in_step:
+            torch.distributed.barrier()
+        if not self.shares:
             return True
         self._claims.put(task)
         while True:
@@ -222,4 +257,7 @@ class Team:
                 self._why = self._why or "the machine of the first process does not answer"
             if self._why:
                 _thread.interrupt_main()
+                if self.in_step and not self.over.wait(STUCK):  # it waits for the group's messages
+                    print(f"recycle: {self._why}: {GO_ON}", file=sys.stderr, flush=True)
+                    os._exit(2)
                 return

@@ -57,13 +57,14 @@ class Base:
             return self.world.base_texts(), self.world.shares()
         path, ledger = preserved_path(self.folder, source), Ledger(self.folder)
         name = path.relative_to(self.folder).as_posix()
-        if not path.exists():
-            texts = self.answered_texts if source == "answers" else {"sampled": self.sampled_texts}
-            ledger.write_json(name, texts)
-        kept = {
-            kind: [Text(prompt, words, ends) for prompt, words, ends in texts]
-            for kind, texts in ledger.read_json(name, {str: [[(str, bool)]]}).items()
-        }
+        if path.exists():
+            kept = {
+                kind: [Text(prompt, words, ends) for prompt, words, ends in texts]
+                for kind, texts in ledger.read_json(name, {str: [[(str, bool)]]}).items()
+            }
+        else:
+            kept = self.answered_texts if source == "answers" else {"sampled": self.sampled_texts}
+            ledger.write_json(name, kept)
         return kept, {"sampled": 1.0} if source == "sampled" else self.world.shares()
 
     @cached_property

@@ -32,8 +32,17 @@ from lora import (
     using,
 )
 from models.layout import LINEARS
+from models.spread import is_group
 from recycle.plan import Expert, derived
-from recycle.run.disk import AGAIN, decode_torch, digest, encode_torch, read_bytes, write_bytes
+from recycle.run.disk import (
+    AGAIN,
+    decode_torch,
+    digest,
+    encode_torch,
+    may_write,
+    read_bytes,
+    write_bytes,
+)
 from recycle.run.ledger import Ledger
 from recycle.train.base import Base
 from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
@@ -83,6 +92,8 @@ def _train_pass(base: Base, name: str, experts: Sequence[Expert]) -> None:
     who = zlib.crc32(" ".join(expert.slug for expert in experts).encode())
     checkpoint = Checkpoint(base.folder / f"{name}-{who:08x}.checkpoint.pt")
     trained = train_experts(base, experts, checkpoint=checkpoint)
+    if not may_write():
+        return
     record = {
         "curve": trained.curve,
         "padding": trained.padding,
@@ -239,6 +250,11 @@ def _fine_tune(
     if len(experts) > 1:
         raise ValueError(
             f"full fine-tuning trains one expert at a time, {len(experts)} were asked for"
+        )
+    if is_group():
+        raise ValueError(
+            "adapter.kind = 'full': the weights of a base that is spread over processes cannot be "
+            "trained, leave out --shard"
         )
     slug = experts[0].slug
     corpus = _own_corpus(base, config, experts[0])
