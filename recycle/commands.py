@@ -39,6 +39,7 @@ from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
+from recycle.study import is_finished
 from recycle.study import run as run_study
 from recycle.train.base import Base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
@@ -82,33 +83,41 @@ def study(options: Namespace) -> int:
 
 
 def _prepared(made: Study, options: Namespace, folder: Path, team: Team, copies: int) -> Study:
-    """The study, checked. On a checkpoint, which has so many ``copies`` in the memory of this
-    machine, it has the facts that the checkpoint knows: those that the run's folder names, or that
-    the first process asks now, or all in step."""
-    if options.checkpoint is not None:
-        for key in assignments(options.set):
-            if key.startswith(("pretrain.", "model.")) and key != "model.context":
-                raise ValueError(
-                    f"--set {key}: a checkpoint is trained already, and has its own shape"
-                )
-        made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
-        if here()[0] == 0 and not team.in_step:
-            check_memory(options.checkpoint, copies, context=made.config.model.context)
-        team.wait()  # before any of them loads it
-        asks = team.rank == 0 or team.in_step
-        if asks and not (folder / "config.json").exists():
-            check(made)
-            model, tokenizer = load_base(options.checkpoint, made.config.model.context)
-            known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
-            made = Study(made.design, change(made.config, {"task.known": known}))
-            check(made)
-            if team.rank == 0:
-                claim_folder(made.config, folder)
-        team.wait()
-        known = getattr(open_study(folder).config.task, "known", ())  # none in another study's
-        made = Study(made.design, change(made.config, {"task.known": known}))
+    """The study, checked; on a checkpoint, of which this machine will hold so many ``copies``, with
+    the facts that the checkpoint knows. The run's folder names them, or they are asked now: by the
+    first process, or by all in step."""
+    if options.checkpoint is None:
+        check(made)
+        return made
+    for key in assignments(options.set):
+        if key.startswith(("pretrain.", "model.")) and key != "model.context":
+            raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
+    made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
+    begun = (folder / "config.json").exists()
+    if begun:
+        made = _with_known(made, folder)
+    loads = not (begun and is_finished(made, folder))
+    if loads and here()[0] == 0 and not team.in_step:
+        check_memory(options.checkpoint, copies, context=made.config.model.context)
+    team.wait()  # before any of them loads it
+    if not begun and (team.rank == 0 or team.in_step):
+        check(made)
+        model, tokenizer = load_base(options.checkpoint, made.config.model.context)
+        known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
+        asked = Study(made.design, change(made.config, {"task.known": known}))
+        check(asked)
+        if team.rank == 0:
+            claim_folder(asked.config, folder)
+    team.wait()
+    made = _with_known(made, folder)
     check(made)
     return made
+
+
+def _with_known(made: Study, folder: Path) -> Study:
+    """The study with the known facts of a run's folder; of another study's folder, with none."""
+    known = getattr(open_study(folder).config.task, "known", ())
+    return Study(made.design, change(made.config, {"task.known": known}))
 
 
 def report(options: Namespace) -> None:

@@ -73,6 +73,11 @@ def run(
         keep_config(study.config, folder)
 
 
+def is_finished(study: Study, folder: Path) -> bool:
+    """Whether everything is made but metrics.jsonl, which is written anew."""
+    return all(job.is_made() for job in jobs(study.settled(folder), folder))
+
+
 def collect(study: Study, folder: Path) -> None:
     """metrics.jsonl: every cell's rows, in the order of the study."""
     rows = [row for cell in study.cells for row in study.read_cell(folder, cell)["rows"]]

@@ -57,6 +57,8 @@ def processes(in_step: bool = False) -> Iterator[Team]:
             team.form_group()
         yield team
         team.end("")
+        if in_step:
+            torch.distributed.destroy_process_group()
     except Lost:
         raise
     except RuntimeError as error:
