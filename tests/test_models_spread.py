@@ -168,15 +168,15 @@ def test_who_may_not_write_writes_nothing(tmp_path):
 
 
 TINY = """
-    groups=F parts=preservation task.people=40 task.cities=10 task.triples=6 task.set_cities=3
-    train.steps=3 train.rows=4 adapter.rank=4 adapter.preserve_from=answers
+    groups=F parts=answers task.people=40 task.cities=10 task.triples=6 task.set_cities=3
+    train.steps=3 train.rows=4 adapter.rank=4
 """
 
 
 @pytest.mark.slow
 def test_a_study_in_step_gives_the_numbers_of_one_process(tiny, tmp_path, monkeypatch):
     config = change(TWO_HOP.default, assignments(TINY.split()))
-    study = Study(TWO_HOP, change(config, {"seeds": (0, 1)}))
+    study = Study(TWO_HOP, config)
     object.__setattr__(study.config, "checkpoint", "tiny")
     tiny(study.world(0).words())
     monkeypatch.setattr("recycle.study.note_environment", lambda *_: None)
