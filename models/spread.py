@@ -17,12 +17,15 @@ from models.causal import CausalLM
 METHODS = ("hidden_states", "unembed")  # by which a model is asked beside its forward
 
 
-def spread(model: CausalLM, device: str) -> CausalLM:
+def spread(model: CausalLM, device: str | torch.device) -> CausalLM:
     """Spread a planned model over the processes of the default group, one block at a time. The
-    embeddings, the last norm and the head are gathered as one."""
+    embeddings, the last norm and the head are gathered as one. Each process computes on the device
+    that it names."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)  # fully_shard takes the current one
     mesh = init_device_mesh(torch.device(device).type, (torch.distributed.get_world_size(),))
     for block in model.layers:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)

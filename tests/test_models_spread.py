@@ -180,7 +180,7 @@ def test_a_study_in_step_gives_the_numbers_of_one_process(tiny, tmp_path, monkey
     object.__setattr__(study.config, "checkpoint", "tiny")
     tiny(study.world(0).words())
     monkeypatch.setattr("recycle.study.note_environment", lambda *_: None)
-    monkeypatch.setattr("recycle.train.base.load_base", lambda source, context: load_checkpoint(""))
+    monkeypatch.setattr("recycle.train.base.load_base", lambda *_: load_checkpoint(""))
     with processes() as team:
         run(study, tmp_path / "one", {}, team, quiet=True)
     assert in_step(lambda team: run(study, tmp_path / "two", {}, team, quiet=True)) == [0, 0]
