@@ -140,9 +140,9 @@ class Team:
 
     def form_group(self) -> None:
         """Let the processes compute together from now on: torch.distributed's default group."""
+        self.in_step = True  # before: it waits for the others, as every step does
         store = torch.distributed.PrefixStore("group", self._store.clone())
         torch.distributed.init_process_group(store=store, rank=self.rank, world_size=self.count)
-        self.in_step = True
 
     def start(self) -> None:
         self._heart.start()
