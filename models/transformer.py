@@ -278,7 +278,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, rows: int, length: int) -> Cache:
         """An empty cache of that many rows, with room for that many tokens each."""
-        return Cache(self.config, rows, length, self.embed_tokens.weight)
+        return Cache(self.config, rows, length, like=self.cos)  # weights may be spread
 
     def unembed(self, states: Tensor) -> Tensor:
         """States (..., width) -> logits (..., vocabulary)."""

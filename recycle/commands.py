@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lora import Adapter, load_adapter, save_adapter
+from models.checkpoint import check_memory
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import encode_prompt, tally
 from recycle.measure.cell import answers_to, stages_of
@@ -29,22 +30,24 @@ from recycle.reuse.merges import LEARNERS, merge_by_name
 from recycle.reuse.method import Given
 from recycle.reuse.methods import METHODS
 from recycle.run import progress
-from recycle.run.device import choose_device, describe_device
-from recycle.run.disk import read_json
+from recycle.run.device import choose_device, describe_device, on_one_device
+from recycle.run.disk import read_json, writing
 from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
+from recycle.run.processes import Team, here, processes
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
+from recycle.study import is_finished
 from recycle.study import run as run_study
-from recycle.train.base import Base, Device, forget_base, is_pretrained, load_base
+from recycle.train.base import Base, forget_base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
 from recycle.train.known import known_facts
-from recycle.train.settings import assignments, change
+from recycle.train.settings import DTYPES, assignments, change
 from tasks import Question
 from tasks.gsm_symbolic import LEVELS
 
@@ -62,36 +65,74 @@ def study(options: Namespace) -> int:
     made = Study(design, change(config, assignments(options.set)))
     name = options.task if options.checkpoint is None else design.name
     folder = options.run or Path("runs") / f"{name}-{options.preset}"
-    if options.checkpoint is not None:
-        made = _on_checkpoint(made, options, folder, device)
-    check(made)
+    if options.shard and not (
+        options.checkpoint and (options.processes > 1 or "RANK" in os.environ)
+    ):
+        raise ValueError(
+            "--shard spreads a checkpoint over several processes: add --checkpoint and "
+            "--processes N, or start it under torchrun"
+        )
     if options.processes > 1 and "RANK" not in os.environ:
-        claim_folder(made.config, folder)
-        forget_base()
+        if not options.shard:  # else no process alone can hold the checkpoint
+            made = _prepared(made, options, folder, Team(), options.processes, device)
+            claim_folder(made.config, folder)
+            forget_base()  # each process reads the checkpoint for itself
         return launch(options.given, options.processes)
-    command = "python -m recycle " + shlex.join(options.given)
-    matmul = choose_matmul(options.matmul)
-    environment = describe_environment(matmul, command, describe_device(device))
-    run_study(made, folder, environment, options.quiet, device)
-    if os.environ.get("RANK", "0") == "0":
+    with processes(options.shard) as team, writing(team.rank == 0 or not team.in_step):
+        made = _prepared(made, options, folder, team, here()[1], device)
+        command = "python -m recycle " + shlex.join(options.given)
+        matmul = choose_matmul(options.matmul)
+        environment = describe_environment(matmul, command, describe_device(device))
+        run_study(made, folder, environment, team, options.quiet, device)
+    if team.rank == 0:
         _write_report(made.settled(folder), folder)
     return 0
 
 
-def _on_checkpoint(made: Study, options: Namespace, folder: Path, device: Device) -> Study:
-    """The study with a checkpoint for its base, and with the facts that the checkpoint knows: those
-    that the run's folder names, or that are asked now."""
+def _prepared(
+    made: Study, options: Namespace, folder: Path, team: Team, copies: int, device: torch.device
+) -> Study:
+    """The study, checked; on a checkpoint, of which this machine will hold so many ``copies``, with
+    the facts that the checkpoint knows. The run's folder names them, or they are asked now: by the
+    first process, or by all in step."""
+    if options.checkpoint is None:
+        check(made)
+        return made
     for key in assignments(options.set):
         if key.startswith(("pretrain.", "model.")) and key != "model.context":
             raise ValueError(f"--set {key}: a checkpoint is trained already, and has its own shape")
     made = Study(made.design, replace(made.config, checkpoint=options.checkpoint))
-    if (folder / "config.json").exists():
-        known = open_study(folder).config.task.known
-    else:
+    begun = (folder / "config.json").exists()
+    if begun:
+        made = _with_known(made, folder)
+    loads = not (begun and is_finished(made, folder))
+    if loads and here()[0] == 0 and not team.in_step:
+        check_memory(
+            options.checkpoint,
+            on_one_device(options.device, copies),
+            dtype=DTYPES[made.config.dtype],
+            device=device,
+            context=made.config.model.context,
+        )
+    team.wait()  # before any of them loads it
+    if not begun and (team.rank == 0 or team.in_step):
         check(made)
         config = made.config
         model, tokenizer = load_base(options.checkpoint, config.model.context, config.dtype, device)
         known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
+        asked = Study(made.design, change(made.config, {"task.known": known}))
+        check(asked)
+        if team.rank == 0:
+            claim_folder(asked.config, folder)
+    team.wait()
+    made = _with_known(made, folder)
+    check(made)
+    return made
+
+
+def _with_known(made: Study, folder: Path) -> Study:
+    """The study with the known facts of a run's folder; of another study's folder, with none."""
+    known = getattr(open_study(folder).config.task, "known", ())
     return Study(made.design, change(made.config, {"task.known": known}))
 
 

@@ -11,7 +11,7 @@
 
 RUN is a run folder, as in runs/two-hop-quick. Adapters are named as in RUN/seed-0/standard/library.
 A study that was stopped goes on with the same command. Where one machine is not enough, start it
-under torchrun (torchrun ... -m -- recycle study ...): its processes share the bases.
+under torchrun (torchrun ... -m -- recycle study ...): its processes share the work.
 """
 
 from __future__ import annotations
@@ -154,7 +154,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=_whole(1),
         default=1,
         metavar="N",
-        help="share the bases among N processes of this machine (default 1)",
+        help="share the work among N processes of this machine (default 1)",
+    )
+    study.add_argument(
+        "--shard",
+        action="store_true",
+        help="of a checkpoint that no device holds: each of the processes holds a part of it, and "
+        "all work on the same cells together",
     )
     _set_option(study, "change a setting, as in train.lr=3e-3; may be repeated; keys below")
     study.add_argument(

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from models import CheckpointError, Transformer, TransformerConfig, greedy
+from models import CheckpointError, Transformer, TransformerConfig, checkpoint, greedy
 from models.causal import CausalLM, CheckpointConfig, RopeScaling
 from models.families import FAMILIES, Family, read_config, renamed
 from models.memory import free_memory, in_words
@@ -218,6 +218,15 @@ def test_names_of_another_family_become_ours(monkeypatch):
 
 
 # Memory -------------------------------------------------------------------------------------------
+
+
+def test_every_process_has_a_copy_of_the_weights(monkeypatch):
+    planned = CausalLM.planned(model().config, 20, torch.float32)
+    needs = 4 * sum(p.numel() for p in planned.parameters())
+    monkeypatch.setattr("models.checkpoint.free_memory", lambda device: 3 * needs)
+    checkpoint._check_memory(planned, "cpu", "m", copies=2)
+    with pytest.raises(CheckpointError, match="in each of 3 processes, .* start fewer processes"):
+        checkpoint._check_memory(planned, "cpu", "m", copies=3)  # and its rotary tables
 
 
 def test_free_memory_is_the_smaller_of_machine_and_container(tmp_path, monkeypatch):

@@ -227,9 +227,10 @@ def test_a_machine_without_git_is_no_hindrance(monkeypatch, tmp_path):
     assert set(describe_checkout().values()) == {None}
 
 
-def test_the_first_process_that_fails_ends_the_others(monkeypatch):
+@pytest.mark.parametrize("ending", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
+def test_the_first_process_that_fails_ends_the_others(monkeypatch, ending):
     """The second fails at once, the first would never end."""
-    script = "import os, signal, sys; sys.exit(3) if os.environ['RANK'] == '1' else signal.pause()"
+    script = f"import os, signal, sys; {ending} if os.environ['RANK'] == '1' else signal.pause()"
     started, start = [], subprocess.Popen
 
     def instead(command, env):
@@ -239,7 +240,13 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(launch.subprocess, "Popen", instead)
-    assert launch.launch(["study"], 2) == 3
+    if "kill" in ending:
+        with pytest.raises(
+            ValueError, match="process 1 of 2 was ended by signal 9 .* again, it goes"
+        ):
+            launch.launch(["study"], 2)
+    else:
+        assert launch.launch(["study"], 2) == 3
     assert all(process.poll() is not None for process in started)
 
 
@@ -251,6 +258,8 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch):
         ("two-hop --checkpoint x --set model.width=64", "--set model.width: a checkpoint is"),
         ("two-hop-english", "name one with --checkpoint FOLDER or smollm2"),
         ("two-hop --set checkpoint=x", "checkpoint"),
+        ("two-hop --shard --processes 2", "--shard spreads a checkpoint over several processes"),
+        ("two-hop --shard --checkpoint x", "add --checkpoint and --processes N"),
     ],
 )
 def test_a_study_on_a_checkpoint_says_what_it_lacks(words, message, tmp_path, capsys):

@@ -21,10 +21,11 @@ from recycle.measure import inside
 from recycle.measure.ask import ask
 from recycle.plan import STANDARD_BASE, Expert, Library, Recipe
 from recycle.reuse.methods import ALONE, BY_NAME
-from recycle.run.device import choose_device
+from recycle.run.device import choose_device, on_one_device
 from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment, note_environment
 from recycle.run.folder import base_folder
+from recycle.run.processes import Team
 from recycle.studies import DESIGNS, Study
 from recycle.studies.english import ENGLISH
 from recycle.studies.two_hop import TWO_HOP
@@ -50,10 +51,18 @@ def test_a_device_is_named_as_torch_names_it(two_gpus, monkeypatch):
     names = ("cpu", "cuda", "cuda:0", "cuda:1")
     chosen = [torch.device(name) for name in ("cpu", "cuda:0", "cuda:0", "cuda:1")]
     assert [choose_device(name) for name in names] == chosen
-    for place, index in (("0", 0), ("1", 1), ("2", 0), ("x", 0)):
+    for place, index in (("0", 0), ("1", 1), ("2", 0)):
         monkeypatch.setenv("LOCAL_RANK", place)  # the processes of a machine take turns
         assert choose_device("cuda") == torch.device("cuda", index)
         assert choose_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(ValueError, match="LOCAL_RANK = 'x'"):
+        choose_device("cuda")
+
+
+def test_processes_of_a_machine_are_counted_by_device(two_gpus):
+    counts = [on_one_device(name, 5) for name in ("cpu", "cuda", "cuda:1")]
+    assert counts == [5, 3, 5]
 
 
 @pytest.mark.parametrize("name", ["quantum", "cuda:", "cuda:-1", "cuda:x", "CUDA", "cpu:1", "mps"])
@@ -219,10 +228,10 @@ def test_a_study_on_another_device_mixes_nothing(monkeypatch, tmp_path, dtype):
     study = replace(study, config=replace(study.config, dtype=dtype))
     monkeypatch.setattr(inside, "knock_out", asked_once)
     with second_device(monkeypatch):
-        run(study, tmp_path / "there", ENVIRONMENT, quiet=True, device="cuda:0")
+        run(study, tmp_path / "there", ENVIRONMENT, Team(), quiet=True, device="cuda:0")
         base = study.open_base(0, STANDARD_BASE, tmp_path / "there", "cuda:0")
         assert {p.device for p in base.model.parameters()} == {DEVICE}
-    run(study, tmp_path / "here", ENVIRONMENT, quiet=True)
+    run(study, tmp_path / "here", ENVIRONMENT, Team(), quiet=True)
     if dtype == "fp32":
         compare_devices(study, tmp_path / "here", tmp_path / "there")
 
@@ -233,7 +242,7 @@ def test_a_study_on_cuda_gives_the_cells_of_the_cpu(tmp_path):
         pytest.skip("no CUDA device")
     study = small_study()
     for name in ("cpu", "cuda"):
-        run(study, tmp_path / name, ENVIRONMENT, quiet=True, device=choose_device(name))
+        run(study, tmp_path / name, ENVIRONMENT, Team(), quiet=True, device=choose_device(name))
     compare_devices(study, tmp_path / "cpu", tmp_path / "cuda")
 
 
@@ -438,7 +447,7 @@ def test_the_weights_of_a_checkpoint_are_hashed_once(tmp_path, monkeypatch):
     study = Study(design, config)
     for seed in config.seeds:
         study.world(seed).longest = 3  # such a base says nothing worth more tokens
-    run(study, tmp_path / "run", ENVIRONMENT, quiet=True)
+    run(study, tmp_path / "run", ENVIRONMENT, Team(), quiet=True)
     bases.load_base.cache_clear()
     assert loaded == {"x": 1} and hashed == {CausalLM: 1}
     assert len(list((tmp_path / "run").glob("seed-*/standard/cells/*.json"))) == 8

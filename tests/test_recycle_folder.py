@@ -529,7 +529,7 @@ def test_a_stop_between_two_saves_loses_no_curve(run, capsys, monkeypatch):
         passes = Study(TWO_HOP, change(TWO_HOP.preset("quick"), TINY)).passes("standard")
         name, first = next(iter(passes.items()))
         base = open_study(run).open_base(0, next(iter(open_study(run).bases))[1], run)
-        recycle.train.experts.train_library(base, {name: first})
+        recycle.train.experts.train_pass(base, name, first)
     record = json.loads((run / HOME / f"passes/{name}.json").read_text())
     assert record["names"] == [expert.slug for expert in first] and record["seconds"] > 0
     told(capsys, study(run))

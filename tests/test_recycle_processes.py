@@ -1,8 +1,10 @@
 """Processes that share a study: they wait for each other, and end together.
 
-The slow tests start two real processes, as torchrun does on two machines.
+The slow tests start real processes, as torchrun does on several machines.
 """
 
+import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,7 +18,14 @@ import pytest
 import torch
 
 from recycle.run import processes as room
+from recycle.run.disk import digest
+from recycle.run.jobs import Job, work_through
+from recycle.run.ledger import Ledger
 from recycle.run.processes import JOINING, SILENT, Team, processes
+from recycle.studies import Study
+from recycle.studies.two_hop import TWO_HOP
+from recycle.study import collect, jobs
+from recycle.train.settings import assignments, change
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,6 +123,168 @@ def test_everybody_waits_for_everybody(store, monkeypatch):
     assert store.check(["done 0", "done 1", "done 2"])
 
 
+@pytest.fixture
+def together(store, monkeypatch):
+    """Let three processes, which are threads here, do the same; what each gives, by rank."""
+    monkeypatch.setattr(room, "BEAT", 0.001)
+
+    def do(what):
+        teams, gave = [Team(rank, 3, store) for rank in range(3)], {}
+
+        def act(team):
+            team.start()
+            gave[team.rank] = what(team)
+            team.end("")
+
+        threads = [threading.Thread(target=act, args=(team,)) for team in teams]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        return [gave[rank] for rank in range(3)]
+
+    return do
+
+
+def test_each_process_hears_the_words_of_all(together):
+    def meet(team):
+        return [team.wait(f"{team.rank} at {meeting}") for meeting in range(2)]
+
+    assert together(meet) == [[[f"{rank} at {m}" for rank in range(3)] for m in range(2)]] * 3
+    assert Team().wait("alone") == ["alone"]
+
+
+def test_what_is_claimed_belongs_to_one_process(together):
+    names = [f"job {i}" for i in range(20)]
+    claimed = together(lambda team: [name for name in names if team.claim(name)])
+    assert sorted(name for own in claimed for name in own) == sorted(names)
+    assert all(Team().claim("job") for _ in range(2))
+
+
+def test_the_work_of_all_is_counted(together):
+    def work(team):
+        for _ in range(10):
+            team.worked(team.rank)
+        team.wait()
+        while team.worked(0) < 30:  # heard with the next heartbeat
+            pass
+        return team.worked(0)
+
+    assert together(work) == [30, 30, 30]
+    assert [Team().worked(2), Team().worked(0)] == [2, 0]
+
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+
+def a_job(folder, made, name, needs=(), place="here", stage=0, cost=1.0):
+    """It makes a file of its name, where those that it needs must stand."""
+
+    def make():
+        assert all((folder / each).exists() for each in needs)
+        made.append(name)
+        (folder / name).write_text("")
+
+    path = folder / name
+    return Job(name, place, stage, cost, frozenset(needs), path.exists, make)
+
+
+def test_every_job_is_done_once_and_after_what_it_needs(together, tmp_path, monkeypatch):
+    monkeypatch.setattr("recycle.run.jobs.PAUSE", 0.001)
+    made = []
+    bases = [a_job(tmp_path, made, f"base{i}", place=i) for i in range(4)]
+    passes = [a_job(tmp_path, made, f"pass{i}", [f"base{i}"], i, 1) for i in range(4)]
+    cells = [
+        a_job(tmp_path, made, f"cell{i}.{j}", [f"base{i}", f"pass{i}"], i, 2)
+        for i in range(4)
+        for j in range(5)
+    ]
+    todo = [*cells, *passes, *bases]
+    together(lambda team: work_through(todo, team, tmp_path))
+    assert sorted(made) == sorted(job.name for job in todo)
+
+
+def test_a_process_alone_finishes_a_place_and_takes_the_dearest_first(tmp_path):
+    made = []
+    todo = [
+        a_job(tmp_path, made, "cheap", place=1),
+        a_job(tmp_path, made, "dear", place=2, cost=9.0),
+        a_job(tmp_path, made, "on cheap", ["cheap"], 1, 1),
+        a_job(tmp_path, made, "on dear", ["dear"], 2, 1),
+        a_job(tmp_path, made, "dear on dear", ["dear"], 2, 1, 5.0),
+        a_job(tmp_path, made, "needs what was there", ["before"], 1, 1),
+    ]
+    (tmp_path / "before").write_text("")
+    work_through(todo, Team(), tmp_path)
+    ends = ["cheap", "on cheap", "needs what was there"]
+    assert made == ["dear", "dear on dear", "on dear", *ends]
+
+
+def test_one_of_several_takes_what_others_wait_for(store, tmp_path):
+    """Another place's base before the cells of the place that is open."""
+    made = []
+    todo = [
+        a_job(tmp_path, made, "base1", place=1, cost=2.0),
+        a_job(tmp_path, made, "cell2", ["base2"], 2, 1),
+        a_job(tmp_path, made, "cell1", ["base1"], 1, 1),
+        a_job(tmp_path, made, "base2", place=2),
+    ]
+    team = Team(0, 2, store)
+    team.claim, team.wait = lambda name: True, lambda: None
+    work_through(todo, team, tmp_path)
+    assert made == ["base1", "base2", "cell2", "cell1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_processes_keep_one_ledger_whole(tmp_path, monkeypatch):
+    ledger, count = Ledger(tmp_path), 40
+    ledger.begin(0, "standard", {})
+
+    def write(rank):
+        os.environ["RANK"] = str(rank)
+        for i in range(count):
+            ledger.sign(f"cells/{rank}.{i}", digest(b"%d" % i))
+            ledger.write_json("shared", i)  # one name by all: right by any line
+
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=write, args=(rank,)) for rank in range(3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0, 0]
+    for rank in range(3):
+        for i in range(count):
+            ledger.verify(f"cells/{rank}.{i}", digest(b"%d" % i))
+    assert ledger.read_json("shared", int) == count - 1 and ledger.head["base"] == "standard"
+    with pytest.raises(ValueError, match="cells/1.1 is not what this run made there"):
+        ledger.verify("cells/1.1", digest(b"2"))
+
+
+def test_a_line_that_a_stop_tore_costs_no_other(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.begin(0, "standard", {})
+    monkeypatch.setenv("RANK", "2")
+    ledger.sign("one", "1")
+    with open(tmp_path / "made.2.jsonl", "ab") as file:
+        file.write(b'{"name": "tor')
+    ledger.sign("two", "2")
+    assert ledger.knows("one") and ledger.knows("two") and not ledger.knows("tor")
+
+
+def test_what_a_base_writes_for_its_experts_is_written_once(tmp_path, monkeypatch):
+    """The texts on disk are those that were drawn, and whoever opens the base later reads them."""
+    tiny = change(TWO_HOP.default, assignments(TINY.split()) | {"pretrain.steps": 3})
+    (place,) = Study(TWO_HOP, change(tiny, {"parts": ("main",)})).bases
+    study = Study(TWO_HOP, tiny)
+    base = study.open_base(*place, tmp_path)
+    drawn = base.answered_texts
+    assert base.preserved("answers")[0] == drawn and any(drawn.values())
+    again = study.open_base(*place, tmp_path)
+    monkeypatch.setattr("recycle.train.base.complete", None)
+    assert again.preserved("answers") == (drawn, again.world.shares())
+
+
 def test_a_lost_process_interrupts_whatever_is_done(monkeypatch):
     team = Team(0, 2)
     before = []
@@ -124,7 +295,34 @@ def test_a_lost_process_interrupts_whatever_is_done(monkeypatch):
         team.interrupted(None, signal.SIGINT, None)
 
 
-# Two real processes ------------------------------------------------------------------------------
+@pytest.mark.study
+def test_numbers_do_not_depend_on_who_does_which_job(tmp_path, monkeypatch):
+    """Three processes take turns here: each opens the base for itself, and knows the disk alone."""
+    settings = assignments(TINY.split()) | {"parts": "preservation", "pretrain.steps": 3}
+    study = Study(TWO_HOP, change(TWO_HOP.default, settings))
+    numbers = []
+    for count in (1, 3):
+        folder = tmp_path / str(count)
+        by_stage = sorted(jobs(study, folder), key=lambda job: job.stage)
+        for i, job in enumerate(by_stage):
+            if count > 1:
+                monkeypatch.setenv("RANK", str(i % count))
+                (job,) = (own for own in jobs(study, folder) if own.name == job.name)
+            if i == 0:
+                seed, spec = job.place
+                Ledger(folder / f"seed-{seed}/{spec.name}").begin(seed, spec.name, {})
+            assert not job.is_made()
+            job.make()
+            assert job.is_made()
+        monkeypatch.setenv("RANK", "0")
+        collect(study, folder)
+        numbers.append((folder / "metrics.jsonl").read_bytes())
+    assert numbers[0] == numbers[1]
+    assert (tmp_path / "3/seed-0/standard/made.2.jsonl").exists()
+    assert not (tmp_path / "1/seed-0/standard/made.2.jsonl").exists()
+
+
+# Real processes -----------------------------------------------------------------------------------
 
 TINY = """
     groups=F parts=main,identity
@@ -135,43 +333,55 @@ TINY = """
 
 
 @pytest.fixture
-def pair(tmp_path):
-    """Start a study in two processes that know each other as on two machines, without torchrun."""
+def start(tmp_path):
+    """Start a study in processes that know each other as on several machines, without torchrun."""
 
-    def start(*arguments):
+    def started(*arguments, count=2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         (tmp_path / "matplotlib.py").write_text("raise ImportError")
         command = [sys.executable, "-m", "recycle", "study", "two-hop", "--quiet"]
         command += ["--matmul=default", *(f"--set={word}" for word in TINY.split()), *arguments]
-        started = []
-        for rank in ("0", "1"):
-            names = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        running = []
+        for rank in range(count):
+            names = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
             names |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
             names |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # torch's own lines about the store
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             environment = {**os.environ, **names}
-            started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-        return started
+            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+        return running
 
-    return start
+    return started
 
 
-def wait_for(path, process):
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+def alone(folder, *arguments):
+    """metrics.jsonl of the same study in one process."""
+    command = [sys.executable, "-m", "recycle", "study", "two-hop", "--quiet", "--matmul=default"]
+    command += [*(f"--set={word}" for word in TINY.split()), f"--run={folder / 'alone'}"]
+    command += arguments
+    names = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **names}, check=True, capture_output=True)
+    return (folder / "alone" / "metrics.jsonl").read_bytes()
+
+
+def has_made_something(run, rank):
+    """Whether a process of this rank has noted a file that it makes."""
+    if rank:
+        return any(run.glob(f"seed-0/*/made.{rank}.jsonl"))
+    return any(path.read_text().count("\n") > 1 for path in run.glob("seed-0/*/made.jsonl"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [1, 0])
-def test_a_killed_process_ends_the_other_and_the_next_start_goes_on(pair, tmp_path, killed):
+def test_a_killed_process_ends_the_other_and_the_next_start_goes_on(start, tmp_path, killed):
     run = tmp_path / "run"
-    started = pair(f"--run={run}")
-    dying, other = started[killed], started[1 - killed]
-    # The first process makes the standard base, the second the other one.
-    wait_for(run / ("seed-0/identity" if killed else "seed-0/standard") / "made.jsonl", dying)
+    running = start(f"--run={run}")
+    dying, other = running[killed], running[1 - killed]
+    while not has_made_something(run, killed):
+        assert dying.poll() is None, dying.communicate()
+        time.sleep(0.05)
     dying.send_signal(signal.SIGKILL)
     at = time.monotonic()
     _, err = other.communicate(timeout=120)
@@ -179,21 +389,43 @@ def test_a_killed_process_ends_the_other_and_the_next_start_goes_on(pair, tmp_pa
     (line,) = err.strip().splitlines()
     assert line.startswith("recycle: ") and "start the same command again on every machine" in line
     dying.communicate()
-    for process in pair(f"--run={run}"):
+    for process in start(f"--run={run}", count=2 + killed):  # as many as before, or more
         _, err = process.communicate()
         assert process.returncode == 0, err
-    alone = [sys.executable, "-m", "recycle", "study", "two-hop", "--quiet", "--matmul=default"]
-    alone += [*(f"--set={word}" for word in TINY.split()), f"--run={tmp_path / 'alone'}"]
-    names = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
-    subprocess.run(alone, cwd=ROOT, env={**os.environ, **names}, check=True, capture_output=True)
-    files = [(folder / "metrics.jsonl").read_bytes() for folder in (run, tmp_path / "alone")]
-    assert files[0] == files[1]
+    assert (run / "metrics.jsonl").read_bytes() == alone(tmp_path)
 
 
 @pytest.mark.slow
-def test_what_one_process_is_refused_ends_both(pair, tmp_path):
+def test_processes_share_one_base_and_change_no_number(start, tmp_path):
+    """Its passes and cells: nothing is made twice, and every process makes something."""
+    numbers = alone(tmp_path, "--set=parts=main")
+    for count in (2, 3):
+        run = tmp_path / str(count)
+        for process in start(f"--run={run}", "--set=parts=main", count=count):
+            _, err = process.communicate()
+            assert process.returncode == 0, err
+        assert (run / "metrics.jsonl").read_bytes() == numbers
+        noted = [path.read_text().splitlines() for path in run.glob("seed-0/*/made*.jsonl")]
+        cells = [
+            name
+            for lines in noted
+            for line in lines
+            if (name := json.loads(line).get("name", "")).startswith(("cells/", "inside/"))
+        ]
+        by_rank = [any(run.glob(f"seed-0/*/made.{rank}.jsonl")) for rank in range(1, count)]
+        assert all(by_rank) and len(cells) == sum(
+            len(list((run / "seed-0").glob(f"*/{folder}/*.json"))) for folder in ("cells", "inside")
+        )
+        (environment,) = json.loads((run / "env.json").read_text())
+        assert len(environment["commands"]) == 1
+
+
+@pytest.mark.slow
+def test_what_one_process_is_refused_ends_both(start, tmp_path):
     (tmp_path / "file").write_text("")
-    ended = [(p.communicate(timeout=120), p.returncode) for p in pair(f"--run={tmp_path}/file/run")]
+    ended = [
+        (p.communicate(timeout=120), p.returncode) for p in start(f"--run={tmp_path}/file/run")
+    ]
     assert [code for _, code in ended] == [2, 2]
     for (_, err), _ in ended:
         assert len(err.strip().splitlines()) == 1 and "cannot be written" in err

@@ -20,8 +20,9 @@ from recycle.show.figures import curve_title
 from recycle.show.record import recorded_metrics
 from recycle.show.tables import terminal
 from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
+from recycle.studies.composition import COMPOSITION
 from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
-from recycle.study import share_out
+from recycle.study import jobs
 from recycle.train.settings import change
 
 RESULTS = Path(__file__).parent.parent / "recycle" / "results"
@@ -209,14 +210,30 @@ def test_every_method_is_asked_of_the_libraries_that_a_study_is_about():
             assert library.methods == EVERY
 
 
-def test_processes_share_the_bases_out():
-    full = Study(TWO_HOP, TWO_HOP.preset("full"))
-    bases = sorted((seed, spec.name) for seed, spec in full.bases)
-    for processes in (1, 2, 3, 40):
-        shares = share_out(full, processes)
-        assert sorted((seed, spec.name) for share in shares for seed, spec in share) == bases
-        assert len(shares) == processes
-    assert share_out(full, 5)[0][0][1].name == "standard"
+def test_a_studys_jobs_are_its_bases_passes_cells_and_looks(tmp_path):
+    full = Study(TWO_HOP, change(TWO_HOP.preset("full"), {"parts": TWO_HOP.parts}))
+    made = {job.name: job for job in jobs(full, tmp_path)}
+    passes = [name for _, spec in full.bases for name in full.passes(spec.name)]
+    looks = len(full.opened) * len(full.config.seeds)
+    texts = [name for name in made if "/preserved/" in name]
+    assert len(made) == len(full.bases) + len(passes) + len(full.cells) + looks + len(texts)
+    assert len(texts) == len(full.config.seeds)  # of one base, for its part "answers"
+    for job in made.values():
+        assert all(made[name].stage < job.stage for name in job.needs) and not job.is_made()
+
+
+def test_a_jobs_cost_is_that_of_its_own_settings(tmp_path):
+    full = Study(COMPOSITION, COMPOSITION.preset("full"))
+    costs = {job.name: job.cost for job in jobs(full, tmp_path)}
+    steps = {change(full.config, spec.settings).pretrain.steps for _, spec in full.bases}
+    assert len(steps) > 1
+    for seed, spec in full.bases:
+        own = change(full.config, spec.settings)
+        assert costs[f"seed-{seed}/{spec.name}/base"] == own.pretrain.steps * own.pretrain.tokens
+        for name, together in full.passes(spec.name).items():
+            train = change(own, together[0].recipe.settings).train
+            cost = len(together) * train.steps * train.tokens
+            assert costs[f"seed-{seed}/{spec.name}/passes/{name}"] == cost
 
 
 def test_forms_stand_in_one_batch_where_the_adapters_act_alike():

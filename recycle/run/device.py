@@ -7,11 +7,13 @@ is calculated differs in its last digits.
 
 from __future__ import annotations
 
-import os
+import math
 import re
 import warnings
 
 import torch
+
+from recycle.run.processes import here
 
 INSTALL = "install a build of torch with CUDA into .venv (README.md)"
 
@@ -34,23 +36,22 @@ def choose_device(name: str) -> torch.device:
             else f"this torch {torch.__version__} is built without CUDA: {INSTALL}"
         )
         raise ValueError(f"--device {name}: {missing}, or take --device cpu")
-    index = _place_on_machine() % count if found[1] is None else int(found[1])
+    index = here()[0] % count if found[1] is None else int(found[1])
     if index >= count:
         known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise ValueError(f"--device {name}: this machine has {known}, choose one of them or cpu")
     return torch.device("cuda", index)
 
 
+def on_one_device(name: str, processes: int) -> int:
+    """How many of a machine's processes lie on one device, where ``--device`` is that name."""
+    return math.ceil(processes / max(1, _cuda_devices())) if name == "cuda" else processes
+
+
 def _cuda_devices() -> int:
     with warnings.catch_warnings():  # of a driver that does not fit: it is no device then
         warnings.simplefilter("ignore")
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _place_on_machine() -> int:
-    """This process's number among those of its machine, as torchrun tells it."""
-    text = os.environ.get("LOCAL_RANK", "0")
-    return int(text) if text.isdecimal() else 0
 
 
 def describe_device(device: torch.device) -> str:

@@ -14,6 +14,8 @@ import io
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from recycle.run.schema import check
 
 AGAIN = "delete it, the same command makes it again"  # the remedy for most files of a run
+_may_write = True
 
 
 def digest(data: bytes) -> str:
@@ -29,11 +32,30 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@contextmanager
+def writing(allowed: bool) -> Iterator[None]:
+    """Whether this process writes files inside the block. One that computes the same as another in
+    step leaves the files to that one."""
+    global _may_write
+    before, _may_write = _may_write, allowed
+    try:
+        yield
+    finally:
+        _may_write = before
+
+
+def may_write() -> bool:
+    return _may_write
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Make the file, or put it in an older one's place; make the folder where it is missing.
+    Nothing is done where this process writes no files.
 
     Raises ValueError where something else than a file stands there, OSError with the file's name
     where it cannot be written; what stood there stays then."""
+    if not _may_write:
+        return
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "a device"
         raise ValueError(f"{path} is {kind} and no file: name another, or move it away")
@@ -69,6 +91,13 @@ def _sync_folder(folder: Path) -> None:
             sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def look_again(folder: Path) -> None:
+    """List a folder and all below it. Over a network, a name that another machine has just made may
+    seem to be missing for a minute; a listing asks for it."""
+    for _ in os.walk(folder):
+        pass
 
 
 def read_bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 config.json, env.json           the configuration, and the environments that made the run
 seed-0/standard/made.jsonl      what made this base and all that stands on it, with hashes
+seed-0/standard/preserved/      texts that the base wrote for its experts
 seed-0/standard/model.pt        the base, with the curve of its training in curve.json
 seed-0/standard/library/        its experts, a folder each; passes/ has their curves
 seed-0/standard/cells/          the rows and some answers of each cell

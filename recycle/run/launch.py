@@ -19,7 +19,8 @@ HOST = "127.0.0.1"
 
 def launch(arguments: Sequence[str], count: int) -> int:
     """``python -m recycle`` with these arguments, ``count`` times. The first exit code that is not
-    0 ends the other processes too and is returned; their own lines say why."""
+    0 ends the other processes too and is returned; their own lines say why. Raises ValueError for a
+    process that a signal ended, for it has said nothing."""
     # The meeting point of the processes; it stands here so that it outlives each of them.
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     common = {
@@ -49,8 +50,15 @@ def _wait_for(running: Sequence[subprocess.Popen]) -> int:
     """Until all have ended well, or one has not."""
     while True:
         codes = [process.poll() for process in running]
+        for rank, code in enumerate(codes):
+            if code is not None and code < 0:
+                raise ValueError(
+                    f"process {rank} of {len(codes)} was ended by signal {-code} (9: by the system "
+                    "where memory runs out, then with fewer --processes): start the same command "
+                    "again, it goes on from what is on disk"
+                )
         if failed := [code for code in codes if code]:
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            return failed[0]
         if None not in codes:
             return 0
         time.sleep(0.1)

@@ -8,6 +8,9 @@ A line is written before its file, so every file has one however a run ends; a l
 does no harm. A file that is made again has several lines, and is right by any of them. Files that
 an older version made without a ledger are listed as ``older``; they are taken as they stand, and so
 is everything in a folder that has no ledger.
+
+Where several processes make one base, the process of rank 2 writes its lines into made.2.jsonl:
+each file has one writer, for two machines cannot add to one file of a shared disk. All are read.
 """
 
 from __future__ import annotations
@@ -28,12 +31,15 @@ from recycle.run.disk import (
     digest,
     encode_json,
     encode_torch,
+    may_write,
     read_bytes,
     sync,
     write_bytes,
 )
+from recycle.run.processes import rank
 
 NAME = "made.jsonl"
+OF_OTHERS = "made.*.jsonl"  # of the processes after the first
 _HEAD = {"seed": int, "base": str, "configuration": {str: object}, "older": [str]}
 _LINE = {"name": str, "hash": str}
 
@@ -48,8 +54,14 @@ class Ledger:
     def path(self) -> Path:
         return self.folder / NAME
 
+    @property
+    def own_path(self) -> Path:
+        """Where this process notes what it makes."""
+        return self.path if rank() == 0 else self.folder / OF_OTHERS.replace("*", str(rank()))
+
     def begin(self, seed: int, base: str, configuration: Mapping[str, Any]) -> None:
-        """Say what makes the folder, where nothing says it yet."""
+        """Say what makes the folder, where nothing says it yet. One process does it, before any
+        makes something there."""
         if self.path.exists():
             return
         head = {"seed": seed, "base": base, "configuration": configuration, "older": self._found()}
@@ -82,17 +94,19 @@ class Ledger:
 
     def sign(self, name: str, hashed: str) -> None:
         """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
-        if not self.path.exists():
+        if not (may_write() and self.path.exists()):
             return
         try:
-            with open(self.path, "a+b") as file:
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
+            with open(self.own_path, "a+b") as file:
+                torn = False
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
                 file.write(b"\n" * torn + _line({"name": name, "hash": hashed}))
                 file.flush()
                 sync(file.fileno())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+            raise OSError(error.errno, error.strerror, str(self.own_path)) from None
 
     def verify(self, name: str, hashed: str) -> None:
         """Raises ValueError where this run made something else under that name, or nothing."""
@@ -126,21 +140,36 @@ class Ledger:
         return data
 
     def _read(self) -> tuple[dict[str, Any] | None, Mapping[str, set[str]]]:
+        """The first line, and the hashes by name, as all processes wrote them."""
         if not self.path.exists():
             return None, {}
-        at = self.path.stat()
-        return _parsed(self.path, (at.st_ino, at.st_mtime_ns, at.st_size))
+        others = sorted(self.folder.glob(OF_OTHERS))
+        return _joined(tuple((path, _stamp(path)) for path in (self.path, *others)))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Tells one state of a file from another. The file is opened: over a network, only that asks
+    for its size anew."""
+    if not path.is_file():
+        return ()  # a pipe would be waited for; whoever reads it says what it is
+    with open(path, "rb") as file:
+        at = os.fstat(file.fileno())
+    return at.st_ino, at.st_mtime_ns, at.st_size
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: Path, stamp: tuple[int, ...]) -> tuple[dict[str, Any], Mapping[str, set[str]]]:
-    """The first line, and the hashes by name. ``stamp`` tells one state of the file from another.
+def _joined(
+    files: tuple[tuple[Path, tuple[int, ...]], ...],
+) -> tuple[dict[str, Any], Mapping[str, set[str]]]:
+    """The first line of the first file, and the hashes by name of all, in these states.
 
     Another line that cannot be read is passed over: a stop tore it before its file was written, or
     it is damaged, and then its file is refused."""
     remedy = "restore it, or delete its folder, the same command makes it again"
+    (path, _), *others = files
     first, *lines = read_bytes(path).split(b"\n")
     head = decode_json(first, f"{path}, line 1", _HEAD, remedy)
+    lines += [line for other, _ in others for line in read_bytes(other).split(b"\n")]
     hashes: dict[str, set[str]] = {}
     for line in lines:
         with suppress(ValueError):

@@ -27,7 +27,7 @@ from recycle.run.ledger import Ledger
 from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
 from recycle.train.corpus import Corpus, padding
 from recycle.train.fit import fit
-from recycle.train.settings import DTYPES, StudyConfig, change
+from recycle.train.settings import DTYPES, AdapterConfig, StudyConfig, change
 from tasks import Text, World
 
 Device = torch.device | str
@@ -53,11 +53,21 @@ class Base:
         return f"seed {self.seed}, {self.spec}"
 
     def preserved(self, source: str) -> tuple[dict[str, list[Text]], dict[str, float]]:
-        """Texts that keep what the base knows, by kind, and the share of each kind."""
-        if source == "sampled":
-            return {"sampled": self.sampled_texts}, {"sampled": 1.0}
-        read = self.world.base_texts() if source == "corpus" else self.answered_texts
-        return read, self.world.shares()
+        """Texts that keep what the base knows, by kind, and the share of each kind. Those that the
+        base writes are written once and kept in its folder."""
+        if source == "corpus":
+            return self.world.base_texts(), self.world.shares()
+        path, ledger = preserved_path(self.folder, source), Ledger(self.folder)
+        name = path.relative_to(self.folder).as_posix()
+        if path.exists():
+            kept = {
+                kind: [Text(prompt, words, ends) for prompt, words, ends in texts]
+                for kind, texts in ledger.read_json(name, {str: [[(str, bool)]]}).items()
+            }
+        else:
+            kept = self.answered_texts if source == "answers" else {"sampled": self.sampled_texts}
+            ledger.write_json(name, kept)
+        return kept, {"sampled": 1.0} if source == "sampled" else self.world.shares()
 
     @cached_property
     def sampled_texts(self) -> list[Text]:
@@ -101,6 +111,17 @@ class Base:
             said = complete(self.model, self.tokenizer, prompts, self.world.longest)
             texts[kind] = [Text(p, words) for p, words in zip(prompts, said, strict=True) if words]
         return texts
+
+
+def preserved_path(folder: Path, source: str) -> Path:
+    """Where the texts that a base writes are kept in its folder."""
+    return folder / "preserved" / f"{source}.json"
+
+
+def written_by_base(adapter: AdapterConfig) -> str | None:
+    """The source of the preserved texts, where the base writes them and they are read at all."""
+    from_base = adapter.preservation > 0 and adapter.preserve_from != "corpus"
+    return adapter.preserve_from if from_base else None
 
 
 def _can_be_read(tokenizer: Vocabulary, text: str) -> bool:

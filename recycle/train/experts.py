@@ -32,8 +32,17 @@ from lora import (
     using,
 )
 from models.layout import LINEARS
+from models.spread import is_group
 from recycle.plan import Expert, derived
-from recycle.run.disk import AGAIN, decode_torch, digest, encode_torch, read_bytes, write_bytes
+from recycle.run.disk import (
+    AGAIN,
+    decode_torch,
+    digest,
+    encode_torch,
+    may_write,
+    read_bytes,
+    write_bytes,
+)
 from recycle.run.ledger import Ledger
 from recycle.train.base import Base
 from recycle.train.checkpoint import CURVE, Checkpoint, check_weights
@@ -46,15 +55,10 @@ Trained = Mapping[str, Adapter | Weights]  # by the expert's slug
 PASS = {"curve": CURVE, "padding": float, "names": [str], "seconds": float}
 
 
-def train_library(base: Base, passes: Mapping[str, Sequence[Expert]]) -> Trained:
-    """The experts of these passes, from disk or trained now."""
-    for name, together in passes.items():
-        experts = untrained(base.folder, together)
-        if experts:
-            _train_pass(base, name, experts)
-    for stale in base.folder.glob("*checkpoint.pt"):  # everything is trained
-        stale.unlink(missing_ok=True)
-    return {e.slug: _open_expert(base, e) for experts in passes.values() for e in experts}
+def train_pass(base: Base, name: str, together: Sequence[Expert]) -> None:
+    """Train the experts of a pass that are not on disk yet."""
+    if experts := untrained(base.folder, together):
+        _train_pass(base, name, experts)
 
 
 def untrained(folder: Path, experts: Sequence[Expert]) -> list[Expert]:
@@ -88,6 +92,8 @@ def _train_pass(base: Base, name: str, experts: Sequence[Expert]) -> None:
     who = zlib.crc32(" ".join(expert.slug for expert in experts).encode())
     checkpoint = Checkpoint(base.folder / f"{name}-{who:08x}.checkpoint.pt")
     trained = train_experts(base, experts, checkpoint=checkpoint)
+    if not may_write():
+        return
     record = {
         "curve": trained.curve,
         "padding": trained.padding,
@@ -143,7 +149,7 @@ def open_adapter(folder: Path, name: str) -> Adapter:
     return adapter
 
 
-def _open_expert(base: Base, expert: Expert) -> Adapter | Weights:
+def open_expert(base: Base, expert: Expert) -> Adapter | Weights:
     """An expert of the study, as it was trained."""
     home, ledger = base.folder / "library" / expert.slug, Ledger(base.folder)
     if (home / "model.pt").exists():
@@ -246,6 +252,11 @@ def _fine_tune(
     if len(experts) > 1:
         raise ValueError(
             f"full fine-tuning trains one expert at a time, {len(experts)} were asked for"
+        )
+    if is_group():
+        raise ValueError(
+            "adapter.kind = 'full': the weights of a base that is spread over processes cannot be "
+            "trained, leave out --shard"
         )
     slug = experts[0].slug
     corpus = _own_corpus(base, config, experts[0])
