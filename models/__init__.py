@@ -3,6 +3,7 @@
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
 from models.decode import complete, greedy, sample
+from models.export import save_checkpoint
 from models.families import CheckpointError
 from models.protocol import LanguageModel, Trainable, Vocabulary
 from models.text_tokenizer import TextTokenizer
@@ -27,4 +28,5 @@ __all__ = [
     "greedy",
     "load_checkpoint",
     "sample",
+    "save_checkpoint",
 ]

@@ -15,7 +15,7 @@ from statistics import fmean
 
 import torch
 
-from lora import Adapter, Gated, Mix, Mode, attach, load_adapter, save_adapter, using
+from lora import Adapter, Gated, Mix, Mode, attach, detach, load_adapter, save_adapter, using
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import ask, encode_prompt, tally
 from recycle.measure.gsm import describe
@@ -40,6 +40,8 @@ from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
 from recycle.train.base import Base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
+from recycle.train.export import ADAPTERS
+from recycle.train.export import export as export_base
 from recycle.train.known import known_facts
 from recycle.train.settings import assignments, change
 from tasks.gsm_symbolic import LEVELS
@@ -247,6 +249,20 @@ def evaluate(options: Namespace) -> None:
         )
         for a in answers[: options.show]:
             print(f"    [{a.outcome}] {a.question.prompt} >> {a.completion}")
+
+
+def export(options: Namespace) -> None:
+    base = _open(options)
+    adapters = _each_once(base, options.adapters)
+    _attach_all(base, adapters)  # it refuses those of another base
+    detach(base.model)
+    named = {Path(name).resolve().name: adapter for name, adapter in adapters.items()}
+    if len(named) < len(adapters):
+        raise ValueError("two of these folders have one name: export them one after the other")
+    export_base(base, named, options.out)
+    print(f"saved {options.out}: transformers.AutoModelForCausalLM.from_pretrained opens it")
+    for name in named:
+        print(f"saved {options.out / ADAPTERS / name}: peft.PeftModel.from_pretrained loads it")
 
 
 def _open(options: Namespace) -> Base:

@@ -8,6 +8,7 @@
     python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
     python -m recycle route  RUN hop1-F hop2-F --group F
     python -m recycle eval   RUN both-F --group F
+    python -m recycle export RUN hop1-F --out FOLDER     its base and an expert, for other libraries
 
 RUN is a run folder, as in runs/two-hop-quick. Adapters are named as in RUN/seed-0/standard/library.
 A study that was stopped goes on with the same command. Where one machine is not enough, start it
@@ -209,6 +210,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="print the first N answers of each form (default 0)",
     )
+
+    export = command(
+        "export", commands.export, "write a base as a checkpoint for transformers, experts for PEFT"
+    )
+    _on_run(export)
+    export.add_argument(
+        "adapters",
+        type=_words,
+        nargs="*",
+        metavar="ADAPTER",
+        help="names in the library, or folders; they are written to FOLDER/adapters",
+    )
+    export.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="a new folder")
 
     report = command("report", commands.report, "draw a run's report again")
     report.add_argument("run", type=_path, metavar="RUN")
