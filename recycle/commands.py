@@ -20,6 +20,7 @@ from recycle.decide.statistics import wilson
 from recycle.measure.ask import ask, encode_prompt, tally
 from recycle.measure.gsm import describe
 from recycle.measure.mechanism import routing
+from recycle.measure.second import READS, compare, versions
 from recycle.plan import Expert
 from recycle.reuse.merge import weighted_sum
 from recycle.reuse.merges import merge_by_name
@@ -28,13 +29,13 @@ from recycle.reuse.methods import METHODS
 from recycle.reuse.route import arrow, on_all_layers
 from recycle.run import progress
 from recycle.run.disk import read_json
-from recycle.run.environment import describe_environment
+from recycle.run.environment import describe_checkout, describe_environment, why_dirty
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
 from recycle.show.page import write_report
-from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
+from recycle.show.record import PAGE_HEAD, markdown, record, record_second, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
@@ -263,6 +264,29 @@ def export(options: Namespace) -> None:
     print(f"saved {options.out}: transformers.AutoModelForCausalLM.from_pretrained opens it")
     for name in named:
         print(f"saved {options.out / ADAPTERS / name}: peft.PeftModel.from_pretrained loads it")
+
+
+def second_implementation(options: Namespace) -> None:
+    versions()
+    if options.record is not None:
+        plain_file(options.record, "--record")
+        if dirty := why_dirty(describe_checkout()):
+            raise ValueError(f"{dirty}: commit first, or leave out --record")
+    base = _open(options)
+    for group in options.groups:
+        _check_group(base, group)
+    groups = list(dict.fromkeys(options.groups))
+    slugs = [Expert(reads, group).slug for group in groups for reads in READS]
+    experts = _each_once(base, slugs)
+    command = "python -m recycle " + shlex.join(options.given)
+    environment = describe_environment(choose_matmul(options.matmul), command)
+    with progress.showing(
+        len(slugs) * base.config.train.steps * base.config.train.tokens, options.quiet
+    ):
+        compared = compare(base, experts, groups)
+    print(record_second(base, options.run, compared, environment, options.record), end="")
+    if options.record is not None:
+        print(f"recorded: {options.record}")
 
 
 def _open(options: Namespace) -> Base:

@@ -224,6 +224,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="a new folder")
 
+    second = command(
+        "second-implementation",
+        commands.second_implementation,
+        "train and merge a run's experts once more with transformers and PEFT, and compare",
+    )
+    _on_run(second)
+    second.add_argument(
+        "--groups",
+        type=_words,
+        nargs="+",
+        default=["F", "H"],
+        metavar="GROUP",
+        help="whose facts are taught and asked (default F H)",
+    )
+    second.add_argument(
+        "--record", type=_path, metavar="FILE", help="also keep the result in a small JSON file"
+    )
+
     report = command("report", commands.report, "draw a run's report again")
     report.add_argument("run", type=_path, metavar="RUN")
     report.add_argument("--open", action="store_true", help="open it in the browser")

@@ -15,16 +15,17 @@ from typing import Any
 from recycle.decide.claims import NOTHING, to_json
 from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
+from recycle.measure.second import Compared
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
-from recycle.run.environment import commands_of, describe_judge
+from recycle.run.environment import commands_of, describe_judge, why_dirty
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
-from recycle.show import drawing, figures
+from recycle.show import drawing, figures, second_table
 from recycle.show.run_files import inside_means, load_metrics
 from recycle.show.tables import condition_titles, lines_of, notes_of, rows_of, title_of
 from recycle.studies import DESIGNS, Study
-from recycle.train.base import read_curve
+from recycle.train.base import Base, read_curve
 from recycle.train.experts import read_pass
 
 # The methods of the generated tables; the report has all of them.
@@ -71,6 +72,17 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
     write_text(file, _as_text(kept, [row.to_json() for row in metrics.rows]))
 
 
+def record_second(
+    base: Base, run: Path, compared: Compared, environment: Mapping[str, Any], file: Path | None
+) -> str:
+    """A second implementation's result as tables; kept in a small file where one is named."""
+    kept = second_table.as_record(base, run, compared, environment)
+    text = _as_text(kept, [row.to_json() for row in compared.rows])
+    if file is not None:
+        write_text(file, text)
+    return markdown(json.loads(text))
+
+
 _REMEDY = "judge from a clean checkout of the run's rules"
 
 
@@ -79,11 +91,7 @@ def _hindrance(environment: Mapping[str, Any], judge: Mapping[str, Any]) -> str 
     theirs, ours = (_commit(each.get("rules")) for each in (environment, judge))
     if theirs != ours:
         return f"the run's rules are of commit {theirs[:10]}, and these of {ours[:10]}"
-    if judge["dirty"]:
-        untracked = judge["untracked"]
-        which = f"{untracked[0]} is in no commit" if untracked else "files differ from the commit"
-        return f"this checkout is dirty ({which})"
-    return None
+    return why_dirty(judge)
 
 
 def _commit(rules: str | None) -> str:
@@ -194,6 +202,8 @@ def markdown(recorded: Mapping[str, Any]) -> str:
     """A recorded study as tables: controls, claims, shares right, and looks inside the merges."""
     metrics, design = recorded_metrics(recorded), DESIGNS[recorded["task"]]
     world = design.world
+    if recorded.get("kind") == second_table.KIND:
+        return second_table.tables(recorded, metrics, world.forms)
     threads = f"{recorded['threads']} thread{'s' * (recorded['threads'] > 1)}"
     commands = ", then ".join(f"`{command}`" for command in commands_of(recorded))
     out = [f"{commands} (torch {recorded['torch']}, {threads}):", ""]
