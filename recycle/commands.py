@@ -34,8 +34,17 @@ from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
+from recycle.show.carry_over import carry_over as laid_side_by_side
 from recycle.show.page import write_report
-from recycle.show.record import PAGE_HEAD, markdown, record, record_second, rejudge, write_results
+from recycle.show.record import (
+    PAGE_HEAD,
+    markdown,
+    read_recorded,
+    record,
+    record_second,
+    rejudge,
+    write_results,
+)
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import run as run_study
@@ -141,6 +150,14 @@ def table(options: Namespace) -> None:
     with _a_record(options.file):
         shown = markdown(read_json(options.file))
     print(shown, end="")
+
+
+def carry_over(options: Namespace) -> None:
+    sides = []
+    for path in (options.toy, options.checkpoint):
+        with _a_record(path):
+            sides.append(read_recorded(path))
+    print(laid_side_by_side(*sides), end="")
 
 
 @contextmanager

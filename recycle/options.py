@@ -277,6 +277,14 @@ def build_parser() -> argparse.ArgumentParser:
     table = command("table", commands.table, "print a recorded result as tables")
     table.add_argument("file", type=_path, metavar="FILE")
 
+    carry_over = command(
+        "carry-over",
+        commands.carry_over,
+        "print the verdicts and methods of two recorded results side by side",
+    )
+    carry_over.add_argument("toy", type=_path, metavar="TOY_RECORD")
+    carry_over.add_argument("checkpoint", type=_path, metavar="CHECKPOINT_RECORD")
+
     gsm = command("gsm", commands.gsm, "check your own copy of GSM-Symbolic, and score answers")
     for level in LEVELS:
         gsm.add_argument(

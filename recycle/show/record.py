@@ -22,6 +22,7 @@ from recycle.run.environment import commands_of, describe_judge, why_dirty
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
 from recycle.show import drawing, figures, second_table
+from recycle.show.carry_over import Recorded, carry_over
 from recycle.show.run_files import inside_means, load_metrics
 from recycle.show.tables import condition_titles, lines_of, notes_of, rows_of, title_of
 from recycle.studies import DESIGNS, Study
@@ -296,12 +297,21 @@ def _inside(inside: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     return out
 
 
+def read_recorded(path: Path) -> Recorded:
+    """A recorded study, to be laid beside another one."""
+    recorded = read_json(path)
+    claims = {claim["id"]: (claim["statement"], claim["verdict"]) for claim in recorded["claims"]}
+    return Recorded(path.stem, claims, recorded_metrics(recorded), DESIGNS[recorded["task"]])
+
+
 # The generated page ------------------------------------------------------------------------------
 
 PAGE_HEAD = """# Recorded results
 
 `python -m recycle results` makes this page and the figures from the JSON files beside it.
 """
+# The record of a toy study beside which a record of this study stands: what carries over?
+TOY_OF = {"two-hop-english": "two-hop-full"}
 
 
 def results_page(folder: Path) -> str:
@@ -310,6 +320,11 @@ def results_page(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         figure = f"![{path.stem}]({path.stem}.svg)\n" if _has_figure(read_json(path)) else ""
         out.append(f"## {path.stem}\n\n{figure}\n{markdown(read_json(path))}")
+    for path in sorted(folder.glob("*.json")):
+        toy = folder / f"{TOY_OF.get(read_json(path)['task'])}.json"
+        if toy.exists():
+            carried = carry_over(read_recorded(toy), read_recorded(path))
+            out.append(f"## From {toy.stem} to {path.stem}\n\n{carried}")
     return "\n".join(out)
 
 
