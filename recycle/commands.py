@@ -18,9 +18,10 @@ import torch
 from lora import Adapter, Gated, Mix, Mode, attach, detach, load_adapter, save_adapter, using
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import ask, encode_prompt, tally
+from recycle.measure.beside import READS, compare
 from recycle.measure.gsm import describe
 from recycle.measure.mechanism import routing
-from recycle.measure.second import READS, compare, versions
+from recycle.measure.second import versions
 from recycle.plan import Expert
 from recycle.reuse.merge import weighted_sum
 from recycle.reuse.merges import merge_by_name

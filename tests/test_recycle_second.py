@@ -11,7 +11,8 @@ import torch
 from lora import init_adapter, save_adapter
 from recycle.__main__ import main
 from recycle.decide.metrics import Metrics
-from recycle.measure.second import MERGINGS, READS, THERE, Second, compare
+from recycle.measure.beside import READS, THERE, compare
+from recycle.measure.second import MERGINGS, Second
 from recycle.plan import STANDARD_BASE, Expert, derived
 from recycle.show.record import record_second, recorded_metrics
 from recycle.studies import DESIGNS

@@ -15,7 +15,7 @@ from typing import Any
 from recycle.decide.claims import NOTHING, to_json
 from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
-from recycle.measure.second import Compared
+from recycle.measure.beside import Compared
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
 from recycle.run.environment import commands_of, describe_judge, why_dirty
@@ -140,11 +140,18 @@ def _read_record(file: Path) -> tuple[dict[str, Any], str]:
     needed = ("task", "controls", "claims", "notes", "columns", "names", "metrics")
     if not isinstance(recorded, dict) or any(key not in recorded for key in needed) or table < 0:
         raise ValueError(f"{file} is no recorded result: report RUN --record FILE makes one")
+    _check_study(recorded, file)
     if recorded["task"] not in DESIGNS:
         raise ValueError(
             f"{file} is of the unknown task {recorded['task']!r}: another version made this record"
         )
     return recorded, text[table:]
+
+
+def _check_study(recorded: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError where a record decides no claim."""
+    if kind := recorded.get("kind"):
+        raise ValueError(f"{file} records a {kind}, which no rule judges: name a study's record")
 
 
 def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -298,8 +305,9 @@ def _inside(inside: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
 
 
 def read_recorded(path: Path) -> Recorded:
-    """A recorded study, to be laid beside another one."""
+    """A recorded study, to be laid beside another one. Raises ValueError for another record."""
     recorded = read_json(path)
+    _check_study(recorded, path)
     claims = {claim["id"]: (claim["statement"], claim["verdict"]) for claim in recorded["claims"]}
     return Recorded(path.stem, claims, recorded_metrics(recorded), DESIGNS[recorded["task"]])
 

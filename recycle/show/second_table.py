@@ -1,4 +1,4 @@
-"""The record of a second implementation, and its tables: recycle/measure/second.py makes the rows.
+"""The record of a second implementation, and its tables: recycle/measure/beside.py makes the rows.
 
 A record has the head and the rows of every other record, but no claim and no rule: it says how far
 two implementations agree.
@@ -13,7 +13,8 @@ from typing import Any
 
 from recycle.decide.metrics import Metrics
 from recycle.decide.statistics import estimate
-from recycle.measure.second import HERE, MERGINGS, PAIR, READS, THERE, Compared, versions
+from recycle.measure.beside import HERE, PAIR, READS, THERE, Compared
+from recycle.measure.second import MERGINGS, versions
 from recycle.reuse.methods import ALONE
 from recycle.run.environment import commands_of
 from recycle.run.folder import read_environments
