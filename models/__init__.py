@@ -3,6 +3,7 @@
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
 from models.decode import complete, greedy, rows_at_once, sample
+from models.export import save_checkpoint
 from models.families import CheckpointError
 from models.loss import completion_loss
 from models.protocol import LanguageModel, Trainable, Vocabulary, device_of
@@ -31,4 +32,5 @@ __all__ = [
     "load_checkpoint",
     "rows_at_once",
     "sample",
+    "save_checkpoint",
 ]

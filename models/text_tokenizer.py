@@ -50,8 +50,10 @@ class TextTokenizer:
         titles = {i: tokenizer.id_to_token(i).lower() for i in others}
         self.boundary = boundary
         self.pad = max(others, key=lambda i: (i not in (bos, eos), "pad" in titles[i], i))
-        # Some tokenizers put a blank before every text by themselves (SentencePiece).
-        self._own_blank = self.decode([*self._ids("a"), *self._ids("b")]) == "a b"
+        # Some tokenizers put a blank before every text by themselves: SentencePiece, and whole
+        # words, which are joined with blanks where there is no decoder.
+        joined = tokenizer.decoder is None
+        self._own_blank = joined or self.decode([*self._ids("a"), *self._ids("b")]) == "a b"
 
     @classmethod
     def from_file(cls, path: Path, bos: int | None = None, eos: int | None = None) -> TextTokenizer:
@@ -79,8 +81,8 @@ class TextTokenizer:
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
-        """Raises ValueError for text that the tokenizer cannot give back, such as a letter that it
-        does not know, or the spelling of a special token."""
+        """Raises ValueError for text that the tokenizer cannot give back, such as a letter or a
+        word that it does not know, or the spelling of a special token."""
         ids = self._ids(text)
         if (back := self.decode(ids)) != text:
             raise ValueError(
@@ -115,7 +117,14 @@ class TextTokenizer:
             raise ValueError(
                 f"{text[:60]!r} is no valid Unicode text: write it in letters that UTF-8 can encode"
             ) from None
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # a closed vocabulary; the library raises plain Exception
+            words = [w for w in text.split() if self.tokenizer.token_to_id(w) is None]
+            unknown = f"the word {words[0][:60]!r}" if words else repr(text[:60])
+            raise ValueError(
+                f"the tokenizer cannot read {unknown} ({one_line(error)}): write the text otherwise"
+            ) from None
 
 
 def needed(name: str) -> Any:

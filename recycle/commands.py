@@ -18,9 +18,11 @@ from lora import Adapter, load_adapter, save_adapter
 from models.checkpoint import check_memory
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import encode_prompt, tally
+from recycle.measure.beside import READS, compare
 from recycle.measure.cell import answers_to, stages_of
 from recycle.measure.gsm import describe
-from recycle.measure.routed import Put, mean_gates, put_on
+from recycle.measure.routed import Put, check_fit, mean_gates, put_on
+from recycle.measure.second import versions
 from recycle.plan import Expert
 from recycle.reuse.by_name import router_by_name
 from recycle.reuse.examples import find_examples
@@ -32,20 +34,31 @@ from recycle.reuse.methods import METHODS
 from recycle.run import progress
 from recycle.run.device import choose_device, describe_device, on_one_device
 from recycle.run.disk import read_json, writing
-from recycle.run.environment import describe_environment
+from recycle.run.environment import describe_checkout, describe_environment, why_dirty
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
 from recycle.run.processes import Team, here, processes
+from recycle.show.carry_over import carry_over as laid_side_by_side
 from recycle.show.page import write_report
-from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
+from recycle.show.record import (
+    PAGE_HEAD,
+    markdown,
+    read_recorded,
+    record,
+    record_second,
+    rejudge,
+    write_results,
+)
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check, check_expert
 from recycle.study import is_finished
 from recycle.study import run as run_study
 from recycle.train.base import Base, forget_base, is_pretrained, load_base
 from recycle.train.experts import open_adapter, train_experts
+from recycle.train.export import ADAPTERS
+from recycle.train.export import export as export_base
 from recycle.train.known import known_facts
 from recycle.train.settings import DTYPES, assignments, change
 from tasks import Question
@@ -188,6 +201,14 @@ def table(options: Namespace) -> None:
     with _a_record(options.file):
         shown = markdown(read_json(options.file))
     print(shown, end="")
+
+
+def carry_over(options: Namespace) -> None:
+    sides = []
+    for path in (options.toy, options.checkpoint):
+        with _a_record(path):
+            sides.append(read_recorded(path))
+    print(laid_side_by_side(*sides), end="")
 
 
 @contextmanager
@@ -348,6 +369,42 @@ def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put
     else:
         examples = []
     return put_on(base, options.group, adapters, method, examples)
+
+
+def export(options: Namespace) -> None:
+    base = _open(options)
+    adapters = _each_once(base, options.adapters)
+    check_fit(base, adapters)
+    named = {Path(name).resolve().name: adapter for name, adapter in adapters.items()}
+    if len(named) < len(adapters):
+        raise ValueError("two of these folders have one name: export them one after the other")
+    export_base(base, named, options.out)
+    print(f"saved {options.out}: transformers.AutoModelForCausalLM.from_pretrained opens it")
+    for name in named:
+        print(f"saved {options.out / ADAPTERS / name}: peft.PeftModel.from_pretrained loads it")
+
+
+def second_implementation(options: Namespace) -> None:
+    versions()
+    if options.record is not None:
+        plain_file(options.record, "--record")
+        if dirty := why_dirty(describe_checkout()):
+            raise ValueError(f"{dirty}: commit first, or leave out --record")
+    base = _open(options)
+    for group in options.groups:
+        _check_group(base, group)
+    groups = list(dict.fromkeys(options.groups))
+    slugs = [Expert(reads, group).slug for group in groups for reads in READS]
+    experts = _each_once(base, slugs)
+    command = "python -m recycle " + shlex.join(options.given)
+    environment = describe_environment(choose_matmul(options.matmul), command)
+    with progress.showing(
+        len(slugs) * base.config.train.steps * base.config.train.tokens, options.quiet
+    ):
+        compared = compare(base, experts, groups)
+    print(record_second(base, options.run, compared, environment, options.record), end="")
+    if options.record is not None:
+        print(f"recorded: {options.record}")
 
 
 def _open(options: Namespace) -> Base:

@@ -8,6 +8,7 @@
     python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
     python -m recycle route  RUN hop1-F hop2-F --group F
     python -m recycle eval   RUN both-F --group F
+    python -m recycle export RUN hop1-F --out FOLDER     its base and an expert, for other libraries
 
 RUN is a run folder, as in runs/two-hop-quick. Adapters are named as in RUN/seed-0/standard/library.
 A study that was stopped goes on with the same command. Where one machine is not enough, start it
@@ -228,6 +229,37 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the first N answers of each form (default 0)",
     )
 
+    export = command(
+        "export", commands.export, "write a base as a checkpoint for transformers, experts for PEFT"
+    )
+    _on_run(export)
+    export.add_argument(
+        "adapters",
+        type=_words,
+        nargs="*",
+        metavar="ADAPTER",
+        help="names in the library, or folders; they are written to FOLDER/adapters",
+    )
+    export.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="a new folder")
+
+    second = command(
+        "second-implementation",
+        commands.second_implementation,
+        "train and merge a run's experts once more with transformers and PEFT, and compare",
+    )
+    _on_run(second)
+    second.add_argument(
+        "--groups",
+        type=_words,
+        nargs="+",
+        default=["F", "H"],
+        metavar="GROUP",
+        help="whose facts are taught and asked (default F H)",
+    )
+    second.add_argument(
+        "--record", type=_path, metavar="FILE", help="also keep the result in a small JSON file"
+    )
+
     report = command("report", commands.report, "draw a run's report again")
     report.add_argument("run", type=_path, metavar="RUN")
     report.add_argument("--open", action="store_true", help="open it in the browser")
@@ -262,6 +294,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     table = command("table", commands.table, "print a recorded result as tables")
     table.add_argument("file", type=_path, metavar="FILE")
+
+    carry_over = command(
+        "carry-over",
+        commands.carry_over,
+        "print the verdicts and methods of two recorded results side by side",
+    )
+    carry_over.add_argument("toy", type=_path, metavar="TOY_RECORD")
+    carry_over.add_argument("checkpoint", type=_path, metavar="CHECKPOINT_RECORD")
 
     gsm = command("gsm", commands.gsm, "check your own copy of GSM-Symbolic, and score answers")
     for level in LEVELS:

@@ -6,7 +6,7 @@ import torch
 from recycle.plan import STANDARD_BASE, Expert, Recipe
 from recycle.studies.two_hop import TWO_HOP
 from recycle.train.base import open_base
-from recycle.train.experts import _own_corpus, train_experts
+from recycle.train.experts import own_corpus, train_experts
 from recycle.train.settings import change
 from tasks import TwoHop
 
@@ -59,10 +59,10 @@ def test_preserved_texts_are_the_corpus_or_the_bases_answers(base):
     answers = {str(t) for texts in base.answered_texts.values() for t in texts}
     for source, kept in (("corpus", corpus), ("answers", answers)):
         config = change(base.config, {"adapter.preserve_from": source})
-        texts = {text.strip() for text in said(base, _own_corpus(base, config, expert)) if text}
+        texts = {text.strip() for text in said(base, own_corpus(base, config, expert)) if text}
         assert own <= texts and texts - own <= kept
     alone = change(base.config, {"adapter.preservation": 0.0, "adapter.preserve_from": "answers"})
-    texts = {text.strip() for text in said(base, _own_corpus(base, alone, expert)) if text}
+    texts = {text.strip() for text in said(base, own_corpus(base, alone, expert)) if text}
     assert texts == own
 
 

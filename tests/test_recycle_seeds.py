@@ -42,7 +42,7 @@ def make(monkeypatch):
             ledger = Ledger(base_folder(folder, seed, spec.name))
             ledger.write_json(f"cells/{cell.slug}.json", {"rows": rows, "examples": {}})
 
-    def jobs(study, folder):
+    def jobs(study, folder, device):
         for seed, spec in study.bases:
             paths = [folder / cell.path for cell in cells_of(study, seed, spec)]
             yield Job(

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lora import Adapter, Gated, Mode, attach, using
+from lora import Adapter, Gated, Mode, attach, detach, using
 from recycle.measure.cell import asked_together
 from recycle.measure.mechanism import routing
 from recycle.plan import derived
@@ -70,6 +70,13 @@ def put_on(
     every = len(next(iter(questions.values())))
     asked = {form: [own[row] for row in rows] for form, own in questions.items()}
     return Put(prepared, asked, every - len(rows))
+
+
+def check_fit(base: Base, adapters: Mapping[str, Adapter]) -> None:
+    """Raises ValueError where an adapter is one of another base."""
+    with _in_their_names(adapters):
+        attach(base.model, {f"adapter{i}": made for i, made in enumerate(adapters.values())})
+        detach(base.model)
 
 
 @contextmanager

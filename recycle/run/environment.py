@@ -59,6 +59,16 @@ def describe_checkout(room: Path = ROOM) -> dict[str, Any]:
     }
 
 
+def why_dirty(checkout: Mapping[str, Any]) -> str | None:
+    """In words, why what `describe_checkout` found is not the code of its commit; None where it
+    is."""
+    if not checkout["dirty"]:
+        return None
+    untracked = checkout["untracked"]
+    which = f"{untracked[0]} is in no commit" if untracked else "files differ from the commit"
+    return f"this checkout is dirty ({which})"
+
+
 def describe_judge() -> dict[str, Any]:
     """The checkout whose rules judge now, and when that is (UTC)."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -15,16 +15,18 @@ from typing import Any
 from recycle.decide.claims import NOTHING, to_json
 from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
+from recycle.measure.beside import Compared
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
-from recycle.run.environment import commands_of, describe_judge
+from recycle.run.environment import commands_of, describe_judge, why_dirty
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
-from recycle.show import drawing, figures
+from recycle.show import drawing, figures, second_table
+from recycle.show.carry_over import Recorded, carry_over
 from recycle.show.run_files import inside_means, load_metrics
 from recycle.show.tables import condition_titles, lines_of, notes_of, rows_of, title_of
 from recycle.studies import DESIGNS, Study
-from recycle.train.base import read_curve
+from recycle.train.base import Base, read_curve
 from recycle.train.experts import read_pass
 
 # The methods of the generated tables; the report has all of them.
@@ -71,6 +73,17 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
     write_text(file, _as_text(kept, [row.to_json() for row in metrics.rows]))
 
 
+def record_second(
+    base: Base, run: Path, compared: Compared, environment: Mapping[str, Any], file: Path | None
+) -> str:
+    """A second implementation's result as tables; kept in a small file where one is named."""
+    kept = second_table.as_record(base, run, compared, environment)
+    text = _as_text(kept, [row.to_json() for row in compared.rows])
+    if file is not None:
+        write_text(file, text)
+    return markdown(json.loads(text))
+
+
 _REMEDY = "judge from a clean checkout of the run's rules"
 
 
@@ -79,11 +92,7 @@ def _hindrance(environment: Mapping[str, Any], judge: Mapping[str, Any]) -> str 
     theirs, ours = (_commit(each.get("rules")) for each in (environment, judge))
     if theirs != ours:
         return f"the run's rules are of commit {theirs[:10]}, and these of {ours[:10]}"
-    if judge["dirty"]:
-        untracked = judge["untracked"]
-        which = f"{untracked[0]} is in no commit" if untracked else "files differ from the commit"
-        return f"this checkout is dirty ({which})"
-    return None
+    return why_dirty(judge)
 
 
 def _commit(rules: str | None) -> str:
@@ -131,11 +140,18 @@ def _read_record(file: Path) -> tuple[dict[str, Any], str]:
     needed = ("task", "controls", "claims", "notes", "columns", "names", "metrics")
     if not isinstance(recorded, dict) or any(key not in recorded for key in needed) or table < 0:
         raise ValueError(f"{file} is no recorded result: report RUN --record FILE makes one")
+    _check_study(recorded, file)
     if recorded["task"] not in DESIGNS:
         raise ValueError(
             f"{file} is of the unknown task {recorded['task']!r}: another version made this record"
         )
     return recorded, text[table:]
+
+
+def _check_study(recorded: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError where a record decides no claim."""
+    if kind := recorded.get("kind"):
+        raise ValueError(f"{file} records a {kind}, which no rule judges: name a study's record")
 
 
 def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -194,6 +210,8 @@ def markdown(recorded: Mapping[str, Any]) -> str:
     """A recorded study as tables: controls, claims, shares right, and looks inside the merges."""
     metrics, design = recorded_metrics(recorded), DESIGNS[recorded["task"]]
     world = design.world
+    if recorded.get("kind") == second_table.KIND:
+        return second_table.tables(recorded, metrics, world.forms)
     threads = f"{recorded['threads']} thread{'s' * (recorded['threads'] > 1)}"
     commands = ", then ".join(f"`{command}`" for command in commands_of(recorded))
     out = [f"{commands} (torch {recorded['torch']}, {threads}):", ""]
@@ -286,12 +304,22 @@ def _inside(inside: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     return out
 
 
+def read_recorded(path: Path) -> Recorded:
+    """A recorded study, to be laid beside another one. Raises ValueError for another record."""
+    recorded = read_json(path)
+    _check_study(recorded, path)
+    claims = {claim["id"]: (claim["statement"], claim["verdict"]) for claim in recorded["claims"]}
+    return Recorded(path.stem, claims, recorded_metrics(recorded), DESIGNS[recorded["task"]])
+
+
 # The generated page ------------------------------------------------------------------------------
 
 PAGE_HEAD = """# Recorded results
 
 `python -m recycle results` makes this page and the figures from the JSON files beside it.
 """
+# The record of a toy study beside which a record of this study stands: what carries over?
+TOY_OF = {"two-hop-english": "two-hop-full"}
 
 
 def results_page(folder: Path) -> str:
@@ -300,6 +328,11 @@ def results_page(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         figure = f"![{path.stem}]({path.stem}.svg)\n" if _has_figure(read_json(path)) else ""
         out.append(f"## {path.stem}\n\n{figure}\n{markdown(read_json(path))}")
+    for path in sorted(folder.glob("*.json")):
+        toy = folder / f"{TOY_OF.get(read_json(path)['task'])}.json"
+        if toy.exists():
+            carried = carry_over(read_recorded(toy), read_recorded(path))
+            out.append(f"## From {toy.stem} to {path.stem}\n\n{carried}")
     return "\n".join(out)
 
 

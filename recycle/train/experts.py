@@ -194,7 +194,7 @@ def train_experts(
     return train(base, config, experts, checkpoint)
 
 
-def _own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:
+def own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:
     """The texts that an expert reads: its own, and the base's for the share that is preserved."""
     keep, own = config.adapter.preservation, base.world.expert_texts(expert.reads, expert.group)
     texts, shares = base.preserved(config.adapter.preserve_from) if keep > 0 else ({}, {})
@@ -218,7 +218,7 @@ def _train_adapters(
             generator,
             origin=_origin(base, expert),
         )
-        corpora[expert.slug] = _own_corpus(base, config, expert)
+        corpora[expert.slug] = own_corpus(base, config, expert)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         parts = [
@@ -259,7 +259,7 @@ def _fine_tune(
             "trained, leave out --shard"
         )
     slug = experts[0].slug
-    corpus = _own_corpus(base, config, experts[0])
+    corpus = own_corpus(base, config, experts[0])
     tuned = copy.deepcopy(base.model).float()
     if config.adapter.patterns == LINEARS:
         trained = list(tuned.requires_grad_(True).parameters())
