@@ -1,7 +1,7 @@
 """``python -m recycle COMMAND``: reads the command line and runs one command.
 
 What is wrong with the input is told in one line. recycle/options.py has the commands and their
-options, recycle/commands.py what they do.
+options, recycle/commands/ what they do.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from recycle import commands
+from recycle.commands import adapters, runs
 from recycle.reuse.by_name import ROUTERS
 from recycle.reuse.merges import LEARNERS, NAMES, options_text
 from recycle.run.matmul import CHOICES
@@ -133,9 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(run_command=run)
         return made
 
-    study = command(
-        "study", commands.study, "run a study, or go on with one", _presets() + _settings()
-    )
+    study = command("study", runs.study, "run a study, or go on with one", _presets() + _settings())
     study.add_argument("task", choices=list(DESIGNS), help="which study")
     study.add_argument(
         "--checkpoint",
@@ -168,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--run", type=_path, metavar="RUN", help="the run folder (default runs/TASK-PRESET)"
     )
 
-    train = command("train", commands.train, "train one expert on a study's base")
+    train = command("train", adapters.train, "train one expert on a study's base")
     _on_run(train)
     train.add_argument(
         "--reads",
@@ -183,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _set_option(train, "change a train.* or adapter.* setting; may be repeated")
 
-    merge = command("merge", commands.merge, "merge adapters into one", options_text())
+    merge = command("merge", adapters.merge, "merge adapters into one", options_text())
     _on_run(merge, adapters=True)
     merge.add_argument("--method", choices=[*NAMES, *LEARNERS, "weighted_sum"], required=True)
     merge.add_argument(
@@ -201,14 +199,14 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", type=_words, required=True, help="its name in the library")
 
     route = command(
-        "route", commands.route, "show how a router shares a group's questions among adapters"
+        "route", adapters.route, "show how a router shares a group's questions among adapters"
     )
     _on_run(route, adapters=True)
     _routing_options(route)
     route.add_argument("--group", type=_words, required=True, help="the group that is asked, as F")
 
     evaluate = command(
-        "eval", commands.evaluate, "answer a group's questions with an adapter, or several routed"
+        "eval", adapters.evaluate, "answer a group's questions with an adapter, or several routed"
     )
     _on_run(evaluate, adapters=True)
     _routing_options(evaluate)
@@ -230,7 +228,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     export = command(
-        "export", commands.export, "write a base as a checkpoint for transformers, experts for PEFT"
+        "export", adapters.export, "write a base as a checkpoint for transformers, experts for PEFT"
     )
     _on_run(export)
     export.add_argument(
@@ -244,7 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     second = command(
         "second-implementation",
-        commands.second_implementation,
+        adapters.second_implementation,
         "train and merge a run's experts once more with transformers and PEFT, and compare",
     )
     _on_run(second)
@@ -260,7 +258,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--record", type=_path, metavar="FILE", help="also keep the result in a small JSON file"
     )
 
-    report = command("report", commands.report, "draw a run's report again")
+    report = command("report", runs.report, "draw a run's report again")
     report.add_argument("run", type=_path, metavar="RUN")
     report.add_argument("--open", action="store_true", help="open it in the browser")
     report.add_argument(
@@ -273,37 +271,37 @@ def build_parser() -> argparse.ArgumentParser:
         help="record although other rules judge than those of the run, or a dirty checkout: why",
     )
 
-    command("methods", commands.methods, "list every method: formula, what it needs, source")
+    command("methods", runs.methods, "list every method: formula, what it needs, source")
     results = command(
-        "results", commands.results, "make the tables and figures of recorded results anew"
+        "results", runs.results, "make the tables and figures of recorded results anew"
     )
     results.add_argument(
         "folder",
         type=_path,
         nargs="?",
-        default=commands.RESULTS,
+        default=runs.RESULTS,
         metavar="FOLDER",
         help="where the JSON files lie (default recycle/results)",
     )
     rejudge = command(
-        "rejudge", commands.judge_again, "judge a recorded result anew by today's rules, in place"
+        "rejudge", runs.judge_again, "judge a recorded result anew by today's rules, in place"
     )
     rejudge.add_argument("file", type=_path, metavar="FILE")
     rejudge.add_argument(
         "--reason", required=True, metavar="TEXT", help="why; it is written into the record"
     )
-    table = command("table", commands.table, "print a recorded result as tables")
+    table = command("table", runs.table, "print a recorded result as tables")
     table.add_argument("file", type=_path, metavar="FILE")
 
     carry_over = command(
         "carry-over",
-        commands.carry_over,
+        runs.carry_over,
         "print the verdicts and methods of two recorded results side by side",
     )
     carry_over.add_argument("toy", type=_path, metavar="TOY_RECORD")
     carry_over.add_argument("checkpoint", type=_path, metavar="CHECKPOINT_RECORD")
 
-    gsm = command("gsm", commands.gsm, "check your own copy of GSM-Symbolic, and score answers")
+    gsm = command("gsm", runs.gsm, "check your own copy of GSM-Symbolic, and score answers")
     for level in LEVELS:
         gsm.add_argument(
             f"--{level.lower()}",

@@ -14,8 +14,8 @@ from random import Random
 
 import pytest
 
-from recycle import commands
 from recycle.__main__ import main
+from recycle.commands import runs
 from recycle.studies import DESIGNS
 from recycle.train.settings import settable
 from tests.fuzz import Counts, json_bytes, mutate_bytes, mutate_json, mutate_text
@@ -129,9 +129,9 @@ def finish(name, counts, tried, least):
 def accepted(monkeypatch):
     """The studies that would be made now; nothing is trained or written."""
     made = []
-    monkeypatch.setattr(commands, "run_study", lambda study, *rest: made.append(study))
+    monkeypatch.setattr(runs, "run_study", lambda study, *rest: made.append(study))
     for name in ("_write_report", "describe_environment", "choose_matmul", "claim_folder"):
-        monkeypatch.setattr(commands, name, lambda *ignored: None)
+        monkeypatch.setattr(runs, name, lambda *ignored: None)
     return made
 
 

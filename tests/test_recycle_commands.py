@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from recycle import commands
 from recycle.__main__ import main, shortened
+from recycle.commands import runs
 from recycle.options import read_options
 from recycle.run import launch
 from recycle.run.environment import describe_checkout
@@ -177,10 +177,10 @@ def test_negative_numbers_are_values_however_they_are_written():
 
 def test_a_study_records_the_arguments_that_main_was_given(monkeypatch, tmp_path):
     noted = []
-    monkeypatch.setattr(commands, "run_study", lambda *ignored: None)
-    monkeypatch.setattr(commands, "_write_report", lambda *ignored: None)
+    monkeypatch.setattr(runs, "run_study", lambda *ignored: None)
+    monkeypatch.setattr(runs, "_write_report", lambda *ignored: None)
     monkeypatch.setattr(
-        commands, "describe_environment", lambda _, command, *rest: noted.append(command)
+        runs, "describe_environment", lambda _, command, *rest: noted.append(command)
     )
     given = ["study", "two-hop", "--matmul=default", "--run", str(tmp_path)]
     assert main([*given, *(f"--set={each}" for each in SMALL)]) == 0
@@ -218,7 +218,7 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
     def allocate(options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(commands, "methods", allocate)
+    monkeypatch.setattr(runs, "methods", allocate)
     assert "not enough memory" in failing(capsys, "methods")
 
 
