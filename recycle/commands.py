@@ -15,6 +15,11 @@ from pathlib import Path
 import torch
 
 from lora import Adapter, load_adapter, save_adapter
+from models import Model, Vocabulary
+from recycle.audit.candidates import TRIED, candidates
+from recycle.audit.inputs import Reader, check_place, short_names
+from recycle.audit.run import audit as run_audit
+from recycle.audit.soundness import check_fit, plain, relative_error
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import encode_prompt, tally
 from recycle.measure.cell import answers_to, stages_of
@@ -30,12 +35,13 @@ from recycle.reuse.method import Given
 from recycle.reuse.methods import METHODS
 from recycle.run import progress
 from recycle.run.device import choose_device, describe_device
-from recycle.run.disk import read_json
+from recycle.run.disk import read_json, write_json, write_text
 from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
+from recycle.show.audit_page import audit_page, audit_text
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
@@ -262,6 +268,76 @@ def route(options: Namespace) -> None:
         for path, (gates, entropy) in layers.items():
             means = "".join(f"{gate:8.3f}" for gate in gates)
             print(f"  {path:36}{means}{entropy:10.3f}")
+
+
+def audit(options: Namespace) -> None:
+    """Everything is read and every place checked before any work begins."""
+    methods = candidates(options.methods or TRIED)
+    model, tokenizer, given, theirs = _to_audit(options)
+    names = short_names(list(given))
+    adapters = {names[name]: adapter for name, (adapter, _) in given.items()}
+    folders = {names[name]: folder for name, (_, folder) in given.items()}
+    theirs = [*theirs, *folders.values()]
+    title = listing(sorted(re.sub(r"[^\w.+-]", "-", name) for name in adapters), most=4)
+    default = Path("runs") / f"audit-{title.replace(', ', '+').replace(' ', '-')[:80]}"
+    out = check_place(options.out or default, "--out", theirs)
+    check_fit(model, adapters)
+    reader = Reader(model, tokenizer, names)
+    probes = reader.probes(options.probes) if options.probes else []
+    composed = reader.composed(options.compose) if options.compose else []
+    if len(adapters) < 2 and (probes or composed):
+        raise ValueError("--probes and --compose ask merges: name two adapters or more")
+    repaired: dict[Path, Adapter] = {}
+    if options.repair is not None:
+        place = check_place(options.repair, "--repair", theirs)
+        repaired = {
+            inside(place, folders[name].name, "--repair"): plain(adapter)
+            for name, adapter in adapters.items()
+        }
+        if len(repaired) < len(adapters):
+            raise ValueError("--repair: two adapters have one folder name: repair them one by one")
+    with progress.showing(3 + len(methods), options.quiet):
+        report = run_audit(
+            model, tokenizer, adapters, folders, methods, probes, composed, options.seed or 0
+        )
+    report["base_name"] = str(options.checkpoint or options.run)
+    report["repaired"] = [
+        {"adapter": name, "folder": str(target), "error": relative_error(copy, adapters[name])}
+        for name, (target, copy) in zip(adapters, repaired.items(), strict=False)
+    ]
+    for target, copy in repaired.items():
+        save_adapter(copy, target)
+    write_json(out / "audit.json", report)
+    write_text(out / "report.html", audit_page(report))
+    for each in report["repaired"]:
+        print(f"plain copy: {each['folder']}, relative error {each['error']:.1e}")
+    print(f"report: {out / 'report.html'}\n\n{audit_text(report)}")
+
+
+def _to_audit(
+    options: Namespace,
+) -> tuple[Model, Vocabulary, dict[str, tuple[Adapter, Path]], list[Path]]:
+    """The base, its tokenizer, {what was given: (adapter, its folder)}, and the base's folders."""
+    if options.run is not None:
+        options.base = options.base or "standard"
+        base = _open(options)
+        found = {}
+        for name, adapter in _each_once(base, options.adapters).items():
+            own = _library(base) / name
+            found[name] = adapter, own if own.is_dir() else Path(name)
+        return base.model, base.tokenizer, found, [base.folder]
+    if options.base is not None:
+        raise ValueError("--base goes with --run: a checkpoint is one base")
+    for name in options.adapters:
+        if not Path(name).is_dir():
+            raise ValueError(f"{name} is no folder of an adapter: name one that PEFT or we saved")
+    device = choose_device(options.device)
+    short_names(options.adapters)  # none is named twice
+    found = {name: (load_adapter(name), Path(name)) for name in options.adapters}
+    choose_matmul(options.matmul)
+    model, tokenizer = load_base(options.checkpoint, None, options.dtype or "fp32", device)
+    source = Path(options.checkpoint)
+    return model, tokenizer, found, [source] if source.is_dir() else []
 
 
 def evaluate(options: Namespace) -> None:

@@ -8,6 +8,7 @@
     python -m recycle merge  RUN hop1-F hop2-F --method plain_sum --out both-F
     python -m recycle route  RUN hop1-F hop2-F --group F
     python -m recycle eval   RUN both-F --group F
+    python -m recycle audit  ADAPTER ADAPTER --checkpoint FOLDER   will they merge, and how
 
 RUN is a run folder, as in runs/two-hop-quick. Adapters are named as in RUN/seed-0/standard/library.
 A study that was stopped goes on with the same command. Where one machine is not enough, start it
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from recycle import commands
+from recycle.audit.candidates import TRIED
 from recycle.reuse.by_name import ROUTERS
 from recycle.reuse.merges import LEARNERS, NAMES, options_text
 from recycle.run.matmul import CHOICES
@@ -220,6 +222,63 @@ def build_parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="print the first N answers of each form (default 0)",
+    )
+
+    audit = command(
+        "audit",
+        commands.audit,
+        "will these adapters merge, how, and will each still do its job",
+        "--methods takes any merge or router that needs nothing besides the adapters, and sum_at_W "
+        f"for any weight W.\nby default: {', '.join(TRIED)}",
+    )
+    audit.add_argument(
+        "adapters",
+        type=_words,
+        nargs="+",
+        metavar="ADAPTER",
+        help="folders in PEFT's layout, or names in the run's library",
+    )
+    ground = audit.add_mutually_exclusive_group(required=True)
+    ground.add_argument(
+        "--checkpoint",
+        type=_words,
+        metavar="FOLDER|smollm2",
+        help="the base: a pretrained checkpoint (needs .[checkpoint])",
+    )
+    ground.add_argument("--run", type=_path, metavar="RUN", help="the base: that of a study")
+    audit.add_argument("--base", type=_words, help="which of the run's bases (default standard)")
+    audit.add_argument(
+        "--seed",
+        type=_whole(0),
+        help="of what is drawn, and whose base of the run (default 0; the run's first seed)",
+    )
+    _device_option(audit)
+    audit.add_argument(
+        "--dtype", choices=list(DTYPES), help="the number format of the base (default fp32)"
+    )
+    audit.add_argument(
+        "--probes",
+        type=_path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "adapter": ..}: what each adapter knows',
+    )
+    audit.add_argument(
+        "--compose",
+        type=_path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "parts": [probes]}: what needs several',
+    )
+    audit.add_argument(
+        "--methods", type=_words, nargs="+", metavar="NAME", help="what to try; see below"
+    )
+    audit.add_argument(
+        "--out", type=_path, metavar="FOLDER", help="for the results (default runs/audit-NAMES)"
+    )
+    audit.add_argument(
+        "--repair",
+        type=_path,
+        metavar="OUT",
+        help="also write plain copies of the adapters, which every tool reads alike, into OUT",
     )
 
     report = command("report", commands.report, "draw a run's report again")

@@ -47,7 +47,7 @@ def put_on(
     group is left to ask.
     """
     experts = {f"adapter{i}": adapter for i, adapter in enumerate(adapters.values())}
-    with _in_their_names(adapters):  # a folder's path is no adapter name
+    with in_their_names(adapters):  # a folder's path is no adapter name
         prepared = together(experts)
         if method is not None:
             generator = torch.Generator().manual_seed(derived(base.seed, f"router {method.name}"))
@@ -73,7 +73,7 @@ def put_on(
 
 
 @contextmanager
-def _in_their_names(adapters: Iterable[str]) -> Iterator[None]:
+def in_their_names(adapters: Iterable[str]) -> Iterator[None]:
     """Errors about adapter0, adapter1, .. inside have the names that the user gave."""
     given = {f"adapter{i}": name for i, name in enumerate(adapters)}
 
