@@ -15,11 +15,6 @@ from pathlib import Path
 import torch
 
 from lora import Adapter, load_adapter, save_adapter
-from models import Model, Vocabulary
-from recycle.audit.candidates import TRIED, candidates
-from recycle.audit.inputs import Reader, check_place, short_names
-from recycle.audit.run import audit as run_audit
-from recycle.audit.soundness import check_fit, plain, relative_error
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import encode_prompt, tally
 from recycle.measure.cell import answers_to, stages_of
@@ -35,13 +30,12 @@ from recycle.reuse.method import Given
 from recycle.reuse.methods import METHODS
 from recycle.run import progress
 from recycle.run.device import choose_device, describe_device
-from recycle.run.disk import read_json, write_json, write_text
+from recycle.run.disk import read_json
 from recycle.run.environment import describe_environment
 from recycle.run.folder import base_folder, claim_folder
 from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
-from recycle.show.audit_page import audit_page, audit_text
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
@@ -183,7 +177,7 @@ def train(options: Namespace) -> None:
                 f"--set {key}={value}: the base is trained already, only train.* and adapter.* can "
                 "be set here"
             )
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
     expert = Expert(options.reads, options.group, base=base.spec)
     config = change(base.config, changed)
@@ -193,7 +187,7 @@ def train(options: Namespace) -> None:
             "add --set adapter.kind=lora"
         )
     check_expert(config, base.world, expert)
-    target = inside(_library(base), options.name or f"{expert.slug}-own", "--name")
+    target = inside(library_of(base), options.name or f"{expert.slug}-own", "--name")
     steps = config.train
     with progress.showing(steps.steps * steps.tokens, options.quiet):
         trained = train_experts(base, [expert], changed).experts[expert.slug]
@@ -208,8 +202,8 @@ def merge(options: Namespace) -> None:
     learns = options.method in LEARNERS
     if options.examples is not None and not learns:
         raise ValueError(f"--examples goes with --method {' or '.join(LEARNERS)}")
-    base = _open(options)
-    target = inside(_library(base), options.out, "--out")
+    base = open_named(options)
+    target = inside(library_of(base), options.out, "--out")
     adapters = [_adapter(base, name) for name in options.adapters]
     settings = assignments(options.set)
     if options.weights:
@@ -250,9 +244,9 @@ def _examples(
 
 
 def route(options: Namespace) -> None:
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
-    adapters = _each_once(base, options.adapters)
+    adapters = each_once(base, options.adapters)
     put = _routed(base, options, adapters)
     _tell_left_out(put)
     theirs = {f"adapter{i}": name for i, name in enumerate(adapters)}
@@ -270,80 +264,10 @@ def route(options: Namespace) -> None:
             print(f"  {path:36}{means}{entropy:10.3f}")
 
 
-def audit(options: Namespace) -> None:
-    """Everything is read and every place checked before any work begins."""
-    methods = candidates(options.methods or TRIED)
-    model, tokenizer, given, theirs = _to_audit(options)
-    names = short_names(list(given))
-    adapters = {names[name]: adapter for name, (adapter, _) in given.items()}
-    folders = {names[name]: folder for name, (_, folder) in given.items()}
-    theirs = [*theirs, *folders.values()]
-    title = listing(sorted(re.sub(r"[^\w.+-]", "-", name) for name in adapters), most=4)
-    default = Path("runs") / f"audit-{title.replace(', ', '+').replace(' ', '-')[:80]}"
-    out = check_place(options.out or default, "--out", theirs)
-    check_fit(model, adapters)
-    reader = Reader(model, tokenizer, names)
-    probes = reader.probes(options.probes) if options.probes else []
-    composed = reader.composed(options.compose) if options.compose else []
-    if len(adapters) < 2 and (probes or composed):
-        raise ValueError("--probes and --compose ask merges: name two adapters or more")
-    repaired: dict[Path, Adapter] = {}
-    if options.repair is not None:
-        place = check_place(options.repair, "--repair", theirs)
-        repaired = {
-            inside(place, folders[name].name, "--repair"): plain(adapter)
-            for name, adapter in adapters.items()
-        }
-        if len(repaired) < len(adapters):
-            raise ValueError("--repair: two adapters have one folder name: repair them one by one")
-    with progress.showing(3 + len(methods), options.quiet):
-        report = run_audit(
-            model, tokenizer, adapters, folders, methods, probes, composed, options.seed or 0
-        )
-    report["base_name"] = str(options.checkpoint or options.run)
-    report["repaired"] = [
-        {"adapter": name, "folder": str(target), "error": relative_error(copy, adapters[name])}
-        for name, (target, copy) in zip(adapters, repaired.items(), strict=False)
-    ]
-    for target, copy in repaired.items():
-        save_adapter(copy, target)
-    write_json(out / "audit.json", report)
-    write_text(out / "report.html", audit_page(report))
-    for each in report["repaired"]:
-        print(f"plain copy: {each['folder']}, relative error {each['error']:.1e}")
-    print(f"report: {out / 'report.html'}\n\n{audit_text(report)}")
-
-
-def _to_audit(
-    options: Namespace,
-) -> tuple[Model, Vocabulary, dict[str, tuple[Adapter, Path]], list[Path]]:
-    """The base, its tokenizer, {what was given: (adapter, its folder)}, and the base's folders."""
-    if options.run is not None:
-        options.base = options.base or "standard"
-        base = _open(options)
-        found = {}
-        for name, adapter in _each_once(base, options.adapters).items():
-            own = _library(base) / name
-            found[name] = adapter, own if own.is_dir() else Path(name)
-        return base.model, base.tokenizer, found, [base.folder]
-    if options.base is not None:
-        raise ValueError("--base goes with --run: a checkpoint is one base")
-    for name in options.adapters:
-        if not Path(name).is_dir():
-            raise ValueError(f"{name} is no folder of an adapter: name one that PEFT or we saved")
-    device = choose_device(options.device)
-    short_names(options.adapters)  # none is named twice
-    found = {name: (load_adapter(name), Path(name)) for name in options.adapters}
-    choose_matmul(options.matmul)
-    model, tokenizer = load_base(options.checkpoint, None, options.dtype or "fp32", device)
-    source = Path(options.checkpoint)
-    return model, tokenizer, found, [source] if source.is_dir() else []
-
-
 def evaluate(options: Namespace) -> None:
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
-    adapters = _each_once(base, options.adapters)
+    adapters = each_once(base, options.adapters)
     routes = (options.router, options.examples, options.top_k) != (None, None, None)
     if len(adapters) > 1:
         put = _routed(base, options, adapters)
@@ -385,7 +309,7 @@ def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put
     return put_on(base, options.group, adapters, method, examples)
 
 
-def _open(options: Namespace) -> Base:
+def open_named(options: Namespace) -> Base:
     """The finished base that the options name. Raises ValueError where there is none."""
     device = choose_device(options.device)
     made = open_study(options.run)
@@ -414,13 +338,13 @@ def _check_group(base: Base, group: str) -> None:
         raise ValueError(f"--group {group}: {unknown('group', group, base.world.groups)}")
 
 
-def _library(base: Base) -> Path:
+def library_of(base: Base) -> Path:
     return base.folder / "library"
 
 
 def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
-    library = _library(base)
+    library = library_of(base)
     if (library / name).is_dir():
         return open_adapter(base.folder, name)
     if Path(name).is_dir():
@@ -430,7 +354,7 @@ def _adapter(base: Base, name: str) -> Adapter:
     raise ValueError(f"no adapter {name!r} in {library}{close}: there are {listing(known)}")
 
 
-def _each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
+def each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
     """Adapters by the names that the user gave. Raises ValueError for a name that stands twice."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"the adapter {twice!r} is named twice: name each once")

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from recycle import commands
+from recycle import audit_command, commands
 from recycle.audit.candidates import TRIED
 from recycle.reuse.by_name import ROUTERS
 from recycle.reuse.merges import LEARNERS, NAMES, options_text
@@ -226,7 +226,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     audit = command(
         "audit",
-        commands.audit,
+        audit_command.audit,
         "will these adapters merge, how, and will each still do its job",
         "--methods takes any merge or router that needs nothing besides the adapters, and sum_at_W "
         f"for any weight W.\nby default: {', '.join(TRIED)}",

@@ -41,7 +41,9 @@ def advise(report: Mapping[str, Any]) -> dict[str, Any]:
         text = f"Do not merge: route by {_named(chosen)}, which {_keeps(chosen)}{other}"
         return _said(chosen, f"{text}{_composition(chosen, ranked)}.")
     if not best:
-        return _said(None, "None of the methods could put these adapters together: retrain jointly.")
+        return _said(
+            None, "None of the methods could put these adapters together: retrain jointly."
+        )
     top = max(best.values(), key=lambda row: _worst(row)["mean"])
     return _said(
         None,
@@ -132,7 +134,9 @@ def _composition(chosen: Mapping[str, Any], ranked: Mapping[str, Any]) -> str:
         return ", and it composes"
     others = [row for rows in ranked.values() for row in rows if row["says"] == "composes"]
     if others:
-        return f", but on the composed questions it {chosen['says']}; {others[0]['method']} composes"
+        return (
+            f", but on the composed questions it {chosen['says']}; {others[0]['method']} composes"
+        )
     return (
         f", but on the composed questions it {chosen['says']}, as no method composes: "
         "retrain jointly for those"

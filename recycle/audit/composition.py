@@ -39,10 +39,7 @@ def _directly(
 
 
 def _parts(
-    model: Model,
-    tokenizer: Vocabulary,
-    questions: Sequence[Composed],
-    modes: Mapping[str, Mode],
+    model: Model, tokenizer: Vocabulary, questions: Sequence[Composed], modes: Mapping[str, Mode]
 ) -> list[list[bool]]:
     """Which parts of each question are right, each asked in its adapter's mode of ``modes``."""
     right: list[list[bool]] = [[False] * len(question.parts) for question in questions]
@@ -61,10 +58,7 @@ def _parts(
 
 
 def before(
-    model: Model,
-    tokenizer: Vocabulary,
-    questions: Sequence[Composed],
-    alone: Mapping[str, Mode],
+    model: Model, tokenizer: Vocabulary, questions: Sequence[Composed], alone: Mapping[str, Mode]
 ) -> dict[str, Any]:
     """{"base", and each adapter's name: which questions are right, "parts": which questions have
     all their parts right}, without any merge."""

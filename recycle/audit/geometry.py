@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor
 
 from lora import Adapter
 from models import Model
@@ -30,10 +32,10 @@ def geometry(model: Model, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
 
 
 def _sizes(model: Model, name: str, adapter: Adapter) -> dict[str, Any]:
-    layers = []
+    layers: list[dict[str, Any]] = []
     of_base = 0.0
     for path in adapter.paths:
-        W = float(model.get_submodule(path).weight.detach().float().norm())
+        W = float(cast(Tensor, model.get_submodule(path).weight).detach().float().norm())
         norm = adapter.norm(path)
         of_base += W**2
         layers.append(

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora import Adapter
 from models import Model, Vocabulary
 from recycle.run.names import did_you_mean, listing
+from tasks import World
 from tasks.json_lines import check_object, read_rows
 
 PROBE = {"prompt": str, "answer": str, "adapter": str}
@@ -38,18 +40,35 @@ class Composed:
     where: str
 
 
-def short_names(given: Sequence[str]) -> dict[str, str]:
-    """{what a person gave: a short name}: the folder's own name where no two share it.
+def short_names(given: Sequence[str], library: Path | None = None) -> dict[str, str]:
+    """{what a person gave: a short name}, the folder's own name where no two share it. A name may
+    be that of a folder in ``library``.
 
     Raises ValueError where one adapter is named twice."""
-    places = [str(Path(name).resolve()) for name in given]
+    places = [
+        library / name if library and (library / name).is_dir() else Path(name) for name in given
+    ]
+    places = [place.resolve() for place in places]
     for i, place in enumerate(places):
         if place in places[:i]:
             raise ValueError(f"the adapter {given[i]!r} is named twice: name each once")
-    last = [Path(name).resolve().name or name for name in given]
+    last = [place.name for place in places]
     return {
         name: own if last.count(own) == 1 else name for name, own in zip(given, last, strict=True)
     }
+
+
+def prompts_read(world: World, adapter: Adapter) -> list[str]:
+    """The prompts that an expert of a run has read, each once, as its record says; none where the
+    record says nothing that the world knows."""
+    reads, group = adapter.origin.get("reads"), adapter.origin.get("group")
+    if not isinstance(reads, str) or not isinstance(group, str) or group not in world.groups:
+        return []
+    try:
+        texts = world.expert_texts(reads, group)
+    except (ValueError, KeyError):
+        return []
+    return list(dict.fromkeys(text.prompt for text in texts if text.prompt.strip()))
 
 
 def check_place(place: Path, option: str, theirs: Sequence[Path]) -> Path:
@@ -58,8 +77,10 @@ def check_place(place: Path, option: str, theirs: Sequence[Path]) -> Path:
     here = place.resolve()
     for folder in theirs:
         if here == folder.resolve() or folder.resolve() in here.parents:
-            raise ValueError(f"{option} {place} lies in {folder}, where nothing is written: choose "
-                             "a folder of its own")
+            raise ValueError(
+                f"{option} {place} lies in {folder}, where nothing is written: choose "
+                "a folder of its own"
+            )
     if here.exists() and not here.is_dir():
         raise ValueError(f"{option} {place} is no folder: choose another name")
     for parent in (here, *here.parents):

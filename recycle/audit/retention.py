@@ -1,8 +1,10 @@
 """What is left of each adapter after a merge, without data and on a person's own probes.
 
 What an adapter was tuned on is what it writes. So each adapter writes texts by itself, and half of
-each text is an opening. The adapter's own greedy continuation of an opening is the reference, and
-every merge or router reads the same tokens. At each token of a reference:
+each text is an opening. An adapter that learned completions alone cannot write the prompts before
+them: where a run's record says what it read, openings are those prompts. The adapter's own greedy
+continuation of an opening is the reference, and every merge or router reads the same tokens. At
+each token of a reference:
 
     changed    the base alone would have written another token: what the adapter brought
     kept       a changed token that the merge still finds the most probable, of all changed ones: by
@@ -40,9 +42,10 @@ ENOUGH = 20  # changed tokens, below which the texts say too little about an ada
 
 @dataclass(frozen=True)
 class Reference:
-    """An opening that begins with a boundary, and what the adapter alone writes after it. ``states``
-    (tokens, width) are the adapter's before each token, ``changed`` (tokens,) where the base would
-    have written another."""
+    """An opening that begins with a boundary, and what the adapter alone writes after it.
+
+    ``states`` (tokens, width) are the adapter's before each token, and ``changed`` (tokens,) is
+    True where the base would have written another."""
 
     adapter: str
     opening: list[int]
@@ -52,24 +55,32 @@ class Reference:
 
 
 def written(
-    model: Model, tokenizer: Vocabulary, alone: Mapping[str, Mode], seed: int
+    model: Model,
+    tokenizer: Vocabulary,
+    alone: Mapping[str, Mode],
+    seed: int,
+    known: Mapping[str, Sequence[str]],
 ) -> list[Reference]:
-    """References out of what each adapter writes after a boundary, drawn from its own
-    probabilities. Of the texts that are drawn, those with the most changed tokens are kept."""
+    """References out of what each adapter writes, after openings that it draws itself, or after
+    prompts that are ``known`` to be its own. Of TEXTS * POOL openings the first TEXTS are kept
+    after which the adapter changes anything."""
     room = model.config.context
     limit, more = min(WRITTEN, room // 2), min(CONTINUED, max(1, room // 3))
     found = []
     for name, mode in alone.items():
         generator = torch.Generator().manual_seed(derived(seed, f"audit texts {name}"))
-        begun = [[tokenizer.boundary]] * (TEXTS * POOL)
-        with using(model, mode):
-            texts = sample(
-                model, begun, limit, tokenizer.boundary, tokenizer.pad, 1.0, generator
-            )
-        halves = {tuple(text[: (len(text) + 1) // 2]) for text in texts if text}
-        openings = [[tokenizer.boundary, *half] for half in sorted(halves)]
-        own = references(model, tokenizer, name, mode, openings, more)
-        own.sort(key=lambda each: -int(each.changed.sum()))
+        if prompts := known.get(name):
+            order = torch.randperm(len(prompts), generator=generator).tolist()[: TEXTS * POOL]
+            begun = [tokenizer.encode(prompts[i])[: room - more - 1] for i in order]
+        else:
+            starts = [[tokenizer.boundary]] * (TEXTS * POOL)
+            end, pad = tokenizer.boundary, tokenizer.pad
+            with using(model, mode):
+                texts = sample(model, starts, limit, end, pad, 1.0, generator)
+            begun = [text[: (len(text) + 1) // 2] for text in texts if text]
+        different = dict.fromkeys((tokenizer.boundary, *tokens) for tokens in begun)
+        own = references(model, tokenizer, name, mode, [[*each] for each in different], more)
+        own.sort(key=lambda each: not each.changed.any())  # those that show something come first
         found += own[:TEXTS]
     return found
 

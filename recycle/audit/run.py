@@ -38,9 +38,11 @@ def audit(
     probes: Sequence[Probe] = (),
     composed: Sequence[Composed] = (),
     seed: int = 0,
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Soundness and geometry of each adapter; for several the retention under every method, the
-    recall of the probes, and the composition; and the advice.
+    recall of the probes, and the composition; and the advice. ``known`` are prompts that an
+    adapter, by name, is known to have read.
 
     Raises ValueError, in one line, for adapters that do not fit the base. A method that cannot put
     these adapters together is a row that says why."""
@@ -56,7 +58,7 @@ def audit(
     progress.current().say("geometry")
     report["geometry"] = geometry(model, adapters)
     progress.current().advance(1)
-    asked = _Asked(model, tokenizer, adapters, probes, composed, seed)
+    asked = _Asked(model, tokenizer, adapters, probes, composed, seed, known or {})
     report |= asked.under(methods) if len(adapters) > 1 else _NOTHING_ASKED
     return {**report, "scope": SCOPE, "advice": advise(report)}
 
@@ -77,9 +79,10 @@ class _Asked:
         probes: Sequence[Probe],
         composed: Sequence[Composed],
         seed: int,
+        known: Mapping[str, Sequence[str]],
     ):
         self.model, self.tokenizer, self.adapters = model, tokenizer, adapters
-        self.probes, self.composed, self.seed = probes, composed, seed
+        self.probes, self.composed, self.seed, self.known = probes, composed, seed, known
         self.texts: list[Reference] = []
         self.of_probes: list[Reference] = []
         self.answered: list[bool] = []  # probes that their adapter answers alone
@@ -88,7 +91,7 @@ class _Asked:
         """The rows of the base, of the adapters alone, and of every method."""
         with acting(self.model, self.adapters) as (_, alone):
             progress.current().say("the adapters' own texts")
-            self.texts = written(self.model, self.tokenizer, alone, self.seed)
+            self.texts = written(self.model, self.tokenizer, alone, self.seed, self.known)
             self.of_probes, said = probed(self.model, self.tokenizer, self.probes, alone)
             self.answered = [
                 is_right(s, probe.answer) for s, probe in zip(said, self.probes, strict=True)

@@ -63,8 +63,10 @@ def audit_text(report: Mapping[str, Any]) -> str:
                 lines.append(f"  {each['method']:{width}}  not measured: {each['refused']}")
     missed = [probe for probe in report["probes"] if not probe["answered alone"]]
     if missed:
-        lines.append(f"\n{len(missed)} of {len(report['probes'])} probes are not answered by their "
-                     "own adapter alone, and count for no merge:")
+        lines.append(
+            f"\n{len(missed)} of {len(report['probes'])} probes are not answered by their "
+            "own adapter alone, and count for no merge:"
+        )
         lines += [f"  {probe['where']}: {probe['prompt'][:80]}" for probe in missed[:5]]
     for row in report["composition"]:
         lines.append(f"{row['method']} {row['says']}: composed {_short(row['composed'])}")
@@ -150,7 +152,14 @@ def _kept_table(report: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _measures(report: Mapping[str, Any], names: Sequence[str], source: str) -> str:
-    heads = ["method", "adapter", "kept", "tokens alike", "continuations alike", "KL (nats a token)"]
+    heads = [
+        "method",
+        "adapter",
+        "kept",
+        "tokens alike",
+        "continuations alike",
+        "KL (nats a token)",
+    ]
     heads += ["margin left", "texts", "tokens", "changed"]
     lines = []
     for method in _order(report):
@@ -209,7 +218,9 @@ def _soundness(report: Mapping[str, Any]) -> list[str]:
         for merge, error in row["identity"].items():
             shown = f"<td>{error:.1e}" if isinstance(error, float) else f"<td class=text>{e(error)}"
             errors.append(f"<tr><td>{e(row['adapter'])}<td class=text>{e(merge)}{shown}</tr>\n")
-    caption = "||merge of the adapter alone - dW|| / ||dW||; a merge that trims cuts by its own rule"
+    caption = (
+        "||merge of the adapter alone - dW|| / ||dW||; a merge that trims cuts by its own rule"
+    )
     return [
         "<h2>Soundness</h2>",
         table("", heads, lines),
