@@ -17,7 +17,7 @@ from recycle.audit.soundness import check_fit, plain, relative_error
 from recycle.commands import each_once, library_of, open_named
 from recycle.run import progress
 from recycle.run.device import choose_device
-from recycle.run.disk import write_json, write_text
+from recycle.run.disk import read_json, write_json, write_text
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import inside, listing
 from recycle.show.audit_page import audit_page, audit_text
@@ -45,6 +45,7 @@ def audit(options: Namespace) -> None:
     brought = _from_run(options) if options.run is not None else _on_checkpoint(options)
     adapters, theirs = brought.adapters, [*brought.base_folders, *brought.folders.values()]
     out = check_place(options.out or _usual_place(adapters), "--out", theirs)
+    _check_earlier(out, brought)
     check_fit(brought.model, adapters)
     reader = Reader(brought.model, brought.tokenizer, brought.names)
     probes = reader.probes(options.probes) if options.probes else []
@@ -83,6 +84,21 @@ def _usual_place(adapters: Mapping[str, Adapter]) -> Path:
     return Path("runs") / f"audit-{names.replace(', ', '+').replace(' ', '-')[:80]}"
 
 
+def _check_earlier(out: Path, brought: Brought) -> None:
+    """Raises ValueError where the place holds an audit of other adapters, or another report."""
+    remedy = "choose another --out"
+    if not (out / "audit.json").exists():
+        if (out / "report.html").exists():
+            raise ValueError(f"{out / 'report.html'} is of no audit: {remedy}")
+        return
+    shape = {"adapters": [{"adapter": str, "folder": str}]}
+    earlier = read_json(out / "audit.json", shape, remedy)["adapters"]
+    there = {Path(each["folder"]).resolve() for each in earlier}
+    if there != {folder.resolve() for folder in brought.folders.values()}:
+        names = listing([each["folder"] for each in earlier], most=4)
+        raise ValueError(f"{out} holds the audit of {names}: {remedy}")
+
+
 def _copies(
     place: Path, brought: Brought, theirs: Sequence[Path]
 ) -> dict[str, tuple[Path, Adapter]]:
@@ -110,7 +126,7 @@ def _from_run(options: Namespace) -> Brought:
         names,
         {names[name]: adapter for name, adapter in given.items()},
         {names[name]: own[name] if own[name].is_dir() else Path(name) for name in given},
-        [base.folder],
+        [options.run],
         {names[name]: prompts_read(base.world, adapter) for name, adapter in given.items()},
     )
 

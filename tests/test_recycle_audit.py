@@ -321,7 +321,7 @@ def test_the_interval_of_a_ratio():
     assert (even["low"], even["high"]) == wilson(50, 100)  # texts that agree leave Wilson's
     uneven = ratio([0] * 5 + [10] * 5, [10] * 10, share=True)
     assert uneven["mean"] == 0.5 and uneven["low"] < even["low"]  # whole texts lost count as few
-    half = 2.262157 * (100 * 25 / 9 * 10 / 10) ** 0.5 / 100 * 10**0.5 / 10**0.5
+    half = 2.262157 * (250 * 10 / 9) ** 0.5 / 100  # t of 9, and the spread of the texts
     assert uneven["low"] == pytest.approx(0.5 - half, abs=1e-4)
     assert summary([])["kept"] is None
 
