@@ -70,7 +70,9 @@ def test_results_beside_nothing_of_the_users(here, capsys):
     assert report["advice"]["text"].replace(">", "&gt;") in page and "http" not in page
     assert contents(here / "theirs") == before
     assert {path.name for path in (here / "copies").iterdir()} == {"one", "two"}
-    assert main(["audit", "copies/one", "copies/two", *FAST, "--out", "again"]) == 0  # what is written is read
+    assert (
+        main(["audit", "copies/one", "copies/two", *FAST, "--out", "again"]) == 0
+    )  # what is written is read
     assert main([*command, "--repair", "copies"]) == 2  # never in place of something
     assert "exists" in capsys.readouterr().err
 

@@ -52,6 +52,7 @@ def audit(
         "adapters": [{"adapter": name, "folder": str(folders[name])} for name in adapters],
         "base": base_hash(model),
         "seed": seed,
+        "openings": {name: "read" if (known or {}).get(name) else "written" for name in adapters},
         "soundness": soundness(adapters, folders, methods, seed),
     }
     progress.current().advance(1)

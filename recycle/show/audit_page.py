@@ -8,7 +8,6 @@ from typing import Any
 from recycle.show.markup import e, folded, printable, table
 from recycle.show.style import SCRIPT, STYLE
 
-GOOD = 0.9  # a share from which on a cell is drawn as kept
 _REFERENCES = ("base", "alone")  # rows that no method makes
 _SOURCES = {"written": "Texts that each adapter writes by itself", "probed": "The probes"}
 
@@ -21,7 +20,7 @@ def audit_page(report: Mapping[str, Any]) -> str:
         f"<div class=lead><p><b>{e(report['advice']['text'])}</b></p></div>",
         f"<p><small>{e(report['scope'])} Base {e(report['base_name'])}, seed {report['seed']}. "
         "Shares with 95 % intervals in brackets; the best of several methods was chosen on the "
-        "same texts, so expect a little less of it elsewhere.</small></p>",
+        f"same texts, so expect a little less of it elsewhere.{_openings(report)}</small></p>",
         *_retention(report, names),
         *_composition(report),
         *_soundness(report),
@@ -33,6 +32,15 @@ def audit_page(report: Mapping[str, Any]) -> str:
     )
     body = "\n".join(parts)
     return f"<!doctype html><html lang=en>{head}\n{body}\n<script>{SCRIPT}</script></html>\n"
+
+
+def _openings(report: Mapping[str, Any]) -> str:
+    read = [name for name, kind in report["openings"].items() if kind == "read"]
+    if not read:
+        return ""
+    return (
+        f" The texts of {e(', '.join(read))} begin with prompts that they are known to have read."
+    )
 
 
 def audit_text(report: Mapping[str, Any]) -> str:
