@@ -323,6 +323,8 @@ def test_the_interval_of_a_ratio():
     assert uneven["mean"] == 0.5 and uneven["low"] < even["low"]  # whole texts lost count as few
     half = 2.262157 * (250 * 10 / 9) ** 0.5 / 100  # t of 9, and the spread of the texts
     assert uneven["low"] == pytest.approx(0.5 - half, abs=1e-4)
+    single = ratio([0] * 5 + [1] * 4, [1] * 9, share=True)
+    assert (single["low"], single["high"]) == wilson(4, 9)
     assert summary([])["kept"] is None
 
 

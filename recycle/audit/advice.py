@@ -106,7 +106,7 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _amount(share: Mapping[str, Any]) -> str:
-    return f"{share['mean']:.2f} [{share['low']:.2f}, {share['high']:.2f}]"
+    return f"{share['mean']:.2f} [{share['low']:.2f}, {share['high']:.2f}] (n {share['n']:g})"
 
 
 def _keeps(row: Mapping[str, Any]) -> str:

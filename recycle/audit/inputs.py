@@ -3,6 +3,7 @@ adapters, and places to write to that are not theirs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def short_names(given: Sequence[str], library: Path | None = None) -> dict[str, 
     places = [
         library / name if library and (library / name).is_dir() else Path(name) for name in given
     ]
-    places = [place.resolve() for place in places]
+    places = [_real(place) for place in places]
     for i, place in enumerate(places):
         if place in places[:i]:
             raise ValueError(f"the adapter {given[i]!r} is named twice: name each once")
@@ -56,6 +57,11 @@ def short_names(given: Sequence[str], library: Path | None = None) -> dict[str, 
     return {
         name: own if last.count(own) == 1 else name for name, own in zip(given, last, strict=True)
     }
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads, links followed; Path.resolve fails on links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def prompts_read(world: World, adapter: Adapter) -> list[str]:
@@ -74,9 +80,9 @@ def prompts_read(world: World, adapter: Adapter) -> list[str]:
 def check_place(place: Path, option: str, theirs: Sequence[Path]) -> Path:
     """A place for results. Raises ValueError for one in a folder that holds an adapter or a base:
     nothing is written there."""
-    here = place.resolve()
-    for folder in theirs:
-        if here == folder.resolve() or folder.resolve() in here.parents:
+    here = _real(place)
+    for folder in map(_real, theirs):
+        if here == folder or folder in here.parents:
             raise ValueError(
                 f"{option} {place} lies in {folder}, where nothing is written: choose "
                 "a folder of its own"

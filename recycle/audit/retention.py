@@ -213,14 +213,15 @@ def ratio(
     parts: Sequence[float], wholes: Sequence[float], share: bool = False
 ) -> dict[str, float | None] | None:
     """sum parts / sum wholes with its 95 % interval over clusters; for a ``share`` never narrower
-    than Wilson's of all pooled. Of one cluster that is no share the limits are None."""
+    than Wilson's of all pooled, which stands alone where every text has one item. Of one cluster that
+    is no share the limits are None."""
     pairs = [(part, whole) for part, whole in zip(parts, wholes, strict=True) if whole]
     whole = sum(each for _, each in pairs)
     if not pairs or not whole:
         return None
     mean, k = sum(part for part, _ in pairs) / whole, len(pairs)
     low, high = wilson(round(whole * mean), round(whole)) if share else (None, None)
-    if k > 1:
+    if k > 1 and not (share and whole == k):  # one item a text: Wilson's says it all
         spread = sum((part - mean * each) ** 2 for part, each in pairs) * k / (k - 1)
         half = t_quantile(0.975, k - 1) * math.sqrt(spread) / abs(whole)
         low = mean - half if low is None else max(0.0, min(low, mean - half))

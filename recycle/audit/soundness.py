@@ -4,7 +4,6 @@ and a plain copy that every tool reads alike."""
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 
 from lora import Adapter, attach, common_base, detach
+from lora.folder import CONFIG, find
+from lora.peft import read_object
 from models import Model
 from recycle.measure.routed import in_their_names
 from recycle.plan import derived
@@ -82,9 +83,9 @@ def soundness(
 
 
 def _claimed_base(folder: Path) -> str | None:
-    """The base's name in PEFT's settings. The file was read before, so it is sound."""
-    settings = json.loads((folder / "adapter_config.json").read_text("utf-8-sig"))
-    name = settings.get("base_model_name_or_path")
+    """The base's name in PEFT's settings."""
+    file = find(folder, CONFIG)
+    name = None if file is None else read_object(file).get("base_model_name_or_path")
     return name if isinstance(name, str) and name else None
 
 
