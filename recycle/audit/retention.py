@@ -213,8 +213,8 @@ def ratio(
     parts: Sequence[float], wholes: Sequence[float], share: bool = False
 ) -> dict[str, float | None] | None:
     """sum parts / sum wholes with its 95 % interval over clusters; for a ``share`` never narrower
-    than Wilson's of all pooled, which stands alone where every text has one item. Of one cluster that
-    is no share the limits are None."""
+    than Wilson's of all pooled, which stands alone where every text has one item. The limits are
+    None for one cluster of what is no share."""
     pairs = [(part, whole) for part, whole in zip(parts, wholes, strict=True) if whole]
     whole = sum(each for _, each in pairs)
     if not pairs or not whole:
