@@ -9,6 +9,7 @@
     python -m recycle route  RUN hop1-F hop2-F --group F
     python -m recycle eval   RUN both-F --group F
     python -m recycle export RUN hop1-F --out FOLDER     its base and an expert, for other libraries
+    python -m recycle audit  ADAPTER ADAPTER --checkpoint FOLDER   will they merge, and how
 
 RUN is a run folder, as in runs/two-hop-quick. Adapters are named as in RUN/seed-0/standard/library.
 A study that was stopped goes on with the same command. Where one machine is not enough, start it
@@ -25,7 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from recycle.commands import adapters, runs
+from recycle.audit.candidates import TRIED
+from recycle.commands import adapters, audit, runs
 from recycle.reuse.by_name import ROUTERS
 from recycle.reuse.merges import LEARNERS, NAMES, options_text
 from recycle.run.matmul import CHOICES
@@ -256,6 +258,63 @@ def build_parser() -> argparse.ArgumentParser:
     )
     second.add_argument(
         "--record", type=_path, metavar="FILE", help="also keep the result in a small JSON file"
+    )
+
+    audit_of = command(
+        "audit",
+        audit.audit,
+        "will these adapters merge, how, and will each still do its job",
+        "--methods takes any merge or router that needs nothing besides the adapters, and sum_at_W "
+        f"for any weight W.\nby default: {', '.join(TRIED)}",
+    )
+    audit_of.add_argument(
+        "adapters",
+        type=_words,
+        nargs="+",
+        metavar="ADAPTER",
+        help="folders in PEFT's layout, or names in the run's library",
+    )
+    ground = audit_of.add_mutually_exclusive_group(required=True)
+    ground.add_argument(
+        "--checkpoint",
+        type=_words,
+        metavar="FOLDER|smollm2",
+        help="the base: a pretrained checkpoint (needs .[checkpoint])",
+    )
+    ground.add_argument("--run", type=_path, metavar="RUN", help="the base: that of a study")
+    audit_of.add_argument("--base", type=_words, help="which of the run's bases (default standard)")
+    audit_of.add_argument(
+        "--seed",
+        type=_whole(0),
+        help="of what is drawn, and whose base of the run (default 0; the run's first seed)",
+    )
+    _device_option(audit_of)
+    audit_of.add_argument(
+        "--dtype", choices=list(DTYPES), help="the number format of the base (default fp32)"
+    )
+    audit_of.add_argument(
+        "--probes",
+        type=_path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "adapter": ..}: what each adapter knows',
+    )
+    audit_of.add_argument(
+        "--compose",
+        type=_path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "parts": [probes]}: what needs several',
+    )
+    audit_of.add_argument(
+        "--methods", type=_words, nargs="+", metavar="NAME", help="what to try; see below"
+    )
+    audit_of.add_argument(
+        "--out", type=_path, metavar="FOLDER", help="for the results (default runs/audit-NAMES)"
+    )
+    audit_of.add_argument(
+        "--repair",
+        type=_path,
+        metavar="OUT",
+        help="also write plain copies of the adapters, which every tool reads alike, into OUT",
     )
 
     report = command("report", runs.report, "draw a run's report again")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-KINDS = {int: "a whole number", str: "a text"}
+KINDS = {int: "a whole number", str: "a text", list: "a list"}
 SOURCE, REMEDY = "a file of your copy of GSM-Symbolic", "fetch the file again"
 
 
@@ -57,8 +57,20 @@ def read_object(
         # Only errors of JSON's grammar have a msg: a number of thousands of digits has none.
         reason = getattr(error, "msg", "nested too deeply, too long a number, or a field twice")
         raise ValueError(f"{where} is no JSON ({reason}): {text[:40]!r}; {remedy}") from None
+    return check_object(row, fields, where, empty, remedy)
+
+
+def check_object(
+    row: Any,
+    fields: Mapping[str, type],
+    where: str,
+    empty: tuple[str, ...] = (),
+    remedy: str = REMEDY,
+) -> dict[str, Any]:
+    """A value of JSON that is an object with these fields, of these types."""
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is {text[:40]!r}: it must be an object with {', '.join(fields)}")
+        text = json.dumps(row)[:40]
+        raise ValueError(f"{where} is {text!r}: it must be an object with {', '.join(fields)}")
     for name, kind in fields.items():
         if name not in row:
             raise ValueError(

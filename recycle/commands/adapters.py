@@ -50,7 +50,7 @@ def train(options: Namespace) -> None:
                 f"--set {key}={value}: the base is trained already, only train.* and adapter.* can "
                 "be set here"
             )
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
     expert = Expert(options.reads, options.group, base=base.spec)
     config = change(base.config, changed)
@@ -60,7 +60,7 @@ def train(options: Namespace) -> None:
             "add --set adapter.kind=lora"
         )
     check_expert(config, base.world, expert)
-    target = inside(_library(base), options.name or f"{expert.slug}-own", "--name")
+    target = inside(library_of(base), options.name or f"{expert.slug}-own", "--name")
     steps = config.train
     with progress.showing(steps.steps * steps.tokens, options.quiet):
         trained = train_experts(base, [expert], changed).experts[expert.slug]
@@ -75,8 +75,8 @@ def merge(options: Namespace) -> None:
     learns = options.method in LEARNERS
     if options.examples is not None and not learns:
         raise ValueError(f"--examples goes with --method {' or '.join(LEARNERS)}")
-    base = _open(options)
-    target = inside(_library(base), options.out, "--out")
+    base = open_named(options)
+    target = inside(library_of(base), options.out, "--out")
     adapters = [_adapter(base, name) for name in options.adapters]
     settings = assignments(options.set)
     if options.weights:
@@ -117,9 +117,9 @@ def _examples(
 
 
 def route(options: Namespace) -> None:
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
-    adapters = _each_once(base, options.adapters)
+    adapters = each_once(base, options.adapters)
     put = _routed(base, options, adapters)
     _tell_left_out(put)
     theirs = {f"adapter{i}": name for i, name in enumerate(adapters)}
@@ -138,9 +138,9 @@ def route(options: Namespace) -> None:
 
 
 def evaluate(options: Namespace) -> None:
-    base = _open(options)
+    base = open_named(options)
     _check_group(base, options.group)
-    adapters = _each_once(base, options.adapters)
+    adapters = each_once(base, options.adapters)
     routes = (options.router, options.examples, options.top_k) != (None, None, None)
     if len(adapters) > 1:
         put = _routed(base, options, adapters)
@@ -183,8 +183,8 @@ def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put
 
 
 def export(options: Namespace) -> None:
-    base = _open(options)
-    adapters = _each_once(base, options.adapters)
+    base = open_named(options)
+    adapters = each_once(base, options.adapters)
     check_fit(base, adapters)
     named = {Path(name).resolve().name: adapter for name, adapter in adapters.items()}
     if len(named) < len(adapters):
@@ -201,12 +201,12 @@ def second_implementation(options: Namespace) -> None:
         plain_file(options.record, "--record")
         if dirty := why_dirty(describe_checkout()):
             raise ValueError(f"{dirty}: commit first, or leave out --record")
-    base = _open(options)
+    base = open_named(options)
     for group in options.groups:
         _check_group(base, group)
     groups = list(dict.fromkeys(options.groups))
     slugs = [Expert(reads, group).slug for group in groups for reads in READS]
-    experts = _each_once(base, slugs)
+    experts = each_once(base, slugs)
     command = "python -m recycle " + shlex.join(options.given)
     environment = describe_environment(choose_matmul(options.matmul), command)
     with progress.showing(
@@ -218,7 +218,7 @@ def second_implementation(options: Namespace) -> None:
         print(f"recorded: {options.record}")
 
 
-def _open(options: Namespace) -> Base:
+def open_named(options: Namespace) -> Base:
     """The finished base that the options name. Raises ValueError where there is none."""
     device = choose_device(options.device)
     made = open_study(options.run)
@@ -247,13 +247,13 @@ def _check_group(base: Base, group: str) -> None:
         raise ValueError(f"--group {group}: {unknown('group', group, base.world.groups)}")
 
 
-def _library(base: Base) -> Path:
+def library_of(base: Base) -> Path:
     return base.folder / "library"
 
 
 def _adapter(base: Base, name: str) -> Adapter:
     """An adapter of the base's library, or of another folder."""
-    library = _library(base)
+    library = library_of(base)
     if (library / name).is_dir():
         return open_adapter(base.folder, name)
     if Path(name).is_dir():
@@ -263,7 +263,7 @@ def _adapter(base: Base, name: str) -> Adapter:
     raise ValueError(f"no adapter {name!r} in {library}{close}: there are {listing(known)}")
 
 
-def _each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
+def each_once(base: Base, names: list[str]) -> dict[str, Adapter]:
     """Adapters by the names that the user gave. Raises ValueError for a name that stands twice."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"the adapter {twice!r} is named twice: name each once")

@@ -174,13 +174,20 @@ def _with_known(
 def mean_interference(adapters: Mapping[str, Adapter]) -> dict[str, float]:
     """Means over layers and pairs of experts: the cosine of their updates, and the overlap of their
     input and output spaces beyond that of random spaces (1: the same space)."""
-    pairs = interference(adapters)["pairs"]
+    return mean_overlaps(interference(adapters)["pairs"])
+
+
+def mean_overlaps(pairs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of `mean_interference` over rows of `interference`; none where there are no rows.
+    A space that is the whole one overlaps with every other by 0 beyond chance."""
     if not pairs:  # placed in different layers, they share none
         return {}
     beyond = {
-        f"{side} overlap": fmean(
-            (p[side] - p[f"{side}_random"]) / (1 - p[f"{side}_random"]) for p in pairs
-        )
+        f"{side} overlap": fmean(_beyond(p[side], p[f"{side}_random"]) for p in pairs)
         for side in ("input", "output")
     }
     return {"cosine": fmean(p["cosine"] for p in pairs), **beyond}
+
+
+def _beyond(overlap: float, chance: float) -> float:
+    return (overlap - chance) / (1 - chance) if chance < 1 else 0.0

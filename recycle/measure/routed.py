@@ -47,7 +47,7 @@ def put_on(
     group is left to ask.
     """
     experts = {f"adapter{i}": adapter for i, adapter in enumerate(adapters.values())}
-    with _in_their_names(adapters):  # a folder's path is no adapter name
+    with in_their_names(adapters):  # a folder's path is no adapter name
         prepared = together(experts)
         if method is not None:
             generator = torch.Generator().manual_seed(derived(base.seed, f"router {method.name}"))
@@ -74,13 +74,13 @@ def put_on(
 
 def check_fit(base: Base, adapters: Mapping[str, Adapter]) -> None:
     """Raises ValueError where an adapter is one of another base."""
-    with _in_their_names(adapters):
+    with in_their_names(adapters):
         attach(base.model, {f"adapter{i}": made for i, made in enumerate(adapters.values())})
         detach(base.model)
 
 
 @contextmanager
-def _in_their_names(adapters: Iterable[str]) -> Iterator[None]:
+def in_their_names(adapters: Iterable[str]) -> Iterator[None]:
     """Errors about adapter0, adapter1, .. inside have the names that the user gave."""
     given = {f"adapter{i}": name for i, name in enumerate(adapters)}
 

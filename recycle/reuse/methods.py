@@ -38,7 +38,9 @@ def _routed(order: str = "outputs", top_k: int | None = None, temperature: float
     return apply
 
 
-def _at_weight(w: float, name: str) -> Method:
+def at_weight(w: float, name: str) -> Method:
+    """The sum of the experts, each at weight w."""
+
     def merge(adapters: Sequence[Adapter]) -> Adapter:
         return weighted_sum(adapters, [w] * len(adapters))
 
@@ -60,7 +62,7 @@ ALONE = Method(
     lambda experts, *_: together(experts),
 )
 # One expert at half its weight: its share in the mean of two, without the other one.
-AT_HALF = _at_weight(0.5, "at_half")
+AT_HALF = at_weight(0.5, "at_half")
 MEAN_OF_PRODUCTS = Method(
     "mean_of_products",
     "merge",
@@ -76,7 +78,7 @@ PRODUCT_OF_MEANS = Method(
     _merged(product_of_means),
 )
 PLAIN_SUM = Method("plain_sum", "merge", "sum_i dW_i", _ILHARCO, _merged(plain_sum), weight=1.0)
-SWEEP = tuple(_at_weight(w, f"sum_at_{w}") for w in (0.75, 1.25, 1.5))
+SWEEP = tuple(at_weight(w, f"sum_at_{w}") for w in (0.75, 1.25, 1.5))
 ARROW = Method("arrow", "router", "gates = softmax_i |x . v_i|", _ARROW, _routed())
 ARROW_TOP1 = Method(
     "arrow_top1", "router", "the expert with the largest |x . v_i|", _ARROW, _routed(top_k=1)

@@ -134,9 +134,10 @@ def _can_be_read(tokenizer: Vocabulary, text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def load_base(
-    source: str, context: int, dtype: str = "fp32", device: Device = "cpu"
+    source: str, context: int | None, dtype: str = "fp32", device: Device = "cpu"
 ) -> tuple[CausalLM, Vocabulary]:
-    """A checkpoint, read once: all seeds and libraries of a process share its weights."""
+    """A checkpoint, read once: all seeds and libraries of a process share its weights. ``context``
+    is the longest sequence, the checkpoint's own where it is None."""
     model, read = load_checkpoint(source, dtype=DTYPES[dtype], device=device, context=context)
     keep_base_hash(model)
     return model, read

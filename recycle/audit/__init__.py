@@ -1,0 +1,1 @@
+"""Audit: will these adapters merge, how, and will each still do its job? Only what is measured."""

@@ -1,0 +1,188 @@
+"""The whole audit as one function: from adapters on a base to a report that is plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from lora import Adapter, Mode, base_hash
+from models import Model, Vocabulary
+from recycle.audit.advice import SCOPE, advise
+from recycle.audit.candidates import acting
+from recycle.audit.composition import after, before
+from recycle.audit.geometry import geometry
+from recycle.audit.inputs import Composed, Probe
+from recycle.audit.retention import (
+    Reference,
+    answers,
+    compared,
+    is_right,
+    probed,
+    ratio,
+    summary,
+    written,
+)
+from recycle.audit.soundness import check_fit, soundness
+from recycle.reuse.method import Method
+from recycle.run import progress
+
+
+def audit(
+    model: Model,
+    tokenizer: Vocabulary,
+    adapters: Mapping[str, Adapter],
+    folders: Mapping[str, Path],
+    methods: Sequence[Method],
+    probes: Sequence[Probe] = (),
+    composed: Sequence[Composed] = (),
+    seed: int = 0,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Soundness and geometry of each adapter; for several the retention under every method, the
+    recall of the probes, and the composition; and the advice. ``known`` are prompts that an
+    adapter, by name, is known to have read.
+
+    Raises ValueError, in one line, for adapters that do not fit the base. A method that cannot put
+    these adapters together is a row that says why."""
+    check_fit(model, adapters)
+    progress.current().say("soundness")
+    report: dict[str, Any] = {
+        "adapters": [{"adapter": name, "folder": str(folders[name])} for name in adapters],
+        "base": base_hash(model),
+        "seed": seed,
+        "openings": {name: "read" if (known or {}).get(name) else "written" for name in adapters},
+        "soundness": soundness(adapters, folders, methods, seed),
+    }
+    progress.current().advance(1)
+    progress.current().say("geometry")
+    report["geometry"] = geometry(model, adapters)
+    progress.current().advance(1)
+    asked = _Asked(model, tokenizer, adapters, probes, composed, seed, known or {})
+    report |= asked.under(methods) if len(adapters) > 1 else _NOTHING_ASKED
+    return {**report, "scope": SCOPE, "advice": advise(report)}
+
+
+_NOTHING_ASKED: dict[str, Any] = {
+    key: [] for key in ("methods", "retention", "probes", "composition", "before")
+}
+
+
+class _Asked:
+    """What is asked of every method, and what the adapters alone say to it."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Vocabulary,
+        adapters: Mapping[str, Adapter],
+        probes: Sequence[Probe],
+        composed: Sequence[Composed],
+        seed: int,
+        known: Mapping[str, Sequence[str]],
+    ):
+        self.model, self.tokenizer, self.adapters = model, tokenizer, adapters
+        self.probes, self.composed, self.seed, self.known = probes, composed, seed, known
+        self.texts: list[Reference] = []
+        self.of_probes: list[Reference] = []
+        self.answered: list[bool] = []  # probes that their adapter answers alone
+
+    def under(self, methods: Sequence[Method]) -> dict[str, Any]:
+        """The rows of the base, of the adapters alone, and of every method."""
+        with acting(self.model, self.adapters) as (_, alone):
+            progress.current().say("the adapters' own texts")
+            self.texts = written(self.model, self.tokenizer, alone, self.seed, self.known)
+            self.of_probes, said = probed(self.model, self.tokenizer, self.probes, alone)
+            self.answered = [
+                is_right(s, probe.answer) for s, probe in zip(said, self.probes, strict=True)
+            ]
+            earlier = before(self.model, self.tokenizer, self.composed, alone)
+            rows = self._rows("base", dict.fromkeys(alone, None), alone)
+            rows += self._rows("alone", alone, alone)
+            progress.current().advance(1)
+        listed, composition = [], []
+        for method in methods:
+            progress.current().say(method.name)
+            refused = None
+            with ExitStack() as stack:
+                try:
+                    put = acting(self.model, self.adapters, method, self.seed)
+                    mode, alone = stack.enter_context(put)
+                except ValueError as error:
+                    refused = str(error)
+                else:
+                    rows += self._rows(method.name, dict.fromkeys(alone, mode), alone)
+                    if self.composed:
+                        scores = after(
+                            self.model, self.tokenizer, self.composed, mode, list(alone), earlier
+                        )
+                        composition.append({"method": method.name, **scores})
+            listed.append(
+                {
+                    "method": method.name,
+                    "family": method.family,
+                    "formula": method.formula,
+                    "weight": _weight(method, len(self.adapters)),
+                    "refused": refused,
+                }
+            )
+            progress.current().advance(1)
+        return {
+            "methods": listed,
+            "retention": rows,
+            "probes": [
+                {
+                    "adapter": probe.adapter,
+                    "prompt": probe.prompt,
+                    "answer": probe.answer,
+                    "where": probe.where,
+                    "said alone": s,
+                    "answered alone": right,
+                }
+                for probe, s, right in zip(self.probes, said, self.answered, strict=True)
+            ],
+            "composition": composition,
+            "before": _shares(earlier) if self.composed else [],
+        }
+
+    def _rows(
+        self, method: str, modes: Mapping[str, Mode], alone: Mapping[str, Mode]
+    ) -> list[dict[str, Any]]:
+        """One row an adapter: how its mode of ``modes`` reads its texts and answers its probes."""
+        rows = []
+        for name, mode in modes.items():
+            texts = [each for each in self.texts if each.adapter == name]
+            own = [i for i, probe in enumerate(self.probes) if probe.adapter == name]
+            of_probes = [self.of_probes[i] for i in own]
+            asked = [(self.probes[i].prompt, self.probes[i].answer) for i in own]
+            said = answers(self.model, self.tokenizer, asked, mode)
+            right = [int(is_right(s, answer)) for s, (_, answer) in zip(said, asked, strict=True)]
+            known = [int(self.answered[i]) for i in own]
+            both = [r * k for r, k in zip(right, known, strict=True)]
+            compare = (self.model, self.tokenizer)
+            rows.append(
+                {
+                    "method": method,
+                    "adapter": name,
+                    "written": summary(compared(*compare, texts, mode, alone)),
+                    "probed": summary(compared(*compare, of_probes, mode, alone)),
+                    "recall": ratio(right, [1] * len(right), share=True),
+                    "recall kept": ratio(both, known, share=True),
+                }
+            )
+        return rows
+
+
+def _weight(method: Method, count: int) -> float | None:
+    """The weight of each adapter where the method is a sum at one weight."""
+    return 1 / count if method.name == "mean_of_products" else method.weight
+
+
+def _shares(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the base and each adapter alone answer of the composed questions, and of their parts."""
+    found = {**earlier["direct"], "the parts, each adapter its own": earlier["parts"]}
+    return [
+        {"asked": name, "right": ratio([int(so) for so in right], [1] * len(right), share=True)}
+        for name, right in found.items()
+    ]
