@@ -1,6 +1,6 @@
 """``python -m recycle COMMAND``: reads the command line and runs one command.
 
-What is wrong with the input is told in one line. recycle/options.py has the commands and their
+What is wrong with the input is told in one line. recycle/options/ has the commands and their
 options, recycle/commands/ what they do.
 """
 

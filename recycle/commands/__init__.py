@@ -1,1 +1,1 @@
-"""What each command does, given the options that recycle/options.py reads."""
+"""What each command does, given the options that recycle/options/ reads."""

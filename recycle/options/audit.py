@@ -1,0 +1,67 @@
+"""Options of the audit."""
+
+from __future__ import annotations
+
+from recycle.audit.candidates import TRIED
+from recycle.commands import audit
+from recycle.options.shared import Command, device_option, path, whole, words
+from recycle.train.settings import DTYPES
+
+
+def add_audit(command: Command) -> None:
+    asked = command(
+        "audit",
+        audit.audit,
+        "will these adapters merge, how, and will each still do its job",
+        "--methods takes any merge or router that needs nothing besides the adapters, and sum_at_W "
+        f"for any weight W.\nby default: {', '.join(TRIED)}",
+    )
+    asked.add_argument(
+        "adapters",
+        type=words,
+        nargs="+",
+        metavar="ADAPTER",
+        help="folders in PEFT's layout, or names in the run's library",
+    )
+    ground = asked.add_mutually_exclusive_group(required=True)
+    ground.add_argument(
+        "--checkpoint",
+        type=words,
+        metavar="FOLDER|smollm2",
+        help="the base: a pretrained checkpoint (needs .[checkpoint])",
+    )
+    ground.add_argument("--run", type=path, metavar="RUN", help="the base: that of a study")
+    asked.add_argument("--base", type=words, help="which of the run's bases (default standard)")
+    asked.add_argument(
+        "--seed",
+        type=whole(0),
+        help="of what is drawn, and whose base of the run (default 0; the run's first seed)",
+    )
+    device_option(asked)
+    asked.add_argument(
+        "--dtype", choices=list(DTYPES), help="the number format of the base (default fp32)"
+    )
+    asked.add_argument(
+        "--probes",
+        type=path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "adapter": ..}: what each adapter knows',
+    )
+    asked.add_argument(
+        "--compose",
+        type=path,
+        metavar="FILE",
+        help='JSON lines {"prompt": .., "answer": .., "parts": [probes]}: what needs several',
+    )
+    asked.add_argument(
+        "--methods", type=words, nargs="+", metavar="NAME", help="what to try; see below"
+    )
+    asked.add_argument(
+        "--out", type=path, metavar="FOLDER", help="for the results (default runs/audit-NAMES)"
+    )
+    asked.add_argument(
+        "--repair",
+        type=path,
+        metavar="OUT",
+        help="also write plain copies of the adapters, which every tool reads alike, into OUT",
+    )
