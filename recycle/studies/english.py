@@ -81,13 +81,15 @@ LIBRARIES = (
 )
 PARTS = ("main", "mixed", "none", "target")
 SETTINGS: dict[str, Any] = {
+    "task.triples": 16,
+    "task.answers": 8,
     "model.context": 256,
     "adapter.preserve_from": "sampled",
     "train.steps": 150,
     "train.rows": 12,
     "train.length": 80,
     "train.packed": False,
-    "train.lr": 5e-4,
+    "train.lr": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed")},
