@@ -2,7 +2,7 @@
 
 from models.causal import CausalLM
 from models.checkpoint import load_checkpoint
-from models.decode import complete, greedy, rows_at_once, sample
+from models.decode import complete, greedy, pad_right, rows_at_once, sample
 from models.export import save_checkpoint
 from models.families import CheckpointError
 from models.loss import completion_loss
@@ -30,6 +30,7 @@ __all__ = [
     "device_of",
     "greedy",
     "load_checkpoint",
+    "pad_right",
     "rows_at_once",
     "sample",
     "save_checkpoint",

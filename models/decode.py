@@ -34,6 +34,15 @@ def greedy(
     return decode(model, prompts, limit, end, pad, lambda logits: logits.argmax(-1))
 
 
+def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Rows of token ids as one tensor (rows, longest), padded on the right, where no token sees the
+    padding after it."""
+    tokens = torch.full((len(rows), max(map(len, rows))), pad)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    return tokens
+
+
 def complete(
     model: Transformer | CausalLM,
     tokenizer: Vocabulary,

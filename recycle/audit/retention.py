@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from lora import Mode, using
-from models import Model, Vocabulary, complete, device_of, greedy, rows_at_once, sample
+from models import Model, Vocabulary, complete, device_of, greedy, pad_right, rows_at_once, sample
 from recycle.audit.inputs import SPARE, Probe
 from recycle.decide.statistics import t_quantile, wilson
 from recycle.plan import derived
@@ -120,10 +120,8 @@ def states_of(
 ) -> list[Tensor]:
     """The model's states (tokens, width) before each token of a continuation, as it acts now."""
     rows = [[*opening, *ids] for opening, ids in zip(openings, tokens, strict=True)]
-    padded = torch.full((len(rows), max(map(len, rows))), tokenizer.pad)
-    for i, row in enumerate(rows):  # no state before a token sees the padding after it
-        padded[i, : len(row)] = torch.tensor(row)
-    states = model.hidden_states(padded[:, :-1].to(device_of(model)))
+    tokens_before = pad_right(rows, tokenizer.pad)[:, :-1]
+    states = model.hidden_states(tokens_before.to(device_of(model)))
     return [
         states[i, len(opening) - 1 : len(opening) - 1 + len(ids)]
         for i, (opening, ids) in enumerate(zip(openings, tokens, strict=True))

@@ -24,7 +24,7 @@ from recycle.audit.retention import (
     summary,
     written,
 )
-from recycle.audit.soundness import check_fit, soundness
+from recycle.audit.soundness import check_one_base, soundness
 from recycle.reuse.method import Method
 from recycle.run import progress
 
@@ -46,7 +46,7 @@ def audit(
 
     Raises ValueError, in one line, for adapters that do not fit the base. A method that cannot put
     these adapters together is a row that says why."""
-    check_fit(model, adapters)
+    check_one_base(model, adapters)
     progress.current().say("soundness")
     report: dict[str, Any] = {
         "adapters": [{"adapter": name, "folder": str(folders[name])} for name in adapters],

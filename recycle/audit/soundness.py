@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from lora import Adapter, attach, common_base, detach
+from lora import Adapter, common_base
 from lora.folder import CONFIG, find
 from lora.peft import read_object
 from models import Model
-from recycle.measure.routed import in_their_names
+from recycle.measure.routed import check_fit
 from recycle.plan import derived
 from recycle.reuse.method import Method
 from recycle.reuse.with_peft import COMBINATIONS, merged_with_peft
@@ -24,12 +24,9 @@ from recycle.reuse.with_peft import COMBINATIONS, merged_with_peft
 ROUNDING = 1e-5  # the relative error of fp32 factors that were multiplied a few times
 
 
-def check_fit(model: Model, adapters: Mapping[str, Adapter]) -> None:
-    """Raises ValueError, in their names, for adapters of different bases, of another base than the
-    model, of layers that it lacks, and of other shapes."""
-    with in_their_names(adapters):
-        attach(model, {f"adapter{i}": adapter for i, adapter in enumerate(adapters.values())})
-        detach(model)
+def check_one_base(model: Model, adapters: Mapping[str, Adapter]) -> None:
+    """Raises ValueError as `check_fit` does, and for adapters of different bases."""
+    check_fit(model, adapters)
     common_base(list(adapters.values()))
 
 

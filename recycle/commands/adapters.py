@@ -185,7 +185,7 @@ def _routed(base: Base, options: Namespace, adapters: dict[str, Adapter]) -> Put
 def export(options: Namespace) -> None:
     base = open_named(options)
     adapters = each_once(base, options.adapters)
-    check_fit(base, adapters)
+    check_fit(base.model, adapters)
     named = {Path(name).resolve().name: adapter for name, adapter in adapters.items()}
     if len(named) < len(adapters):
         raise ValueError("two of these folders have one name: export them one after the other")

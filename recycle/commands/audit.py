@@ -13,7 +13,7 @@ from models import Model, Vocabulary
 from recycle.audit.candidates import TRIED, candidates
 from recycle.audit.inputs import Reader, check_place, prompts_read, short_names
 from recycle.audit.run import audit as run_audit
-from recycle.audit.soundness import check_fit, plain, relative_error
+from recycle.audit.soundness import check_one_base, plain, relative_error
 from recycle.commands.adapters import each_once, library_of, open_named
 from recycle.run import progress
 from recycle.run.device import choose_device
@@ -46,7 +46,7 @@ def audit(options: Namespace) -> None:
     adapters, theirs = brought.adapters, [*brought.base_folders, *brought.folders.values()]
     out = check_place(options.out or _usual_place(adapters), "--out", theirs)
     _check_earlier(out, brought)
-    check_fit(brought.model, adapters)
+    check_one_base(brought.model, adapters)
     reader = Reader(brought.model, brought.tokenizer, brought.names)
     probes = reader.probes(options.probes) if options.probes else []
     composed = reader.composed(options.compose) if options.compose else []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lora import using
-from models import LanguageModel, Vocabulary, device_of, greedy, rows_at_once
+from models import LanguageModel, Vocabulary, device_of, greedy, pad_right, rows_at_once
 from recycle.reuse.method import Stage
 from recycle.train.base import Base
 from tasks import Question, Text, World
@@ -108,13 +108,10 @@ def compare(
         for q, others in zip(questions, alternatives, strict=True)
         for completion in (q.completion, *others)
     ]
-    width = 1 + max(len(prompt) + len(completion) for prompt, completion in rows)
-    tokens = torch.full((len(rows), width), tokenizer.pad)
-    scored = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, (prompt, completion) in enumerate(rows):  # no scored token sees the padding after it
-        text = [tokenizer.boundary, *prompt, *completion]
-        tokens[i, : len(text)] = torch.tensor(text)
-        scored[i, 1 + len(prompt) : len(text)] = True
+    tokens = pad_right([[tokenizer.boundary, *p, *c] for p, c in rows], tokenizer.pad)
+    scored = torch.zeros_like(tokens, dtype=torch.bool)
+    for i, (prompt, completion) in enumerate(rows):
+        scored[i, 1 + len(prompt) :][: len(completion)] = True
     tokens, scored = tokens.to(device_of(model)), scored[:, 1:].to(device_of(model))
     states = model.hidden_states(tokens[:, :-1])[scored]
     logits = model.unembed(states)

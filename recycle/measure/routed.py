@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, Gated, Mode, attach, detach, using
+from models import Model
 from recycle.measure.cell import asked_together
 from recycle.measure.mechanism import routing
 from recycle.plan import derived
@@ -72,11 +73,12 @@ def put_on(
     return Put(prepared, asked, every - len(rows))
 
 
-def check_fit(base: Base, adapters: Mapping[str, Adapter]) -> None:
-    """Raises ValueError where an adapter is one of another base."""
+def check_fit(model: Model, adapters: Mapping[str, Adapter]) -> None:
+    """Raises ValueError, in their names, for adapters of another base than the model, of layers
+    that it lacks, and of other shapes."""
     with in_their_names(adapters):
-        attach(base.model, {f"adapter{i}": made for i, made in enumerate(adapters.values())})
-        detach(base.model)
+        attach(model, {f"adapter{i}": made for i, made in enumerate(adapters.values())})
+        detach(model)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, using
-from models import device_of
+from models import device_of, pad_right
 from recycle.reuse.controls import whole_input
 from recycle.reuse.method import Given, Prepared, Stage, own_texts
 from recycle.reuse.route import on_all_layers
@@ -58,9 +58,7 @@ def _embedded(prompts: Sequence[str], given: Given) -> Tensor:
     means = []
     for start in range(0, len(ids), BATCH):
         part = ids[start : start + BATCH]
-        tokens = torch.full((len(part), max(map(len, part))), tokenizer.pad)
-        for row, prompt in enumerate(part):  # no token sees the padding after it
-            tokens[row, : len(prompt)] = torch.tensor(prompt)
+        tokens = pad_right(part, tokenizer.pad)
         real = torch.tensor([[i < len(p) for i in range(tokens.shape[1])] for p in part])
         device = device_of(given.model)
         with using(given.model, None):

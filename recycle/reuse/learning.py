@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lora import Adapter, attach, detach
-from models import completion_loss, device_of
+from models import completion_loss, device_of, pad_right
 from recycle.reuse.method import Given
 from tasks import Question, Text
 
@@ -46,13 +46,11 @@ class Lesson:
             (tokenizer.encode(text.prompt), tokenizer.encode_completion(text.completion))
             for text in texts
         ]
-        width = 2 + max(len(prompt) + len(completion) for prompt, completion in pairs)
-        tokens = torch.full((len(texts), width), tokenizer.pad)
-        learned = torch.zeros(len(texts), width, dtype=torch.bool)
+        end = tokenizer.boundary
+        tokens = pad_right([[end, *prompt, *said, end] for prompt, said in pairs], tokenizer.pad)
+        learned = torch.zeros_like(tokens, dtype=torch.bool)
         for row, (text, (prompt, completion)) in enumerate(zip(texts, pairs, strict=True)):
-            ids = [tokenizer.boundary, *prompt, *completion, tokenizer.boundary]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            learned[row, 1 + len(prompt) : len(ids) - (not text.ends)] = True
+            learned[row, 1 + len(prompt) :][: len(completion) + text.ends] = True
         device = device_of(given.model)
         said = [(text.prompt, text.completion) for text in texts]
         return cls(given.model, tokens.to(device), learned.to(device), said)

@@ -10,7 +10,6 @@ on what the checkpoint itself composes of facts that it knows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from recycle.decide.claims import (
@@ -32,15 +31,21 @@ from recycle.decide.claims import (
 from recycle.decide.items import paired_difference
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import difference, estimate, over_seeds
+from recycle.studies.two_hop_claims import (
+    BETWEEN,
+    HOPS,
+    MARGIN,
+    NEAR,
+    NEW,
+    PAIR,
+    SUM,
+    chain_excess,
+    where_hops_are_kept,
+)
 
-BOTH_NEW, NEW = ("F", "H", "R"), ("F", "H")
-HOPS = ("hop1", "hop2")
-PAIR, UNPRESERVED, SUM = "2-combination", "2-combination, unpreserved", "plain_sum"
+BOTH_NEW = ("F", "H", "R")
+UNPRESERVED = "2-combination, unpreserved"
 MERGED_OR_ROUTED = ("mean_of_products", SUM, "sum_at_0.75", "arrow", "arrow_top1")
-BETWEEN = ("mean_of_products", "arrow", "arrow_top1")  # that lose some facts and keep others
-MARGIN = 0.05  # above chance, in accuracy
-NEAR = 0.1  # between accuracy with a chain of thought and the product of the one-hop accuracies
-RECALL = 0.9  # of both hops, where a merge is said to keep them
 AT_ONCE = {"direct": "C1", "possessive": "C1-possessive"}  # forms without a chain of thought
 
 
@@ -146,32 +151,6 @@ def _at_once(form: str) -> Rule:
     return rule
 
 
-def _where_hops_are_kept(metrics: Metrics, chance: float) -> Claim:
-    limit, rows = chance + MARGIN, {}
-    for method in MERGED_OR_ROUTED:
-        kept = [g for g in metrics.groups if g in NEW and _recall(metrics, method, g) >= RECALL]
-        if kept:
-            rows[f"{method} on {' and '.join(kept)}"] = metrics.where(
-                library=PAIR, method=method, form="direct", group=kept
-            )
-    keeping = cases(rows)
-    return Claim(
-        "C2",
-        "C1 holds where one-hop recall survives the merge: the failure is of composition, not of "
-        "scale",
-        f"as C1, over the methods, each on the groups where it keeps both hops >= {RECALL}: "
-        f"limit {limit:.2f}",
-        below(keeping, limit) if keeping else not_decided(f"no method keeps both hops at {RECALL}"),
-        worst(keeping),
-    )
-
-
-def _recall(metrics: Metrics, method: str, group: str) -> float:
-    """Accuracy of the weaker hop after the merge; 0 where it was not measured."""
-    hops = [metrics.where(library=PAIR, method=method, group=group, form=hop) for hop in HOPS]
-    return min(estimate(rows).mean if rows else 0.0 for rows in hops)
-
-
 def _chain_is_product(metrics: Metrics, chance: float) -> Claim:
     measured = {
         f"{method} on {group}": rows
@@ -182,9 +161,9 @@ def _chain_is_product(metrics: Metrics, chance: float) -> Claim:
     own, shared = {}, {}
     for name, rows in measured.items():
         chains = [row for row in rows if row.form == "cot"]
-        own[name] = over_seeds(rows, _excess, estimate(chains))
+        own[name] = over_seeds(rows, chain_excess, estimate(chains))
         among = len(measured)
-        shared[name] = over_seeds(rows, _excess, estimate(chains, among=among), among)
+        shared[name] = over_seeds(rows, chain_excess, estimate(chains, among=among), among)
     if any(gap.high < -NEAR or gap.low > NEAR for gap in shared.values()):
         verdict = REFUTED
     elif all(-NEAR < gap.low and gap.high < NEAR for gap in own.values()):
@@ -201,12 +180,6 @@ def _chain_is_product(metrics: Metrics, chance: float) -> Claim:
         verdict,
         f"widest gap: {name} {own[name]}" if own else NOTHING,
     )
-
-
-def _excess(rows: list[Row]) -> float:
-    """Accuracy with a chain of thought minus the product of the one-hop accuracies, one seed."""
-    share = {row.form: row.right / row.n for row in rows}
-    return share["cot"] - math.prod(share[hop] for hop in HOPS)
 
 
 def _familiar_survive(metrics: Metrics, chance: float) -> Claim:
@@ -315,7 +288,7 @@ def _preservation_keeps(metrics: Metrics, chance: float) -> Claim:
 
 CLAIMS = (
     *(_at_once(form) for form in AT_ONCE),
-    _where_hops_are_kept,
+    lambda metrics, chance: where_hops_are_kept(metrics, chance, MERGED_OR_ROUTED),
     _chain_is_product,
     _familiar_survive,
     _wrong_answers,

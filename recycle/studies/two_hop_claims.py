@@ -199,8 +199,14 @@ def _c1(metrics: Metrics, chance: float) -> Claim:
 
 
 def _c2(metrics: Metrics, chance: float) -> Claim:
+    # Of a direct question the oracle gives half of each expert, so it is not among them.
+    return where_hops_are_kept(metrics, chance, MERGED_OR_ROUTED)
+
+
+def where_hops_are_kept(metrics: Metrics, chance: float, methods: Sequence[str]) -> Claim:
+    """C2 over these methods of the 2-combination."""
     limit, rows = chance + MARGIN, {}
-    for method in MERGED_OR_ROUTED:  # of a direct question the oracle gives half of each expert
+    for method in methods:
         kept = [g for g in metrics.groups if g in NEW and _recall(metrics, method, g) >= RECALL]
         if kept:
             rows[f"{method} on {' and '.join(kept)}"] = metrics.where(
@@ -286,8 +292,8 @@ def _c5(metrics: Metrics, chance: float) -> Claim:
         chains = [row for row in rows if row.form == "cot"]
         spread, shared = estimate(chains), estimate(chains, among=len(measured))
         gaps[name] = (
-            over_seeds(rows, _excess, spread),
-            over_seeds(rows, _excess, shared, len(measured)),
+            over_seeds(rows, chain_excess, spread),
+            over_seeds(rows, chain_excess, shared, len(measured)),
         )
     disjoint = cases(
         {
@@ -320,7 +326,7 @@ def _c5(metrics: Metrics, chance: float) -> Claim:
     )
 
 
-def _excess(rows: list[Row]) -> float:
+def chain_excess(rows: list[Row]) -> float:
     """Accuracy with a chain of thought minus the product of the one-hop accuracies, one seed."""
     share = {row.form: row.right / row.n for row in rows}
     return share["cot"] - math.prod(share[hop] for hop in HOPS)
