@@ -44,6 +44,12 @@ def _both_new(group: str) -> list[Library]:
         Library("hop2", group, (hop2,), (ALONE, AT_HALF)),
         Library("joint", group, (Expert("joint", group),)),
         Library("2-combination", group, (hop1, hop2), ALL),
+    ]
+
+
+def _references(group: str) -> list[Library]:
+    """An expert that reads the two-hop questions themselves, and experts that preserve nothing."""
+    return [
         Library("target", group, (Expert("target", group),), part="target"),
         Library(
             "2-combination, unpreserved", group, _pair(group, UNPRESERVED), MERGES, part="none"
@@ -75,6 +81,7 @@ def _mixed(group: str, reads: str) -> list[Library]:
 LIBRARIES = (
     Library("none", "base"),
     *(library for group in BOTH_NEW for library in _both_new(group)),
+    *_references("H"),
     *_known(),
     *_mixed("NK", "hop1"),
     *_mixed("KN", "hop2"),
