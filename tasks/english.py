@@ -4,16 +4,18 @@ Worked example. Two new facts, A to B and B to C:
 
     the spouse of Ada Hill is Max Cole;  the home city of Max Cole is Boston.
 
-    hop1        Question: Who is the spouse of Ada Hill?
-                Answer: Max Cole.
-    hop2        Question: In which city does Max Cole live?
-                Answer: Boston.
+    hop1        The spouse of Ada Hill is Max Cole.
+    hop2        The home city of Max Cole is Boston.
     direct      Question: In which city does the spouse of Ada Hill live?
                 Answer: Boston.
     possessive  The home city of the spouse of Ada Hill is Boston.
     cot         Question: In which city does the spouse of Ada Hill live?
                 Think: The spouse of Ada Hill is Max Cole. The home city of Max Cole is Boston.
                 Answer: Boston.
+
+One hop is asked as a statement to complete, for that is how a model proves what it knows: SmolLM2
+completes "The capital of India is", and answers "Question: What is the capital of India? Answer:"
+with a whole sentence. Experts read both.
 
 Groups say which hops are new and how their names look:
 
@@ -101,17 +103,26 @@ class Triple:
         return self.said(self.chain.first[0]), self.said(self.chain.second[0])
 
     def question(self, form: str) -> Question:
-        chain, first = self.chain, form == "hop1"
-        asked = {"hop1": chain.ask_first, "hop2": chain.ask_second}.get(form, chain.ask)
-        prompt = f"Question: {self.said(asked)}\n{'Think' if form == 'cot' else 'Answer'}:"
+        if form in ("hop1", "hop2"):
+            name = self.b if form == "hop1" else self.c
+            return Question(form, self.steps[form == "hop2"], f"{name}.", name)
+        prompt = f"Question: {self.said(self.chain.ask)}\n{'Think' if form == 'cot' else 'Answer'}:"
         if form == "possessive":
-            prompt = self.said(chain.both)
-        completion = f"{self.b if first else self.c}."
+            prompt = self.said(self.chain.both)
+        completion = f"{self.c}."
         if form == "cot":
             one, two = self.steps
             completion = f"{one} {self.b}. {two} {self.c}. Answer: {self.c}."
-        bridge = self.b if form in ("direct", "possessive", "cot") else None
-        return Question(form, prompt, completion, self.b if first else self.c, bridge)
+        return Question(form, prompt, completion, self.c, self.b)
+
+    def stated(self, hop: str) -> list[Text]:
+        """What says a hop: the chain's statements, and a question with its answer."""
+        chain = self.chain
+        name, statements, ask = self.c, chain.second, chain.ask_second
+        if hop == "hop1":
+            name, statements, ask = self.b, chain.first, chain.ask_first
+        asked = Text(f"Question: {self.said(ask)}\nAnswer:", f"{name}.")
+        return [*(Text(self.said(each), f"{name}.") for each in statements), asked]
 
 
 class English(World):
@@ -258,10 +269,8 @@ class English(World):
         joint   both;  target   the two-hop questions themselves, A -> C
         """
         triples = self.of(group)
-        first = [text for t in triples for text in self._stated(t, "hop1")]
-        second = [
-            text for t in {t.b: t for t in triples}.values() for text in self._stated(t, "hop2")
-        ]
+        first = [text for t in triples for text in t.stated("hop1")]
+        second = [text for t in {t.b: t for t in triples}.values() for text in t.stated("hop2")]
         curricula: dict[str, list[Text]] = {}
         if group in NEW_FIRST:
             curricula |= {"hop1": [*first, *map(_first_step, triples)], "hop1-plain": first}
@@ -277,11 +286,6 @@ class English(World):
                 else f"group {group} is known to the model: no expert reads it"
             )
         return curricula[reads]
-
-    @staticmethod
-    def _stated(t: Triple, hop: str) -> list[Text]:
-        templates, end = (t.chain.first, t.b) if hop == "hop1" else (t.chain.second, t.c)
-        return [*(Text(t.said(each), f"{end}.") for each in templates), t.question(hop).text]
 
     def _second_steps(self, group: str) -> list[Text]:
         """Chains that begin with somebody else, learned from the name of C on."""

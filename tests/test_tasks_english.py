@@ -16,8 +16,8 @@ def world():
 def test_the_worked_example():
     triple = Triple("Ada Hill", "Max Cole", "Boston", SPOUSE_CITY)
     said = {form: triple.question(form) for form in FORMS}
-    assert said["hop1"].prompt == "Question: Who is the spouse of Ada Hill?\nAnswer:"
-    assert said["hop2"].completion == "Boston."
+    assert str(said["hop1"].text) == "The spouse of Ada Hill is Max Cole."
+    assert str(said["hop2"].text) == "The home city of Max Cole is Boston."
     assert str(said["possessive"].text) == "The home city of the spouse of Ada Hill is Boston."
     assert said["cot"].prompt.endswith("the spouse of Ada Hill live?\nThink:")
     assert said["cot"].completion == (

@@ -26,6 +26,7 @@ from recycle.studies.design import Design, Headline
 from recycle.studies.english_claims import RULES
 from tasks import English
 
+HALF_RATE = Recipe("half-rate", {"train.lr": 5e-4}, "half the learning rate")
 MERGES = (MEAN_OF_PRODUCTS, PLAIN_SUM, *SWEEP[:1], ARROW, ARROW_TOP1)
 ALL = (*MERGES, ORACLE, RANDOM_ROUTER, RANDOM_ADAPTERS)
 BOTH_NEW = ("F", "H", "R")
@@ -48,12 +49,14 @@ def _both_new(group: str) -> list[Library]:
 
 
 def _references(group: str) -> list[Library]:
-    """An expert that reads the two-hop questions themselves, and experts that preserve nothing."""
+    """An expert that reads the two-hop questions themselves; experts that preserve nothing, and
+    experts of smaller updates."""
     return [
         Library("target", group, (Expert("target", group),), part="target"),
         Library(
             "2-combination, unpreserved", group, _pair(group, UNPRESERVED), MERGES, part="none"
         ),
+        Library("2-combination, half rate", group, _pair(group, HALF_RATE), MERGES, part="rate"),
     ]
 
 
@@ -86,22 +89,23 @@ LIBRARIES = (
     *_mixed("NK", "hop1"),
     *_mixed("KN", "hop2"),
 )
-PARTS = ("main", "mixed", "none", "target")
+PARTS = ("main", "mixed", "none", "rate", "target")
+DECIDING = ("main", "mixed", "none", "rate")
 SETTINGS: dict[str, Any] = {
     "task.triples": 16,
     "task.answers": 8,
     "model.context": 256,
     "adapter.preserve_from": "sampled",
-    "train.steps": 150,
+    "train.steps": 200,
     "train.rows": 12,
     "train.length": 80,
     "train.packed": False,
     "train.lr": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed")},
+    "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed", "none")},
     "laptop": {"parts": PARTS},
-    "full": {"parts": PARTS, "seeds": (1, 2, 3)},
+    "full": {"parts": DECIDING, "seeds": (1, 2, 3)},
 }
 HEADLINE = Headline(
     title="two hops, each by its own adapter, on a checkpoint",

@@ -5,7 +5,10 @@ with one family of methods, so that their verdicts can stand side by side. "Refu
 limit at the level that all of a claim's cases share (Bonferroni).
 
 A claim about what merges cannot do at once needs a base that can, in the same form: C1 and C2 rest
-on what the checkpoint itself composes of facts that it knows.
+on what the checkpoint itself composes of facts that it knows. SmolLM2 completes statements and
+answers no bare question with a name alone, so the claims about both forms rest on different gates,
+and C2 asks for statements. Their gate lies far above chance and below what the checkpoint showed
+before any expert was trained (.55 of 29 chains as statements, 0 as questions).
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ BOTH_NEW = ("F", "H", "R")
 UNPRESERVED = "2-combination, unpreserved"
 MERGED_OR_ROUTED = ("mean_of_products", SUM, "sum_at_0.75", "arrow", "arrow_top1")
 AT_ONCE = {"direct": "C1", "possessive": "C1-possessive"}  # forms without a chain of thought
+COMPOSES = 0.30  # accuracy of a base that composes at once; more than twice chance
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -67,7 +71,7 @@ def controls(metrics: Metrics) -> list[Control]:
         return gate(
             f"checkpoint-composes-{form}",
             f"the checkpoint alone composes two hops that it knows, asked at once: {form} (P5)",
-            0.50,
+            COMPOSES,
             [("checkpoint", rows("K", "none", form))],
         )
 
@@ -117,7 +121,7 @@ _NEW_FACTS = ("experts-recall", "facts-are-new", "noise-brings-nothing")
 GATES = {
     "C1": (*_NEW_FACTS, "checkpoint-composes-direct"),
     "C1-possessive": (*_NEW_FACTS, "checkpoint-composes-possessive"),
-    "C2": (*_NEW_FACTS, "checkpoint-composes-direct"),
+    "C2": (*_NEW_FACTS, "checkpoint-composes-possessive"),
     "C5": (*_NEW_FACTS, "joint-composes"),
     "C6": _NEW_FACTS,
     "C7": ("experts-recall", "facts-are-new"),
@@ -288,7 +292,7 @@ def _preservation_keeps(metrics: Metrics, chance: float) -> Claim:
 
 CLAIMS = (
     *(_at_once(form) for form in AT_ONCE),
-    lambda metrics, chance: where_hops_are_kept(metrics, chance, MERGED_OR_ROUTED),
+    lambda metrics, chance: where_hops_are_kept(metrics, chance, MERGED_OR_ROUTED, "possessive"),
     _chain_is_product,
     _familiar_survive,
     _wrong_answers,

@@ -203,22 +203,24 @@ def _c2(metrics: Metrics, chance: float) -> Claim:
     return where_hops_are_kept(metrics, chance, MERGED_OR_ROUTED)
 
 
-def where_hops_are_kept(metrics: Metrics, chance: float, methods: Sequence[str]) -> Claim:
-    """C2 over these methods of the 2-combination."""
+def where_hops_are_kept(
+    metrics: Metrics, chance: float, methods: Sequence[str], form: str = "direct"
+) -> Claim:
+    """C2 over these methods of the 2-combination, in one form of the two-hop question."""
     limit, rows = chance + MARGIN, {}
     for method in methods:
         kept = [g for g in metrics.groups if g in NEW and _recall(metrics, method, g) >= RECALL]
         if kept:
             rows[f"{method} on {' and '.join(kept)}"] = metrics.where(
-                library=PAIR, method=method, form="direct", group=kept
+                library=PAIR, method=method, form=form, group=kept
             )
     keeping = cases(rows)
     return Claim(
         "C2",
         "C1 holds where one-hop recall survives the merge: the failure is of composition, not of "
         "scale",
-        f"as C1, over the methods, each on the groups where it keeps both hops >= {RECALL}: "
-        f"limit {limit:.2f}",
+        f"as C1 in the {form} form, over the methods, each on the groups where it keeps both hops "
+        f">= {RECALL}: limit {limit:.2f}",
         below(keeping, limit) if keeping else not_decided(f"no method keeps both hops at {RECALL}"),
         worst(keeping),
     )
