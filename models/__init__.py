@@ -5,7 +5,7 @@ from models.checkpoint import load_checkpoint
 from models.decode import complete, greedy, pad_right, rows_at_once, sample
 from models.export import save_checkpoint
 from models.families import CheckpointError
-from models.loss import completion_loss
+from models.loss import completion_loss, learned_in
 from models.protocol import LanguageModel, Trainable, Vocabulary, device_of
 from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ __all__ = [
     "completion_loss",
     "device_of",
     "greedy",
+    "learned_in",
     "load_checkpoint",
     "pad_right",
     "rows_at_once",

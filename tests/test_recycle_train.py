@@ -160,6 +160,32 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
     assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
 
 
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 99])
+def test_micro_batches_train_as_the_whole_batch_does(micro_batch):
+    names, seen = ("a", "b"), []
+
+    def trained(size):
+        config = TrainConfig(steps=8, rows=4, length=16, lr=1e-2, micro_batch=size)
+        model = base()
+        generator = torch.Generator().manual_seed(0)
+        attach(model, {name: init_adapter(model, ["*_proj"], 2, 4.0, generator) for name in names})
+        hidden = model.hidden_states
+        model.hidden_states = lambda tokens: (seen.append(len(tokens)), hidden(tokens))[1]
+
+        def batch(step):
+            parts = [batches(i)(step) for i in range(2)]
+            return torch.cat([t for t, _ in parts]), torch.cat([m for _, m in parts])
+
+        with using(model, Rows(names)):
+            return fit(model, train_only(model, names), batch, config, label="test")
+
+    whole = [point["loss"] for point in trained(0)]
+    seen.clear()
+    for losses, same in zip(trained(micro_batch), whole, strict=True):
+        assert losses["loss"] == pytest.approx(same, abs=1e-5)
+    assert max(seen) == 2 * min(4, micro_batch) and sum(seen) == 8 * 8
+
+
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
     config = TrainConfig(steps=12, rows=4, length=16, lr=1e-2)
     model = base()

@@ -98,6 +98,7 @@ SETTINGS: dict[str, Any] = {
     "adapter.preserve_from": "sampled",
     "train.steps": 200,
     "train.rows": 12,
+    "train.micro_batch": 4,
     "train.length": 80,
     "train.packed": False,
     "train.lr": 1e-3,

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models import Trainable, completion_loss
+from models import Trainable, completion_loss, learned_in
 from recycle.run import progress
 from recycle.train.checkpoint import Checkpoint
 from tasks.legal import COUNT, SHARE, SHARE_BELOW_1, Legal, above, check, number, whole
@@ -29,8 +29,9 @@ class TrainConfig:
 
     A step reads ``rows`` rows of ``length`` tokens, for each adapter where several are trained at
     once. A row holds several texts where it is ``packed``, and one text otherwise. ``warmup`` is a
-    share of the steps, and ``clip`` bounds the norm of each group's gradient. Raises ValueError for
-    values that cannot train.
+    share of the steps, and ``clip`` bounds the norm of each group's gradient. ``micro_batch`` rows
+    of each adapter are in memory at once, and their gradients add up; 0 stands for all rows. Raises
+    ValueError for values that cannot train.
     """
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
@@ -42,6 +43,7 @@ class TrainConfig:
         "weight_decay": number(0, 100),
         "beta2": SHARE_BELOW_1,
         "clip": above(0),
+        "micro_batch": whole(0, 10**9),
     }
     steps: int
     rows: int = 44
@@ -52,6 +54,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta2: float = 0.98
     clip: float = 1.0
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         check(TrainConfig, vars(self))
@@ -108,8 +111,7 @@ def fit(
         for settings in optimizer.param_groups:
             settings["lr"] = config.lr * config.rate(step)
         tokens, learned = (part.to(device) for part in batch(step))
-        losses = completion_loss(model, tokens, learned, len(groups))
-        losses.sum().backward()
+        losses = _learn(model, tokens, learned, len(groups), config.micro_batch)
         for group in groups:
             torch.nn.utils.clip_grad_norm_(group, config.clip)
         optimizer.step()
@@ -131,3 +133,21 @@ def fit(
             saved_at = time.monotonic()
     model.eval()
     return curve
+
+
+def _learn(
+    model: Trainable, tokens: Tensor, learned: Tensor, groups: int, micro_batch: int
+) -> Tensor:
+    """The losses (groups,), and their gradients, added up over micro-batches of each group's
+    rows."""
+    rows = len(tokens) // groups
+    size = min(micro_batch or rows, rows)
+    counts, total = learned_in(learned[:, 1:], groups), torch.zeros(groups, device=tokens.device)
+    own, own_learned = (part.unflatten(0, (groups, rows)) for part in (tokens, learned))
+    for start in range(0, rows, size):
+        some = slice(start, start + size)
+        part, part_learned = own[:, some].flatten(0, 1), own_learned[:, some].flatten(0, 1)
+        losses = completion_loss(model, part, part_learned, groups, counts)
+        losses.sum().backward()
+        total += losses.detach()
+    return total
