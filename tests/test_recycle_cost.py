@@ -1,4 +1,4 @@
-"""What a method costs: its FLOPs are those that torch counts, its bytes are those of its tensors."""
+"""What a method costs: its FLOPs are those that torch counts, its bytes those of its tensors."""
 
 import json
 from dataclasses import replace
