@@ -133,9 +133,9 @@ def _beats_noise(metrics: Metrics, counts: Sequence[int]) -> Claim:
     names = [f"{learner}_{count}" for learner in LEARNERS for count in counts]
     learned = _rows(metrics, names, "cot")
     noise = _rows(metrics, [POOL + name for name in names], "cot")
-    pairs = {name: (learned[name], noise[POOL + name]) for name in names} if noise else {}
     verdict, evidence = LACKS, NOTHING
-    if learned and pairs:
+    if learned and noise:
+        pairs = {name: (learned[name], noise[POOL + name]) for name in names}
         own = {name: paired_difference(*pair) for name, pair in pairs.items()}
         verdict = INCONCLUSIVE
         if all(gain.low > MARGIN for gain in own.values()):
@@ -162,20 +162,19 @@ def _beats_noise(metrics: Metrics, counts: Sequence[int]) -> Claim:
 # C10 ---------------------------------------------------------------------------------------------
 
 
-def both_hops(metrics: Metrics, method: str) -> list[Row]:
-    """The rows of a method in which a question counts as right where both of its hops are."""
-    made = []
-    for row in metrics.where(library=PAIR, method=method, form=HOPS[0], group=NEW):
-        other = [
-            one
-            for one in metrics.where(library=PAIR, method=method, form=HOPS[1], group=NEW)
-            if one.key == row.key
-        ]
-        (first,), (second,) = (part.values() for part in paired([row], other))
-        kept = first & second
+def both_hops(metrics: Metrics) -> dict[str, list[Row]]:
+    """By method of the pair its rows, F and H, in which a question counts as right where both of
+    its hops are."""
+    asked = metrics.where(library=PAIR, group=NEW, form=HOPS)
+    second = {row.key: row for row in asked if row.form == HOPS[1]}
+    made: dict[str, list[Row]] = {}
+    for row in (row for row in asked if row.form == HOPS[0] and row.key in second):
+        (first,), (other,) = (part.values() for part in paired([row], [second[row.key]]))
+        kept = first & other
         items = "".join(np.where(kept, "0", "1"))
         counts = {"right": int(kept.sum()), "wrong": int((~kept).sum())}
-        made.append(Row(row.key, "both hops", len(kept), counts, items=items))
+        whole = Row(row.key, "both hops", len(kept), counts, items=items)
+        made.setdefault(row.key.method, []).append(whole)
     return made
 
 
@@ -183,8 +182,8 @@ def _scale_alone(metrics: Metrics, id: str, sums: Sequence[str]) -> Claim:
     """Whether every other method is reached, up to .05, by one of these sums."""
     several = len(sums) > 1
     verdict, evidence = LACKS, NOTHING
-    if all(_rows(metrics, (*NO_SUMS, MEAN, *sums), hop) for hop in HOPS):
-        kept = {name: both_hops(metrics, name) for name in (*NO_SUMS, *sums)}
+    if all(_rows(metrics, DATA_FREE, hop) for hop in HOPS):
+        kept = both_hops(metrics)
         gaps = {name: {one: _gap(kept, name, one, len(sums)) for one in sums} for name in NO_SUMS}
         verdict = INCONCLUSIVE
         if all(any(gap.high < MARGIN for gap in own.values()) for own in gaps.values()):
@@ -196,7 +195,7 @@ def _scale_alone(metrics: Metrics, id: str, sums: Sequence[str]) -> Claim:
         level = {each: estimate(kept[each]).mean for each in (name, one)}
         evidence = (
             f"highest of {len(gaps)}: {name} {level[name]:.2f} minus {one} {level[one]:.2f} is "
-            f"{gap}; the mean {estimate(both_hops(metrics, MEAN)).mean:.2f}"
+            f"{gap}; the mean {estimate(kept[MEAN]).mean:.2f}"
         )
     scaled = "the sum at one weight for all" if several else "the sum at the experts' norm"
     nearest = "of one of these sums" if several else f"of {NORM_MATCHED}"
