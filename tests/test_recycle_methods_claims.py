@@ -1,6 +1,8 @@
 """C8 to C11 on rows written by hand: each can come out either way, and none is decided where the
 part "methods" was not run or a control that it needs fails."""
 
+from dataclasses import replace
+
 import pytest
 
 from recycle.decide.claims import REFUTED, below, cases
@@ -8,6 +10,8 @@ from recycle.decide.metrics import Metrics, Row
 from recycle.plan import Key
 from recycle.reuse.methods import BY_NAME, EVERY
 from recycle.show.methods_order import order_predicts, upper_limit
+from recycle.studies import Study
+from recycle.studies.check import check
 from recycle.studies.english import ENGLISH
 from recycle.studies.methods_claims import (
     DATA_FREE,
@@ -230,3 +234,9 @@ def test_no_cell_of_today_moved():
     for library in TWO_HOP.libraries:
         if library.part in ("methods", "peft"):
             assert not main & {method.name for method in library.methods}
+
+
+def test_the_part_peft_is_refused_where_peft_is_not_installed(monkeypatch):
+    monkeypatch.setattr("recycle.studies.check.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="part peft merges with PEFT, which is not installed: pip"):
+        check(Study(TWO_HOP, replace(TWO_HOP.default, parts=("peft",), groups=("F",))))
