@@ -190,6 +190,11 @@ COMMANDS = (
     "route RUN HOP1 HOP2 --group F --top-k 2 --temperature 2",
     "merge RUN HOP1 HOP2 --method plain_sum --out new",
     "merge RUN HOP1 HOP2 --method weighted_sum --out new --weights 1 -0.5",
+    "merge RUN HOP1 HOP2 --method ties --set density=0.3 --out new",
+    "merge RUN HOP1 HOP2 --method dare_ties_core --set density=0.5 --set seed=3 --out new",
+    "merge RUN HOP1 HOP2 --method lorahub --examples 2 --set evaluations=5 --out new",
+    "eval RUN HOP1 HOP2 --group F --router spectr --top-k 1",
+    "eval RUN HOP1 HOP2 --group F --router centroid",
     "train RUN --reads hop1 --group F --name new --set train.steps=1 --set adapter.rank=2",
     "report RUN --record NEW --rejudge because",
     "table NEW",
@@ -197,6 +202,7 @@ COMMANDS = (
     "rejudge NEW --reason because",
     "methods",
     "study two-hop --preset quick --processes 1 --run NEW",
+    "study two-hop --preset methods --set groups=F --set parts=main,methods --run NEW",
     "gsm --base NEW --answers NEW",
 )
 WORDS = re.findall(r"--[a-z-]+|eval|route|merge|train|report|table|results|gsm", " ".join(COMMANDS))
@@ -260,7 +266,8 @@ def test_every_command_does_its_work_or_says_why_not(run, accepted, tmp_path, mo
         else:
             # An option, a file, a name, a key, or the value itself as the message quotes it.
             quoted = [ascii(str(word))[1:-1][:20] for word in words if str(word).strip()]
-            names = ["--", "argument", str(run), "new.json", *quoted]
+            keys = [str(word).split("=")[0] for word in words if "=" in str(word)]
+            names = ["--", "argument", str(run), "new.json", *quoted, *filter(None, keys)]
             refused(counts, words, code, lines, names)
     finish("commands", counts, tries, 50)
 

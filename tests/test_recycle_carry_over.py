@@ -11,7 +11,8 @@ from recycle.__main__ import main
 from recycle.decide.metrics import Row
 from recycle.decide.statistics import scipy_stats
 from recycle.plan import Key
-from recycle.show.carry_over import HOLDS, NOT_RUN, OPEN, TURNS, fate, order_correlation
+from recycle.show.carry_over import HOLDS, NOT_RUN, OPEN, TURNS, fate
+from recycle.show.methods_order import order_correlation
 from recycle.show.record import _as_text, read_recorded, results_page
 from recycle.studies import DESIGNS
 

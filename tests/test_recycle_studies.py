@@ -184,6 +184,7 @@ def test_every_axis_of_growth_has_three_values_and_the_standard_one():
     standard = {
         "rank": config.adapter.rank,
         "experts": 2,
+        "crowd": 2,
         "facts": config.task.triples,
         "width": config.model.width,
         "layers": config.model.layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -14,6 +15,7 @@ from lora import Adapter, attach, detach, using
 from models import Model
 from recycle.decide.metrics import Row, itemised
 from recycle.measure.ask import Answer, ask, compare, tally
+from recycle.measure.cost import Cost, cost_of
 from recycle.measure.mechanism import interference
 from recycle.plan import Cell, derived
 from recycle.reuse.method import Given, Prepared, Stage
@@ -29,14 +31,19 @@ SHOWN = 3  # answers of each form that are kept to be read
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's rows, one for each form, and a few answers to read."""
+    """A cell's rows, one for each form, a few answers to read, and what its method costs.
+
+    Seconds differ from machine to machine, so a cost is no part of a row: rows are the same
+    wherever they are made."""
 
     rows: Sequence[Row]
     examples: Mapping[str, Sequence[Answer]]
+    cost: Cost
 
     def to_json(self) -> dict[str, Any]:
         shown = {form: [a.to_json() for a in answers] for form, answers in self.examples.items()}
-        return {"rows": [row.to_json() for row in self.rows], "examples": shown}
+        rows = [row.to_json() for row in self.rows]
+        return {"rows": rows, "examples": shown, "cost": self.cost.to_json()}
 
 
 def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
@@ -51,7 +58,9 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     model = _tuned(base.model, members)
     generator = torch.Generator().manual_seed(derived(cell.seed, cell.path))
     given = Given(model, base.tokenizer, split.examples if split else ())
+    begun = time.perf_counter()
     prepared = cell.method.prepare(adapters, generator, world, given)
+    cost = cost_of(prepared, world.forms, time.perf_counter() - begun)
     stages = stages_of(prepared, asked)
     contexts = _kept(world.in_context(group), split) if cell.library.context else None
 
@@ -73,7 +82,8 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
         rows = {f: replace(row, values={**row.values, **overlap}) for f, row in rows.items()}
     if group != "base":  # the forms ask about the same things, one by one
         rows = _with_known(rows, answers, world.components)
-    return Measured(tuple(rows.values()), {form: said[:SHOWN] for form, said in answers.items()})
+    shown = {form: said[:SHOWN] for form, said in answers.items()}
+    return Measured(tuple(rows.values()), shown, cost)
 
 
 def _kept(values: Sequence[V], split: Split | None) -> Sequence[V]:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
-
-import numpy as np
 
 from recycle.decide.claims import State
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
 from recycle.reuse.methods import BY_NAME
+from recycle.show.methods_order import FEWEST, order_correlation, order_predicts
 from recycle.studies import Design
 
 NOT_RUN = "not run"
-COUNTED = 8  # up to so many methods, all n! orders are counted
-DRAWS = 9_999  # random orders for more methods
-FEWEST = 3  # two methods are in the same order, or in the other one
 HOLDS, TURNS, OPEN = "holds", "turns round", "not decided"
 Rows = dict[str, dict[str, dict[str, list[Row]]]]  # by library, method and form
 DECIDED = (State.SUPPORTED.value, State.REFUTED.value)
@@ -46,44 +41,12 @@ class Recorded:
         return found
 
 
-# The order of methods ----------------------------------------------------------------------------
-
-
-def mean_ranks(values: Sequence[float]) -> np.ndarray:
-    """The rank of each value from 0 on; equal values share the mean of their ranks: (n,)."""
-    own = np.array(values, dtype=float)
-    greater, equal = (f(own[:, None], own).sum(1) for f in (np.greater, np.equal))
-    return greater + (equal - 1) / 2
-
-
-def order_correlation(
-    first: Sequence[float], second: Sequence[float]
-) -> tuple[float, float] | None:
-    """Spearman's rho between two lists of n numbers, and its two-sided permutation p: the share of
-    all orders of the second whose |rho| is at least as large.
-
-    All n! orders are counted up to n = COUNTED; beyond, DRAWS random orders and the real one stand
-    for all (the +1 of Phipson and Smyth 2010). None for n below FEWEST, and where all numbers of a
-    list are equal: there is no order then."""
-    x, y = (mean_ranks(values) - (len(values) - 1) / 2 for values in (first, second))
-    if len(x) < FEWEST or not x.any() or not y.any():
-        return None
-    size = float(np.sqrt((x @ x) * (y @ y)))
-    rho, n = float(x @ y) / size, len(y)
-    if n <= COUNTED:
-        orders, beside = np.array(list(permutations(range(n)))), 0
-    else:
-        generator = np.random.default_rng(0)
-        orders, beside = generator.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1), 1
-    reached = int((np.abs(y[orders] @ x) >= (abs(rho) - 1e-9) * size).sum())
-    return rho, (reached + beside) / (len(orders) + beside)
-
-
 # The page ----------------------------------------------------------------------------------------
 
 
 def carry_over(toy: Recorded, checkpoint: Recorded) -> str:
-    """Markdown: the verdicts, each method's shares right, and how far the methods' order agrees."""
+    """Markdown: the verdicts, each method's shares right, C11, and how far the methods' order
+    agrees."""
     return "\n".join([*_verdicts(toy, checkpoint), *_methods(toy, checkpoint)]) + "\n"
 
 
@@ -154,6 +117,9 @@ def _methods(toy: Recorded, checkpoint: Recorded) -> list[str]:
     for each, own, other in ((checkpoint, ours, theirs), (toy, theirs, ours)):
         if lacking := [library for library in own if library not in other]:
             out += ["", f"Not run on {each.title}: {'; '.join(lacking)}."]
+    claim = order_predicts(toy.metrics, checkpoint.metrics, groups)
+    out += ["", f"**{claim.id}** {claim.statement}: **{claim.verdict}** ({claim.evidence}). "]
+    out[-1] += f"Rule: {claim.rule}."
     return [*out, *_orders(ours, theirs, shared, forms)]
 
 

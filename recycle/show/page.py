@@ -21,6 +21,7 @@ from recycle.show import drawing, figures
 from recycle.show.findings import two_sentences
 from recycle.show.inside_page import inside_section
 from recycle.show.markup import e, figure, folded, table
+from recycle.show.methods_table import methods_html
 from recycle.show.run_files import load_metrics, notes
 from recycle.show.style import SCRIPT, STYLE
 from recycle.show.tables import (
@@ -60,6 +61,7 @@ def page(study: Study, run: Path, metrics: Metrics, judged: Judged) -> str:
         "<h2>Every library and method</h2>",
         _family_filter(),
         *(part for group in metrics.groups for part in _group(study, metrics, group)),
+        *methods_html(study, run, metrics),
         *_bases(study, metrics),
         *_pictures(study, run, metrics),
         *inside_section(study, run),

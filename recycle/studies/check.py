@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from models.families import read_config
 from models.transformer import Block
 from recycle.plan import BaseSpec, Expert, Library
 from recycle.reuse.method import Method
-from recycle.reuse.methods import ORACLE
+from recycle.reuse.methods import ORACLE, PEFT_ITSELF
 from recycle.studies.design import Study
 from recycle.train.base import build_world
 from recycle.train.settings import AdapterConfig, StudyConfig, change
@@ -53,6 +54,11 @@ def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> N
     if not config.checkpoint:
         _check_rows(config, "pretrain", world)
     for library in libraries:
+        if set(library.methods) & set(PEFT_ITSELF) and find_spec("peft") is None:
+            raise ValueError(
+                f"part {library.part} merges with PEFT, which is not installed: pip install peft, "
+                "the interop extra, or leave the part out"
+            )
         _check_questions(config, world, library)
     for expert in {
         expert.slug: expert for library in libraries for expert in library.experts

@@ -21,7 +21,8 @@ from recycle.train.settings import StudyConfig, change, rebuild
 from tasks import World
 
 _ANSWER = {"prompt": str, "right": str, "said": str, "outcome": str}
-CELL = {"rows": [{str: object}], "examples": {str: [_ANSWER]}}
+COST = {"seconds": float, "bytes": int, "flops": int}  # older versions kept none
+CELL = {"rows": [{str: object}], "examples": {str: [_ANSWER]}, "cost?": COST}
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Study:
         return self.design.rules.judge(metrics, self.chance)
 
     def read_cell(self, run: Path, cell: Cell) -> dict[str, Any]:
-        """A cell's file: {"rows": records, "examples": {form: answers}}.
+        """A cell's file: {"rows": records, "examples": {form: answers}, "cost": what it cost}.
 
         Raises ValueError where it is not what the run wrote, or its rows are not the cell's own:
         one for each form."""

@@ -15,8 +15,10 @@ from recycle.reuse.methods import (
     ARROW,
     ARROW_TOP1,
     AT_HALF,
+    BY_NAME,
     MEAN_OF_PRODUCTS,
     ORACLE,
+    PEFT_ITSELF,
     PLAIN_SUM,
     RANDOM_ADAPTERS,
     RANDOM_ROUTER,
@@ -24,12 +26,25 @@ from recycle.reuse.methods import (
 )
 from recycle.studies.design import Design, Headline
 from recycle.studies.english_claims import RULES
+from recycle.studies.methods_claims import DATA_FREE, LEARNERS, POOL, with_methods
 from tasks import English
 
 HALF_RATE = Recipe("half-rate", {"train.lr": 5e-4}, "half the learning rate")
 MERGES = (MEAN_OF_PRODUCTS, PLAIN_SUM, *SWEEP[:1], ARROW, ARROW_TOP1)
 ALL = (*MERGES, ORACLE, RANDOM_ROUTER, RANDOM_ADAPTERS)
 BOTH_NEW = ("F", "H", "R")
+# 16 triples are too few for 20 examples; and what learns takes minutes a cell on a checkpoint.
+COUNTS = (5,)
+LEARNED = tuple(
+    BY_NAME[f"{pool}{name}"]
+    for name in (*(f"{learner}_{n}" for learner in LEARNERS for n in COUNTS), "phatgoose")
+    for pool in ("", POOL)
+)
+CLAIMED = (
+    *(BY_NAME[name] for name in DATA_FREE if BY_NAME[name] not in ALL),
+    *(BY_NAME[name] for name in ("input_oracle", "centroid")),
+)
+BESIDE = tuple(BY_NAME[name] for name in DATA_FREE if not name.startswith("rescaled_single"))
 
 
 def _pair(group: str, recipe: Recipe = STANDARD_RECIPE) -> tuple[Expert, Expert]:
@@ -81,6 +96,23 @@ def _mixed(group: str, reads: str) -> list[Library]:
     ]
 
 
+def _methods(group: str) -> list[Library]:
+    """Both hops under every method that the part main lacks; methods that learn for H alone."""
+    asked = (*CLAIMED, *LEARNED) if group == "H" else CLAIMED
+    return [
+        Library("2-combination", group, _pair(group), asked, part="methods"),
+        Library("2-combination", group, _pair(group), PEFT_ITSELF, part="peft"),
+    ]
+
+
+def _beside(group: str) -> Library:
+    """A group with one new hop has one expert, and no merge of its own. Its expert stands beside
+    that of the other such group, which knows nothing of its questions: is it kept, and is the hop
+    that the checkpoint knows?"""
+    experts = (Expert("hop1", "NK"), Expert("hop2", "KN"))
+    return Library("hop1 of NK, hop2 of KN", group, experts, BESIDE, part="methods")
+
+
 LIBRARIES = (
     Library("none", "base"),
     *(library for group in BOTH_NEW for library in _both_new(group)),
@@ -88,9 +120,11 @@ LIBRARIES = (
     *_known(),
     *_mixed("NK", "hop1"),
     *_mixed("KN", "hop2"),
+    *(library for group in BOTH_NEW for library in _methods(group)),
+    *(_beside(group) for group in ("NK", "KN")),
 )
-PARTS = ("main", "mixed", "none", "rate", "target")
 DECIDING = ("main", "mixed", "none", "rate")
+PARTS = (*DECIDING, "target", "methods", "peft")
 SETTINGS: dict[str, Any] = {
     "task.triples": 16,
     "task.answers": 8,
@@ -105,16 +139,22 @@ SETTINGS: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed", "none")},
-    "laptop": {"parts": PARTS},
+    "laptop": {"parts": (*DECIDING, "target")},
     "full": {"parts": DECIDING, "seeds": (1, 2, 3)},
+    "methods": {
+        "groups": ("H", "K", "NK", "KN"),
+        "parts": ("main", "mixed", "methods"),
+        "seeds": (1, 2, 3),
+    },
 }
 HEADLINE = Headline(
     title="two hops, each by its own adapter, on a checkpoint",
     group="H",
-    form="direct",
+    form="possessive",
     bases=("standard",),
     libraries=("2-combination",),
     methods=tuple(method.name for method in ALL),
     reference="joint",
 )
-ENGLISH = Design(English.name, English, LIBRARIES, PARTS, PRESETS, RULES, SETTINGS, HEADLINE)
+WITH_METHODS = with_methods(RULES, knows="K", counts=COUNTS)
+ENGLISH = Design(English.name, English, LIBRARIES, PARTS, PRESETS, WITH_METHODS, SETTINGS, HEADLINE)

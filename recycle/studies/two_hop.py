@@ -4,7 +4,7 @@ Groups: F new names and new cities, H new names, R real names with new facts, K 
 base (tasks/two_hop.py). The curricula of experts (hop1, hop2-plain, ..) are spelt out in
 TwoHop.expert_texts.
 
-The claims stand in two_hop_claims.py.
+The claims stand in two_hop_claims.py, those about methods in methods_claims.py.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from recycle.plan import (
     Library,
     Recipe,
 )
+from recycle.reuse.method import Method
 from recycle.reuse.methods import (
     ALONE,
     ARROW,
     ARROW_TOP1,
     AT_HALF,
+    BY_NAME,
     EVERY,
     MAIN,
     MEAN_OF_PRODUCTS,
     ORACLE,
+    PEFT_ITSELF,
     PLAIN_SUM,
 )
 from recycle.studies.design import Design
+from recycle.studies.methods_claims import LEARNERS, MERGES, POOL, ROUTERS, with_methods
 from recycle.studies.two_hop_claims import RULES
 from tasks import TwoHop
 
@@ -76,6 +80,35 @@ _STANDARD_POINT = {"rank": 16, "facts": 50, "width": 128, "layers": 2}
 # Libraries ---------------------------------------------------------------------------------------
 
 FEW = (MEAN_OF_PRODUCTS, PLAIN_SUM, ARROW, ARROW_TOP1, ORACLE)
+
+
+def named(*names: str) -> tuple[Method, ...]:
+    return tuple(BY_NAME[name] for name in names)
+
+
+# 50 triples are too few for 100 examples.
+COUNTS = (5, 20)
+LEARNED = tuple(
+    name
+    for learner in LEARNERS
+    for count in COUNTS
+    for name in (f"{learner}_{count}", f"{POOL}{learner}_{count}")
+)
+FROM_TEXTS = ("centroid", "phatgoose", f"{POOL}phatgoose")  # they read the experts' own texts
+CLAIMED = named(*MERGES, *ROUTERS, "input_oracle", *FROM_TEXTS, *LEARNED)
+# Ten for growing libraries, chosen before any of these was measured there.
+TEN = named(
+    "plain_sum",  # it keeps both hops of two experts (.98 in the record two-hop-full)
+    "norm_matched_sum",  # the same direction, and its length does not grow with the experts
+    "ties",  # the merge that most tools offer against interference
+    "tsv",  # each expert gets 1/N of the rank, and shared directions are parted
+    "iso_c",  # the spectrum of the sum made flat, so that no expert's part is drowned
+    "pico",  # the directions that the experts share are damped
+    "arrow_top1",  # the router that kept most on SmolLM2 (pilot)
+    "hard",  # the same choice by the length of the update, at gate 1
+    "centroid",  # one expert for a question: it should not care for their number
+    "mbc",  # clusters, made for libraries of this size
+)
 
 
 def _hops(
@@ -157,6 +190,14 @@ def _on_other_bases() -> list[Library]:
     return libraries
 
 
+def _crowd() -> list[Expert]:
+    """Sixteen experts, those of F's hops first."""
+    crowd = [Expert(reads, group) for group in TwoHop.groups for reads in ("hop1", "hop2")]
+    crowd += [Expert("job", group) for group in TwoHop.groups]
+    crowd += [Expert("target", group) for group in TwoHop.groups if group != "F"]
+    return [*crowd, Expert("hop2-plain", "K")]
+
+
 def _growth() -> list[Library]:
     """Both hops of F against rank, experts beside them, facts, width and depth of the model."""
 
@@ -176,10 +217,7 @@ def _growth() -> list[Library]:
     for rank in (2, 4, 8, 32):
         libraries += pair(f"rank {rank}", {"rank": rank}, _of_rank(rank))
     libraries += pair("rank 16", _STANDARD_POINT)
-    crowd = [Expert(reads, group) for group in TwoHop.groups for reads in ("hop1", "hop2")]
-    crowd += [Expert("job", group) for group in TwoHop.groups]
-    crowd += [Expert("target", group) for group in TwoHop.groups if group != "F"]
-    crowd.append(Expert("hop2-plain", "K"))
+    crowd = _crowd()
     for n in (2, 4, 8, 16):
         name, members = f"combination, experts {n}", tuple(crowd[:n])
         libraries.append(Library(name, "F", members, FEW, part="growth", axes={"experts": n}))
@@ -196,6 +234,25 @@ def _regimes() -> list[Library]:
     ]
 
 
+def _methods(group: str) -> list[Library]:
+    """Both hops under every method that the part main lacks, and under PEFT's own merges. No group
+    of this world has one new hop and one known one."""
+    return [
+        Library("2-combination", group, _hops(group), CLAIMED, part="methods"),
+        Library("2-combination", group, _hops(group), PEFT_ITSELF, part="peft"),
+    ]
+
+
+def _crowds() -> list[Library]:
+    """Both hops of F among 2, 4, 8, 16 experts, under ten methods."""
+    crowd, libraries = _crowd(), []
+    for n in (2, 4, 8, 16):
+        asked, axes = (*TEN, ORACLE), {"crowd": n}
+        members = tuple(crowd[:n])
+        libraries.append(Library(f"crowd of {n}", "F", members, asked, part="crowds", axes=axes))
+    return libraries
+
+
 LIBRARIES = (
     Library("none", "base"),
     Library("none", "base", base=DOSE_50, part="dose"),
@@ -207,6 +264,8 @@ LIBRARIES = (
     *_on_other_bases(),
     *_growth(),
     *_regimes(),
+    *(library for group in "FHR" for library in _methods(group)),
+    *_crowds(),
 )
 DECIDING = (
     "main",
@@ -218,7 +277,7 @@ DECIDING = (
     "dose",
     "identity",
 )
-PARTS = (*DECIDING, "answers", "growth", "regimes")
+PARTS = (*DECIDING, "answers", "growth", "regimes", "methods", "peft", "crowds")
 PRESERVING = ("main", "preservation", "answers")  # what stands in for texts nobody else has
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"groups": ("F", "H", "R"), "parts": ("main", "entities", "templates")},
@@ -226,6 +285,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {"parts": DECIDING, "seeds": (1, 2, 3, 4, 5)},
     "growth": {"groups": ("F",), "parts": ("growth", "regimes")},
     "data-free": {"groups": ("F", "H"), "parts": PRESERVING, "seeds": (1, 2, 3)},
+    "methods": {"groups": ("F", "H", "R"), "parts": ("main", "methods"), "seeds": (1, 2, 3, 4, 5)},
+    "crowds": {"groups": ("F",), "parts": ("main", "crowds"), "seeds": (1, 2, 3, 4, 5)},
 }
 
-TWO_HOP = Design(TwoHop.name, TwoHop, LIBRARIES, PARTS, PRESETS, RULES)
+WITH_METHODS = with_methods(RULES, knows="base", counts=COUNTS)
+TWO_HOP = Design(TwoHop.name, TwoHop, LIBRARIES, PARTS, PRESETS, WITH_METHODS)
