@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
+from tasks import numerals
 from tasks.arithmetic import run
 from tasks.word_problem import SIGNS, Problem, Step
 
@@ -45,7 +47,6 @@ ANSWERS = {
     "prose": re.compile(r"the answer is ([0-9]{1,9})"),
     "markdown": re.compile(r"answer : ([0-9]{1,9})"),
 }
-NUMBER = re.compile(r"[0-9][0-9,]{0,30}")
 
 
 class Said(NamedTuple):
@@ -147,13 +148,14 @@ def first_error(
     return None if whole else (len(steps) + 1, "went on")
 
 
-def last_number(rendering: str, completion: str) -> int | None:
-    """The last number of a completion, its commas removed; None where there is none.
+def last_number(rendering: str, completion: str) -> Fraction | None:
+    """The last number of a completion; None where there is none.
 
     The last number of a program is its last value, where all of the program can be executed.
     """
-    if rendering == "python":
-        assignments, whole = run(completion)
-        return assignments[-1].value if whole and assignments else None
-    numbers = NUMBER.findall(completion[-MAX_COMPLETION:])
-    return int(numbers[-1].replace(",", "")) if numbers else None
+    if rendering != "python":
+        return numerals.last_number(completion[-MAX_COMPLETION:])
+    assignments, whole = run(completion)
+    if not whole or not assignments or (value := assignments[-1].value) is None:
+        return None
+    return Fraction(value)
