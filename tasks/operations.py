@@ -87,7 +87,11 @@ class OperationsConfig:
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         "hours": whole(7, 999),
         "mixed": SHARE,
-        **dict.fromkeys(("problems", "expert_problems", "questions"), COUNT),
+        **dict.fromkeys(("problems", "expert_problems"), COUNT),
+        "questions": (
+            lambda n: 1 <= n <= 10_000 and n % len(GRID) == 0,
+            f"a multiple of {len(GRID)}, so that each cell of the grid is asked as often",
+        ),
         "renderings": some_of(RENDERINGS),
     }
     hours: int = 11

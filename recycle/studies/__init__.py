@@ -9,11 +9,13 @@ from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.english import ENGLISH
 from recycle.studies.history import HISTORY
+from recycle.studies.operations import OPERATIONS
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.word_math import WORD_MATH
 
 DESIGNS: dict[str, Design] = {
-    design.name: design for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH)
+    design.name: design
+    for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH, OPERATIONS)
 }
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]
