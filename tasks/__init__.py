@@ -3,6 +3,7 @@
 from tasks.composition import Composition, CompositionConfig
 from tasks.english import English, EnglishConfig
 from tasks.history import History
+from tasks.languages import Languages, LanguagesConfig
 from tasks.operations import Operations, OperationsConfig
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
@@ -15,6 +16,8 @@ __all__ = [
     "English",
     "EnglishConfig",
     "History",
+    "Languages",
+    "LanguagesConfig",
     "Leak",
     "Operations",
     "OperationsConfig",

@@ -51,8 +51,9 @@ class _Refused(Exception):
     """A statement that is no assignment of an arithmetic expression."""
 
 
-def run(program: str) -> tuple[list[Assignment], bool]:
-    """Run a program: its statements in order, and whether all of them have a value.
+def run(program: str, given: Mapping[str, int] | None = None) -> tuple[list[Assignment], bool]:
+    """Run a program: its statements in order, and whether all of them have a value. ``given`` are
+    the values of names that the program may use.
 
     The run ends with the first statement that has no value, and before the first that is no
     assignment of an arithmetic expression. It also ends where Python's own parser would: at an
@@ -62,7 +63,7 @@ def run(program: str) -> tuple[list[Assignment], bool]:
     if len(program) > MAX_LENGTH or not program.isascii():
         return [], False
     statements = _statements(program)
-    values: dict[str, int] = {}
+    values = dict(given or {})
     assignments: list[Assignment] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python's parser warns of "1if"
