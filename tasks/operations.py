@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from random import Random
@@ -55,6 +55,7 @@ LONGEST = 4  # calculations that are read
 GRID = tuple((n - k, k) for n in range(2, LONGEST + 1) for k in range(1, n))
 STEP_FORMS = tuple(f"step{k}" for k in range(1, LONGEST + 1))
 FORMS = (*STEP_FORMS, *NEW, "neutral", "mixed", "longer")
+Wanted = tuple[str, str, tuple[int, int]]  # two operations, and how often each is used
 CLAUSE = "{left} {operation} {right} make {name} ."
 GIVEN = "there are {left} {name} ."
 
@@ -240,19 +241,18 @@ class Operations(world.World):
         return {**asked, "mixed": mixed, "longer": self._draw_test(f"{pair} longer", longer)}
 
     def _draw_test(
-        self,
-        use: str,
-        wanted: Sequence[tuple[str, str, tuple[int, int]]],
-        avoid: frozenset = frozenset(),
+        self, use: str, wanted: Sequence[Wanted], avoid: frozenset[Graph] = frozenset()
     ) -> list[Problem]:
-        """A problem of the test's part for each of these counts of operations, no graph twice."""
+        """A problem of the test's part for each of these operations and their counts, no graph
+        twice and none of those to avoid."""
         rng = Random(f"operations {self.seed} {use}")
-        found: dict[Graph, Problem] = dict.fromkeys(avoid)  # type: ignore[arg-type]
+        found: dict[Graph, Problem] = {}
         for first, second, counts in wanted:
             for _ in range(2_000):
                 problem = draw(ordered(first, second, counts, rng), self.config.hours, rng)
-                if self._of_test(problem.graph) and problem.graph not in found:
-                    found[problem.graph] = problem
+                own = problem.graph
+                if self._of_test(own) and own not in found and own not in avoid:
+                    found[own] = problem
                     break
             else:
                 raise ValueError(
@@ -260,9 +260,11 @@ class Operations(world.World):
                     f"{second}: raise task.hours = {self.config.hours} or lower task.questions = "
                     f"{self.config.questions}"
                 )
-        return list(found.values())[len(avoid) :]
+        return list(found.values())
 
-    def _draw(self, reader: str, count: int, operations) -> list[Problem]:
+    def _draw(
+        self, reader: str, count: int, operations: Callable[[Random], list[str]]
+    ) -> list[Problem]:
         """Different problems for a reader, none of which begins with a graph of the test."""
         rng = Random(f"operations {self.seed} {reader}")
         problems: dict[tuple[Step, ...], Problem] = {}
