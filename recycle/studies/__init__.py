@@ -9,13 +9,14 @@ from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.english import ENGLISH
 from recycle.studies.history import HISTORY
+from recycle.studies.languages import LANGUAGES
 from recycle.studies.operations import OPERATIONS
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.word_math import WORD_MATH
 
 DESIGNS: dict[str, Design] = {
     design.name: design
-    for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH, OPERATIONS)
+    for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH, OPERATIONS, LANGUAGES)
 }
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]

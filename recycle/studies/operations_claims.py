@@ -11,8 +11,7 @@ their own ("-sum") for the plain sum, which keeps more in other worlds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from recycle.decide.claims import (
     INCONCLUSIVE,
@@ -23,18 +22,12 @@ from recycle.decide.claims import (
     Control,
     Rule,
     Rules,
-    Verdict,
     gate,
-    not_decided,
 )
-from recycle.decide.items import (
-    as_one_group,
-    excess_over_product,
-    paired_difference,
-    some_of_the_questions,
-)
+from recycle.decide.items import as_one_group, excess_over_product, some_of_the_questions
 from recycle.decide.metrics import Metrics, Row
-from recycle.decide.statistics import Estimate, estimate
+from recycle.decide.statistics import estimate
+from recycle.studies.gaps import LACKING, above, gap, said
 from tasks.operations import GRID, LONGEST, NEW, STEP_FORMS
 from tasks.word_problem import RENDERINGS
 
@@ -46,7 +39,6 @@ SINGLES = ("none", *NEW, "times, mismatched")
 # A learner of weights from 20 mixed problems, and the same on noise.
 LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
 CLEAR = 0.10
-LACKING = not_decided("the study lacks a library, a rendering or a method")
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -131,39 +123,6 @@ def _of_length(metrics: Metrics, form: str, length: int) -> list[Row]:
     rendering asks the grid anew."""
     rows = metrics.where(group="base", library="none", form=form)
     return some_of_the_questions(rows, lambda i: sum(GRID[i % len(GRID)]) == length)
-
-
-# Differences over cases --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A paired difference: its own 95 % limits, and those that all cases of a claim share."""
-
-    own: Estimate
-    shared: Estimate
-
-
-def gap(first: Sequence[Row], second: Sequence[Row], among: int) -> Gap | None:
-    """None where one of the two was not measured."""
-    if not first or not second:
-        return None
-    return Gap(paired_difference(first, second), paired_difference(first, second, among))
-
-
-def said(gaps: Mapping[str, Gap | None]) -> str:
-    return "; ".join(f"{name} {found.own}" for name, found in gaps.items() if found) or NOTHING
-
-
-def above(gaps: Mapping[str, Gap | None], least: float) -> Verdict:
-    """Supported where every lower limit is above ``least``; refuted where an upper limit is below
-    it, after Bonferroni; not decided where a case is missing."""
-    found = [each for each in gaps.values() if each]
-    if len(found) < len(gaps) or not found:
-        return LACKING
-    if all(each.own.low > least for each in found):
-        return SUPPORTED
-    return REFUTED if any(each.shared.high < least for each in found) else INCONCLUSIVE
 
 
 # Claims ------------------------------------------------------------------------------------------
