@@ -2,6 +2,7 @@
 
 from tasks.composition import Composition, CompositionConfig
 from tasks.english import English, EnglishConfig
+from tasks.gsm_english import GsmEnglish, GsmEnglishConfig
 from tasks.history import History
 from tasks.languages import Languages, LanguagesConfig
 from tasks.operations import Operations, OperationsConfig
@@ -15,6 +16,8 @@ __all__ = [
     "CompositionConfig",
     "English",
     "EnglishConfig",
+    "GsmEnglish",
+    "GsmEnglishConfig",
     "History",
     "Languages",
     "LanguagesConfig",
