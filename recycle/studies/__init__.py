@@ -8,6 +8,7 @@ from recycle.run.folder import check_ledgers, read_config
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.english import ENGLISH
+from recycle.studies.gsm_english import GSM_ENGLISH
 from recycle.studies.history import HISTORY
 from recycle.studies.languages import LANGUAGES
 from recycle.studies.operations import OPERATIONS
@@ -16,7 +17,16 @@ from recycle.studies.word_math import WORD_MATH
 
 DESIGNS: dict[str, Design] = {
     design.name: design
-    for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH, OPERATIONS, LANGUAGES)
+    for design in (
+        TWO_HOP,
+        COMPOSITION,
+        WORD_MATH,
+        HISTORY,
+        ENGLISH,
+        OPERATIONS,
+        LANGUAGES,
+        GSM_ENGLISH,
+    )
 }
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]
