@@ -1,7 +1,10 @@
 """The languages study: its claims on planted rows come out either way, each gate withholds."""
 
+import json
+
 import pytest
 
+from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
 from recycle.studies import languages_claims
 from recycle.studies.languages import LANGUAGES, PARTS
@@ -124,3 +127,28 @@ def test_the_claims_name_what_the_study_asks():
     full, laptop = LANGUAGES.preset("full"), LANGUAGES.preset("laptop")
     assert len(full.seeds) == 5 and set(full.parts) == set(PARTS) and 0 not in full.seeds
     assert {"main", "learned"} <= set(laptop.parts) and 0 not in laptop.seeds
+
+
+@pytest.mark.study
+def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures
+    sizes = """
+        groups=shared parts=main,learned
+        task.lists=30 task.expert_lists=10 task.questions=3
+        model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
+        pretrain.steps=2 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
+    """
+    arguments = [f"--set={size}" for size in sizes.split()]
+    run, record = tmp_path / "run", str(tmp_path / "record.json")
+    assert main(["study", "languages", *arguments, "--run", str(run)]) == 0
+    assert "; answers took " in capsys.readouterr().out
+    decided = json.loads((run / "claims.json").read_text())
+    assert [claim["id"] for claim in decided["claims"]] == list(CLAIMS)
+    assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {r["group"] for r in rows} == {"base", "shared"}
+    methods = {r["method"] for r in rows if r["library"] == "L and A"}
+    assert methods >= {name for pair in LEARNERS for name in pair}
+    assert main(["report", str(run), "--record", record, "--rejudge", "a test"]) == 0
+    assert main(["table", record]) == 0
+    assert "| L and A: arrow |" in capsys.readouterr().out

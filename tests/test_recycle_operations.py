@@ -1,7 +1,10 @@
 """The operations study: its claims on planted rows come out either way, each gate withholds."""
 
+import json
+
 import pytest
 
+from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
 from recycle.studies.operations import OPERATIONS, PARTS
 from recycle.studies.operations_claims import LEARNERS, OTHER, PAPERS, RULES, SINGLES, SUM
@@ -143,3 +146,26 @@ def test_the_claims_name_what_the_study_asks():
 def test_questions_fill_the_grid():
     with pytest.raises(ValueError, match="task.questions = 50: a multiple of 6"):
         change(OPERATIONS.default, {"task.questions": 50})
+
+
+@pytest.mark.study
+def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures
+    sizes = """
+        groups=python parts=main
+        task.problems=40 task.expert_problems=10 task.questions=6
+        model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
+        pretrain.steps=2 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
+    """
+    arguments = [f"--set={size}" for size in sizes.split()]
+    run, record = tmp_path / "run", str(tmp_path / "record.json")
+    assert main(["study", "operations", *arguments, "--run", str(run)]) == 0
+    assert "; answers took " in capsys.readouterr().out
+    decided = json.loads((run / "claims.json").read_text())
+    assert [claim["id"] for claim in decided["claims"]] == list(CLAIMS)
+    assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {r["group"] for r in rows} == {"base", "python"}
+    assert main(["report", str(run), "--record", record, "--rejudge", "a test"]) == 0
+    assert main(["table", record]) == 0
+    assert "| matched: arrow |" in capsys.readouterr().out
