@@ -129,6 +129,7 @@ def test_the_claims_name_what_the_study_asks():
     assert {"main", "learned"} <= set(laptop.parts) and 0 not in laptop.seeds
 
 
+@pytest.mark.slow
 @pytest.mark.study
 def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures

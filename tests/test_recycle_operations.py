@@ -148,6 +148,7 @@ def test_questions_fill_the_grid():
         change(OPERATIONS.default, {"task.questions": 50})
 
 
+@pytest.mark.slow
 @pytest.mark.study
 def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures

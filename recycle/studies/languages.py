@@ -51,21 +51,22 @@ PARTS = ("main", "learned", "references", "published")
 DECIDING = PARTS[:2]
 # A program is a world of its own, so each row holds one.
 SETTINGS: dict[str, Any] = {
-    "model.init": 0.08,
+    "model.width": 64,
+    "model.hidden": 128,
+    "model.init": 0.12,
     "pretrain.packed": False,
-    "pretrain.rows": 24,
+    "pretrain.rows": 12,
     "pretrain.length": 64,
-    "pretrain.steps": 2500,
-    "pretrain.lr": 1e-3,
+    "pretrain.steps": 1500,
+    "pretrain.lr": 3e-3,
     "pretrain.weight_decay": 0.0,
     "train.packed": False,
     "train.length": 64,
-    "train.rows": 16,
-    "train.steps": 500,
+    "train.steps": 300,
     "adapter.preservation": 0.25,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"pretrain.steps": 1500, "train.steps": 300},
+    "quick": {"task.questions": 30},
     "laptop": {"parts": DECIDING, "seeds": (1, 2, 3)},
     "full": {"parts": PARTS, "seeds": (1, 2, 3, 4, 5)},
 }
