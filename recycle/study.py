@@ -10,7 +10,7 @@ numbers depend on its own configuration and seed alone, so adding cells or seeds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def run(
         tokens = sum(job.cost for job in left)
         count = team.worked if team.shares else None
         with progress.showing(tokens, quiet or team.rank > 0, count):
-            work_through(left, team, folder)
+            worked = work_through(left, team, folder)
+        if team.rank == 0 and not quiet and worked:
+            print(time_spent(worked))
         if study.settled(folder) == settled:
             break
     if team.rank == 0:
@@ -76,6 +78,14 @@ def run(
                 stale.unlink(missing_ok=True)
         collect(settled, folder)
         keep_config(study.config, folder)
+
+
+def time_spent(worked: Mapping[int, float]) -> str:
+    """The seconds that one process worked, by stage, in a line: decoding must not dominate."""
+    names = {PRETRAIN: "bases", PRESERVE: "preserved texts", TRAIN: "experts", ASK: "answers"}
+    parts = [f"{names[stage]} {seconds:.0f} s" for stage, seconds in sorted(worked.items())]
+    share = worked.get(ASK, 0.0) / max(sum(worked.values()), 1e-9)
+    return f"time of this process: {', '.join(parts)}; answers took {share:.0%} of it"
 
 
 def is_finished(study: Study, folder: Path) -> bool:

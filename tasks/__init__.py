@@ -2,7 +2,10 @@
 
 from tasks.composition import Composition, CompositionConfig
 from tasks.english import English, EnglishConfig
+from tasks.gsm_english import GsmEnglish, GsmEnglishConfig
 from tasks.history import History
+from tasks.languages import Languages, LanguagesConfig
+from tasks.operations import Operations, OperationsConfig
 from tasks.two_hop import TwoHop, TwoHopConfig
 from tasks.word_math import WordMath
 from tasks.word_problem import WordMathConfig
@@ -13,8 +16,14 @@ __all__ = [
     "CompositionConfig",
     "English",
     "EnglishConfig",
+    "GsmEnglish",
+    "GsmEnglishConfig",
     "History",
+    "Languages",
+    "LanguagesConfig",
     "Leak",
+    "Operations",
+    "OperationsConfig",
     "Phase",
     "Question",
     "Split",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,17 +51,19 @@ class _Refused(Exception):
     """A statement that is no assignment of an arithmetic expression."""
 
 
-def run(program: str) -> tuple[list[Assignment], bool]:
-    """Run a program: its statements in order, and whether all of them have a value.
+def run(program: str, given: Mapping[str, int] | None = None) -> tuple[list[Assignment], bool]:
+    """Run a program: its statements in order, and whether all of them have a value. ``given`` are
+    the values of names that the program may use.
 
     The run ends with the first statement that has no value, and before the first that is no
-    assignment of an arithmetic expression. A text that is too long or not ASCII has no statements.
-    Nothing is raised, whatever the text.
+    assignment of an arithmetic expression. It also ends where Python's own parser would: at an
+    indented line, and at an empty statement before a semicolon. A comment ends it too. A text that
+    is too long or not ASCII has no statements. Nothing is raised, whatever the text.
     """
     if len(program) > MAX_LENGTH or not program.isascii():
         return [], False
-    statements = [s for part in re.split(r"[;\n]", program) if (s := part.strip())]
-    values: dict[str, int] = {}
+    statements = _statements(program)
+    values = dict(given or {})
     assignments: list[Assignment] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python's parser warns of "1if"
@@ -78,9 +79,24 @@ def run(program: str) -> tuple[list[Assignment], bool]:
     return assignments, len(statements) <= MAX_STATEMENTS
 
 
+def _statements(program: str) -> list[str]:
+    """The statements of all lines; an empty one, which is refused, where Python's parser ends."""
+    found = []
+    for line in program.split("\n"):
+        if not (code := line.strip(" \t")):
+            continue
+        if line[0] != code[0]:  # indented
+            found.append("")
+        *before, last = (part.strip(" \t") for part in code.split(";"))
+        found += [*before, last] if last else before
+    return found
+
+
 def _assign(statement: str, values: Mapping[str, int]) -> Assignment:
     # Deep nesting could exhaust Python's own parser, so brackets are counted before it is called.
     depth = 0
+    if "#" in statement:  # what Python leaves out may not be run as a further statement
+        raise _Refused
     for character in statement:
         depth += (character in "([{") - (character in ")]}")
         if depth > MAX_DEPTH:

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from tasks import numerals
 from tasks.json_lines import read_object, read_rows, read_text
 
 LEVELS = ("base", "P1", "P2")
@@ -48,11 +49,7 @@ TEMPLATE_FIELDS = {
     "question_annotated": str,
     "answer_annotated": str,
 }
-# The patterns take [0-9] and not \d, which takes the digits of all scripts. The bounds keep every
-# number small, and the search for it short.
-_NUMBER = r"-?[0-9][0-9,]{0,40}(?:\.[0-9]{1,20})?"
-_NUMBERS = re.compile(_NUMBER)
-_FINAL = re.compile(rf"####\s*\$?({_NUMBER})\s*$")
+_FINAL = re.compile(r"####[ \t]*([^\s#][^\n#]{0,60}?)\s*$")
 # One way to match each character: blanks around a default are stripped afterwards.
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_]\w*)\s*,([^{}]*)\}")
 _SECTIONS = ("#init:", "#conditions:", "#answer:")
@@ -103,7 +100,7 @@ def load_problems(path: str | Path, level: str) -> list[Problem]:
     lines: dict[tuple[int, int], int] = {}
     for n, where, row in read_rows(path, FIELDS):
         final = _FINAL.search(row["answer"])
-        if final is None:
+        if final is None or (number := numerals.number(final[1])) is None:
             raise ValueError(
                 f"{where}: answer ends in {row['answer'][-30:]!r}: "
                 "it must end in '#### n', n a number"
@@ -115,7 +112,6 @@ def load_problems(path: str | Path, level: str) -> list[Problem]:
                 "delete one of the two lines"
             )
         original, question, answer = row["original_id"], row["question"], row["answer"]
-        number = exact(final[1])
         problems.append(Problem(level, template, instance, original, question, answer, number))
     if not problems:
         raise ValueError(f"{path} holds no problems: name a file of JSON lines")
@@ -182,17 +178,3 @@ def _items(section: str, where: str) -> tuple[str, ...]:
         if not line.startswith("- "):
             raise ValueError(f"{where}: the line {line[:60]!r} must begin with '- '")
     return tuple(line[2:].strip() for line in lines)
-
-
-def exact(number: str) -> Fraction:
-    """The exact value of a written number, whose commas are removed."""
-    return Fraction(number.replace(",", ""))
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, by which answers to GSM-Symbolic are scored; None without one.
-
-    A hyphen after a digit is no sign.
-    """
-    numbers = _NUMBERS.findall(re.sub(r"(?<=[0-9])-", " ", text))
-    return exact(numbers[-1]) if numbers else None

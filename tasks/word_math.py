@@ -227,7 +227,7 @@ class WordMath(world.World):
         A right completion has the whole derivation. The outcome of a wrong one is its first error,
         unless its last number is right.
         """
-        error = first_error(question.problem, question.form, question.rendering, completion)
+        error = first_error(question.problem.at(question.form), question.rendering, completion)
         if error is None:
             return "right"
         right = str(last_number(question.rendering, completion)) == question.answer
@@ -254,7 +254,7 @@ class WordMath(world.World):
         first error at step K     the first error is in step K; the answer counts as the last step
         """
         problem, rendering, form = question.problem, question.rendering, question.form
-        error = first_error(problem, form, rendering, completion)
+        error = first_error(problem.at(form), rendering, completion)
         length, level = len(problem.at(form)), LEVELS.index(form)
         longer = level > 0 and length == self.config.steps + 1 + level
         notes = {
@@ -263,7 +263,7 @@ class WordMath(world.World):
             "longer and right": longer and error is None,
         }
         for lower in LEVELS[:level]:
-            below = first_error(problem, lower, rendering, completion)
+            below = first_error(problem.at(lower), rendering, completion)
             notes[f"stopped as {lower}"] = below is None
         for k in range(1, length + 2):
             notes[f"first error at step {k}"] = error is not None and error[0] == k

@@ -128,6 +128,31 @@ class Step(NamedTuple):
 Graph = tuple[tuple, ...]
 
 
+def graph(steps: Sequence[Step]) -> Graph:
+    """A derivation without names: (sign, left, right) for each step.
+
+    An operand that is the quantity of step i, counted from 0, becomes -1 - i.
+    """
+    places = {step.name: -1 - i for i, step in enumerate(steps)}
+
+    def nameless(operand: str | int) -> int:
+        return operand if isinstance(operand, int) else places[operand]
+
+    return tuple((step.sign, nameless(step.left), nameless(step.right)) for step in steps)
+
+
+def solution(steps: Sequence[Step], rendering: str) -> str:
+    """A derivation and its answer, as a rendering writes them."""
+    values: dict[str | int, int] = {step.name: step.value for step in steps}
+    given, calculated, answer = TRACE_FORMS[rendering]
+    sentences = []
+    for k, step in enumerate(steps, 1):
+        a, b = (values.get(x, x) for x in (step.left, step.right))
+        form, word = (calculated if step.sign else given), SIGNS.get(step.sign)
+        sentences.append(form.format(k=k, a=a, b=b, word=word, **step._asdict()))
+    return " ".join([*sentences, answer.format(**steps[-1]._asdict())])
+
+
 @dataclass(frozen=True)
 class Problem:
     """A derivation down to P2, its distractors, and the order and wordings of its clauses."""
@@ -142,17 +167,8 @@ class Problem:
         return self.steps[: len(self.steps) - len(LEVELS) + 1 + LEVELS.index(level)]
 
     def graph(self, level: str) -> Graph:
-        """The level's derivation without names: (sign, left, right) for each step.
-
-        An operand that is the quantity of step i, counted from 0, becomes -1 - i.
-        """
-        steps = self.at(level)
-        places = {step.name: -1 - i for i, step in enumerate(steps)}
-
-        def nameless(operand: str | int) -> int:
-            return operand if isinstance(operand, int) else places[operand]
-
-        return tuple((step.sign, nameless(step.left), nameless(step.right)) for step in steps)
+        """The level's derivation without names."""
+        return graph(self.at(level))
 
     def beginnings(self) -> list[Graph]:
         """The graphs of the derivation's first step, of its first two steps, and so on."""
@@ -172,15 +188,7 @@ class Problem:
 
     def completion(self, level: str, rendering: str) -> str:
         """The right solution at a level, in a rendering."""
-        steps = self.at(level)
-        values: dict[str | int, int] = {step.name: step.value for step in steps}
-        given, calculated, answer = TRACE_FORMS[rendering]
-        sentences = []
-        for k, step in enumerate(steps, 1):
-            a, b = (values.get(x, x) for x in (step.left, step.right))
-            form, word = (calculated if step.sign else given), SIGNS.get(step.sign)
-            sentences.append(form.format(k=k, a=a, b=b, word=word, **step._asdict()))
-        return " ".join([*sentences, answer.format(**steps[-1]._asdict())])
+        return solution(self.at(level), rendering)
 
     def text(self, level: str, rendering: str) -> Text:
         """The problem with its right solution, as a text to read."""

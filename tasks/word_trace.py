@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
+from tasks import numerals
 from tasks.arithmetic import run
-from tasks.word_problem import SIGNS, Problem, Step
+from tasks.word_problem import SIGNS, Step
 
 OUTCOMES = (
     "right",
@@ -45,7 +48,6 @@ ANSWERS = {
     "prose": re.compile(r"the answer is ([0-9]{1,9})"),
     "markdown": re.compile(r"answer : ([0-9]{1,9})"),
 }
-NUMBER = re.compile(r"[0-9][0-9,]{0,30}")
 
 
 class Said(NamedTuple):
@@ -64,16 +66,20 @@ class Said(NamedTuple):
         return self.operands == operands or (commutes and self.operands[::-1] == operands)
 
 
+Answer = str | int | tuple[tuple[str, ...], tuple[str | int, ...]] | None
+
+
 class Trace(NamedTuple):
     """The content of a completion.
 
-    ``answer`` is None where the completion gives none, and may be the name that a program gives.
+    ``answer`` is None where the completion gives none. That of a program is the name or number that
+    it gives, or the operators and operands of its last statement.
     ``whole`` says whether the completion is well formed up to its end and, where it gives an
     answer, ends with the answer.
     """
 
     steps: list[Said]
-    answer: str | int | None
+    answer: Answer
     whole: bool
 
 
@@ -108,22 +114,21 @@ def _read_program(program: str) -> Trace:
     assignments, whole = run(program)
     for i, a in enumerate(assignments):
         if a.name == "answer":
-            answer = a.value if a.operators else a.operands[0]
+            answer: Answer = (a.operators, a.operands) if a.operators else a.operands[0]
             return Trace(said, answer, whole and i == len(assignments) - 1)
         said.append(Said(a.name, a.operators, a.operands, (), a.value))
     return Trace(said, None, whole)
 
 
 def first_error(
-    problem: Problem, level: str, rendering: str, completion: str
+    steps: Sequence[Step], rendering: str, completion: str, hours: int = 0
 ) -> tuple[int, str] | None:
-    """The first place where a completion leaves the level's derivation: (step, kind of error).
+    """The first place where a completion leaves a derivation: (step, kind of error).
 
     Steps count from 1, and the answer is the step after the last. The kind is one of OUTCOMES. The
     result is None where the completion is that derivation; the operands of plus and times may stand
-    in either order.
+    in either order. On a clock of some ``hours`` a program reduces its answer alone: "figs % 11".
     """
-    steps = problem.at(level)
     values: dict[str | int, int] = {step.name: step.value for step in steps}
     said, answer, whole = read_trace(rendering, completion)
     for k, (step, stated) in enumerate(zip(steps, said, strict=False), 1):
@@ -136,24 +141,31 @@ def first_error(
             return k, "wrong quantity"
         if stated.values not in ((), tuple(values.get(x, x) for x in stated.operands)):
             return k, "wrong quantity"
-        if stated.value != step.value:
+        value = stated.value
+        if hours and rendering == "python" and value is not None:
+            value %= hours
+        if value != step.value:
             return k, "wrong arithmetic"
     if len(said) > len(steps):
         return len(steps) + 1, "went on"
     if answer is None or len(said) < len(steps):
         return len(said) + 1, "stopped early" if whole or answer is not None else "malformed"
-    if answer != (steps[-1].name if rendering == "python" else steps[-1].value):
+    right: Answer = steps[-1].value
+    if rendering == "python":
+        right = (("%",), (steps[-1].name, hours)) if hours else steps[-1].name
+    if answer != right:
         return len(steps) + 1, "wrong quantity"
     return None if whole else (len(steps) + 1, "went on")
 
 
-def last_number(rendering: str, completion: str) -> int | None:
-    """The last number of a completion, its commas removed; None where there is none.
+def last_number(rendering: str, completion: str) -> Fraction | None:
+    """The last number of a completion; None where there is none.
 
     The last number of a program is its last value, where all of the program can be executed.
     """
-    if rendering == "python":
-        assignments, whole = run(completion)
-        return assignments[-1].value if whole and assignments else None
-    numbers = NUMBER.findall(completion[-MAX_COMPLETION:])
-    return int(numbers[-1].replace(",", "")) if numbers else None
+    if rendering != "python":
+        return numerals.last_number(completion[-MAX_COMPLETION:])
+    assignments, whole = run(completion)
+    if not whole or not assignments or (value := assignments[-1].value) is None:
+        return None
+    return Fraction(value)

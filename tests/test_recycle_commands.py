@@ -253,7 +253,10 @@ def test_the_first_process_that_fails_ends_the_others(monkeypatch, ending):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("composition --checkpoint x", "--checkpoint goes with two-hop, not composition"),
+        (
+            "composition --checkpoint x",
+            "--checkpoint goes with two-hop, word-math, not composition",
+        ),
         ("two-hop --checkpoint /no/where", "/no/where is no folder of a checkpoint"),
         ("two-hop --checkpoint x --set model.width=64", "--set model.width: a checkpoint is"),
         ("two-hop-english", "name one with --checkpoint FOLDER or smollm2"),

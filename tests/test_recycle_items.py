@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from recycle.decide.items import (
+    as_one_group,
     cluster_bootstrap,
     double_gate,
     excess_over_product,
@@ -17,6 +18,7 @@ from recycle.decide.items import (
     paired_difference,
     right,
     share,
+    some_of_the_questions,
     swap_test,
     tango,
 )
@@ -308,6 +310,21 @@ def test_a_product_of_means_hides_what_the_mean_of_products_shows():
     assert excess_over_product(of_seeds("2200"), *rows[1:]).mean == 0.0
     e = excess_over_product(of_seeds("0000"), of_seeds("0022"), of_seeds("0202"))
     assert e.mean == pytest.approx(0.75) and (e.low, e.high) == pytest.approx(tango(3, 0, 4))
+    more = [of_seeds(own) for own in ("0022", "0000", "0202", "0000", "0020")]
+    assert excess_over_product(*more).mean == pytest.approx(0.25)  # only the first is right in all
+
+
+def test_groups_that_ask_the_same_can_be_paired():
+    prose, python = of_seeds("0022", group="F"), of_seeds("0002", group="H")
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_difference(python, prose)
+    assert paired_difference(*map(as_one_group, (python, prose))).mean == pytest.approx(0.25)
+
+
+def test_rows_about_some_of_the_questions():
+    (some,) = some_of_the_questions([row("01230")], lambda place: place % 2 == 0)
+    assert (some.items, some.n, some.right) == ("020", 3, 2) and some.key == row("0").key
+    assert some_of_the_questions([row("0")], lambda place: place > 0) == []
 
 
 @given(answered)

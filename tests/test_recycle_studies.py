@@ -32,6 +32,9 @@ SMALL = {
     "composition": {},
     "two-hop-english": {"task.triples": 4, "task.answers": 2},
     "word-math": {"task.problems": 40, "task.expert_problems": 10, "task.questions": 4},
+    "gsm-english": {"task.expert_problems": 10, "task.questions": 4},
+    "languages": {"task.lists": 40, "task.expert_lists": 10, "task.questions": 6},
+    "operations": {"task.problems": 40, "task.expert_problems": 10, "task.questions": 6},
 }
 
 

@@ -15,6 +15,7 @@ from recycle.studies.word_math import PARTS, WORD_MATH
 from recycle.studies.word_math_claims import LAST, PAPERS, RULES
 
 GROUPS = ("prose", "markdown", "python")
+CLAIMS = ("M1", "M1-contrast", "M2", "M3")
 
 
 def row(group, library, method, form, share, seed, last=None):
@@ -44,6 +45,7 @@ def study(
     python=0.8,
     noise=0.0,
     joint=0.9,
+    crossed=0.02,
 ):
     """Metrics of a whole study with these shares of whole derivations.
 
@@ -63,7 +65,9 @@ def study(
                 row(g, "P1", "alone", "P2", singles, seed),
                 row(g, "matched", "random_adapters", "P2", noise, seed),
             ]
-            others = [f"mismatched, P1 in {other}" for other in GROUPS if other != g]
+            foreign = [other for other in GROUPS if other != g]
+            others = [f"mismatched, P1 in {other}" for other in foreign]
+            rows += [row(g, f"P1 in {o}", "alone", "P2", crossed, seed) for o in foreign]
             for method in PAPERS:
                 share = python if g == "python" else matched
                 rows.append(row(g, "matched", method, "P2", share, seed))
@@ -81,12 +85,13 @@ def verdicts(**kwargs):
 
 
 def test_what_the_paper_says_is_supported_by_such_rows():
-    assert verdicts() == dict.fromkeys(("M1", "M2", "M3"), "supported")
+    assert verdicts() == dict.fromkeys(CLAIMS, "supported")
 
 
 def test_other_worlds_refute_it():
     assert verdicts(matched=0.1, python=0.1)["M1"] == "refuted"
     assert verdicts(mismatched=0.5)["M2"] == "refuted"
+    assert verdicts(mismatched=0.6, python=0.6)["M1-contrast"] == "refuted"
     assert verdicts(python=0.4)["M3"] == "refuted"
 
 
@@ -95,30 +100,52 @@ def test_the_middle_is_inconclusive():
     metrics = planted(metrics, 300, library="matched", method="arrow")
     assert judged(metrics)["M1"] == "inconclusive"
     assert verdicts(mismatched=0.15)["M2"] == "inconclusive"
+    assert verdicts(matched=0.1, python=0.1)["M1-contrast"] == "inconclusive"
     assert verdicts(python=0.6)["M3"] == "inconclusive"
 
 
 @pytest.mark.parametrize(
     "kwargs, control, open_claims",
     [
-        ({"base": 0.85}, "base-solves-its-level", {"M1", "M2", "M3"}),
-        ({"experts": 0.5}, "experts-solve-theirs", {"M1", "M2", "M3"}),
-        ({"p2": 0.7}, "P2-can-be-learned", {"M1", "M2", "M3"}),
-        ({"joint": 0.5}, "joint-reaches-P2", {"M1", "M2"}),
-        ({"none": 0.7}, "base-lacks-P2", {"M1", "M2", "M3"}),
-        ({"noise": 0.7}, "noise-lacks-P2", {"M1", "M2", "M3"}),
+        ({"base": 0.85}, "base-solves-its-level", set(CLAIMS)),
+        ({"experts": 0.5}, "experts-solve-theirs", set(CLAIMS)),
+        ({"p2": 0.7}, "P2-can-be-learned", set(CLAIMS)),
+        ({"joint": 0.5}, "joint-reaches-P2", set(CLAIMS)),
+        ({"none": 0.7}, "base-lacks-P2", set(CLAIMS)),
+        ({"noise": 0.7}, "noise-lacks-P2", set(CLAIMS)),
     ],
 )
 def test_a_failed_control_leaves_open_what_rests_on_it(kwargs, control, open_claims):
     found = verdicts(**kwargs)
-    left = {c for c, said in found.items() if said.startswith(f"not decided: control {control} at")}
+    left = {c for c, said in found.items() if f"control {control} at" in said}
     assert left == open_claims
+    assert all(found[c].startswith("not decided: ") for c in left)
+
+
+def test_a_target_that_joint_training_misses_is_called_unreachable():
+    said = verdicts(joint=0.5)
+    assert all(
+        verdict.startswith("not decided: unreachable: control joint-reaches-P2 at 0.50")
+        for verdict in said.values()
+    )
+    unmeasured = Metrics(r for r in study().rows if r.key.library != "joint")
+    assert judged(unmeasured)["M1"] == "not decided: control joint-reaches-P2 not measured"
+
+
+def test_mismatched_experts_have_to_beat_the_same_expert_asked_in_the_other_rendering():
+    assert verdicts(mismatched=0.5, crossed=0.48)["M2"] == "supported"
+    assert verdicts(mismatched=0.5, crossed=0.2)["M2"] == "refuted"
+    # An expert of the asked rendering is not in a mismatched library and is no baseline of it.
+    assert verdicts(mismatched=0.5, singles=0.02, crossed=0.02)["M2"] == "refuted"
+    without = Metrics(r for r in study().rows if not r.key.library.startswith("P1 in"))
+    assert judged(without) | {"M2": ""} == {**dict.fromkeys(CLAIMS, "supported"), "M2": ""}
+    assert judged(without)["M2"].startswith("not decided: no P1 expert was asked")
 
 
 def test_a_study_of_fewer_renderings_leaves_m1_and_m2_open():
     whole = study()
     verdict = judged(Metrics(row for row in whole.rows if row.key.group != "markdown"))
-    assert verdict["M1"] == verdict["M2"] == "not decided: the study lacks a rendering"
+    assert {verdict[c] for c in CLAIMS[:3]} == {"not decided: the study lacks a rendering"}
     assert verdict["M3"] == "supported"  # the claim is about Python and prose alone
 
 
@@ -148,7 +175,7 @@ def test_the_studies_that_decide_have_every_part_and_rendering():
 def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures
     sizes = """
-        groups=python parts=main,references
+        groups=python parts=main,crossed,references
         task.steps=1 task.problems=40 task.expert_problems=10 task.questions=4
         model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
         pretrain.steps=4 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
@@ -158,7 +185,7 @@ def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
     assert main(["study", "word-math", "--quiet", *arguments, "--run", str(run)]) == 0
     assert "solved by a Python program" in capsys.readouterr().out
     decided = json.loads((run / "claims.json").read_text())
-    assert [claim["id"] for claim in decided["claims"]] == ["M1", "M2", "M3"]
+    assert [claim["id"] for claim in decided["claims"]] == list(CLAIMS)
     assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     methods = {r["method"] for r in rows if r["library"] == "matched"}

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from tasks.gsm_symbolic import by_original, last_number, load_problems, load_template
+from tasks.gsm_symbolic import by_original, load_problems, load_template
 
 ROW = {
     "id": 3,
@@ -163,26 +163,3 @@ def test_bad_templates_are_explained(tmp_path, changes, message):
     path.write_text(json.dumps({**TEMPLATE, **changes}), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"0003\.json.*{re.escape(message)}"):
         load_template(path)
-
-
-@pytest.mark.parametrize(
-    "text, number",
-    [
-        ("so it is 1,234.50 .", Fraction(2469, 2)),
-        ("5-3 is 2", 2),
-        ("5-3", 3),
-        ("from 5 to -3", -3),
-        ("$7.", 7),
-        ("none", None),
-        ("٣", None),
-        ("7 ٣", 7),
-        ("1,2,3,", 123),
-    ],
-)
-def test_last_numbers(text, number):
-    assert last_number(text) == number
-
-
-def test_a_megabyte_of_digits_is_read_in_bounded_numbers():
-    number = last_number("1" * 1_000_000)
-    assert number is not None and len(str(number)) <= 41

@@ -292,7 +292,8 @@ def test_right_answers_are_right_and_lower_levels_stop_early(world):
 
 
 @pytest.mark.parametrize(
-    "text, number", [("1,234 and 5,6 .", 56), ("none", None), ("٣ 7 ٣", 7), ("x 8 , .", 8)]
+    "text, number",
+    [("so 1,234 .", 1234), ("1,234 and 5,6 .", 6), ("none", None), ("٣ 7 ٣", 7), ("x 8 , .", 8)],
 )
 def test_last_numbers(text, number):
     assert last_number("prose", text) == number
@@ -387,7 +388,7 @@ def test_work_is_bounded_by_statements_and_by_the_size_of_numbers():
         ("a = 7 ; b = a // 2 ; c = a % 4 ; answer = ( b + c ) * - 2", [7, 3, 3, -12]),
         ("a = 1\nb = a - 3", [1, -2]),
         ("", []),
-        (" ; ; ", []),
+        ("a = 5 ;\n\n  \nb = 6 ; \n", [5, 6]),
         ("a = b", [None]),
         ("a = 1 // 0", [None]),
         ("a = 1 % 0", [None]),
@@ -396,6 +397,39 @@ def test_work_is_bounded_by_statements_and_by_the_size_of_numbers():
 def test_small_programs(program, values):
     done, whole = run(program)
     assert [a.value for a in done] == values and whole == (None not in values)
+
+
+@pytest.mark.parametrize(
+    "program, values",
+    [
+        ("a = 5 # ; b = 6", []),
+        ("c = 4\na = 5 # ; b = 6", [4]),
+        ("a = 5 ; ; b = 6", [5]),
+        ("a = 5 ; ;", [5]),
+        ("; a = 5", []),
+        (" ; ; ", []),
+        ("  a = 5", []),
+        ("a = 5\n  b = 6", [5]),
+        ("a = 5 ;\n\tb = 6", [5]),
+    ],
+)
+def test_what_pythons_parser_refuses_ends_the_run(program, values):
+    done, whole = run(program)
+    assert [a.value for a in done] == values and not whole
+    if "#" not in program:
+        with pytest.raises(SyntaxError):
+            ast.parse(program)
+
+
+PIECES = st.sampled_from(["a", "b", " ", "=", "5", "+", ";", "\n", "\t", "(", ")", "#", "-"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(PIECES, max_size=14).map("".join) | st.lists(PIECES, max_size=14).map(" ".join))
+def test_a_program_that_runs_as_a_whole_has_the_statements_that_python_reads(program):
+    done, whole = run(program)
+    if whole:
+        assert len(done) == len(ast.parse(program).body)
 
 
 WORDS = st.sampled_from("apples = 5 + ; ( ) answer - step : . are is 1 x".split())

@@ -37,7 +37,10 @@ from recycle.train.settings import DTYPES, assignments, change
 from tasks.gsm_symbolic import LEVELS
 
 RESULTS = Path(__file__).parent.parent / "results"
-ON_CHECKPOINT = {"two-hop": "two-hop-english"}  # a study, and what it is on a checkpoint
+ON_CHECKPOINT = {
+    "two-hop": "two-hop-english",
+    "word-math": "gsm-english",
+}  # a study, and what it is on a checkpoint
 
 
 def study(options: Namespace) -> int:
@@ -102,11 +105,7 @@ def _prepared(
     team.wait()  # before any of them loads it
     if not begun and (team.rank == 0 or team.in_step):
         check(made)
-        config = made.config
-        model, tokenizer = load_base(options.checkpoint, config.model.context, config.dtype, device)
-        known = known_facts(model, tokenizer, made.world(made.config.seeds[0]))
-        asked = Study(made.design, change(made.config, {"task.known": known}))
-        check(asked)
+        asked = _with_facts_asked(made, device)
         if team.rank == 0:
             claim_folder(asked.config, folder)
     team.wait()
@@ -115,8 +114,22 @@ def _prepared(
     return made
 
 
+def _with_facts_asked(made: Study, device: torch.device) -> Study:
+    """The study with the facts that its checkpoint knows; a world without facts asks nothing."""
+    config, world = made.config, made.world(made.config.seeds[0])
+    if not world.facts():
+        return made
+    model, tokenizer = load_base(config.checkpoint, config.model.context, config.dtype, device)
+    known = known_facts(model, tokenizer, world)
+    asked = Study(made.design, change(config, {"task.known": known}))
+    check(asked)
+    return asked
+
+
 def _with_known(made: Study, folder: Path) -> Study:
     """The study with the known facts of a run's folder; of another study's folder, with none."""
+    if not hasattr(made.config.task, "known"):
+        return made
     known = getattr(open_study(folder).config.task, "known", ())
     return Study(made.design, change(made.config, {"task.known": known}))
 

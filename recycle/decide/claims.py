@@ -33,7 +33,8 @@ class Control:
     ``interval`` and ``counts`` are that place's estimate and its answers by seed.
 
     With ``by_limit`` a positive control passes by its lower confidence limit and a negative one by
-    its upper. ``base`` is the base that it speaks of."""
+    its upper. ``base`` is the base that it speaks of. ``failing`` says in a word what it means for
+    a claim that the control fails: "unreachable" where training itself does not reach a target."""
 
     id: str
     statement: str
@@ -45,6 +46,7 @@ class Control:
     at_most: bool = False
     by_limit: bool = False
     base: str = "standard"
+    failing: str = ""
 
     @property
     def decisive(self) -> float:
@@ -81,6 +83,12 @@ class Control:
         return f"at {self.amount}" if self.measured else "not measured"
 
     @property
+    def reason(self) -> str:
+        """Why a claim that needs this control is not decided where the control fails."""
+        meaning = f"{self.failing}: " if self.failing and self.measured else ""
+        return f"{meaning}control {self.id} {self.said}"
+
+    @property
     def amount(self) -> str:
         """The worst place's share, with its interval where the limit decides."""
         if not self.measured:
@@ -97,10 +105,20 @@ def gate(
     at_most: bool = False,
     by_limit: bool = True,
     base: str = "standard",
+    failing: str = "",
 ) -> Control:
     """A control of all the places where it is taken, as (place, rows) each."""
     worst = extreme(cases, max if at_most else min, by_limit)
-    return Control(id, statement, threshold, *worst, at_most=at_most, by_limit=by_limit, base=base)
+    return Control(
+        id,
+        statement,
+        threshold,
+        *worst,
+        at_most=at_most,
+        by_limit=by_limit,
+        base=base,
+        failing=failing,
+    )
 
 
 class State(Enum):
@@ -207,7 +225,7 @@ def decide(
             )
         failed = [by_id[name] for name in needs if not by_id[name].passes]
         if failed and claim.verdict.state is not State.NOT_DECIDED:
-            reason = ", ".join(f"control {control.id} {control.said}" for control in failed)
+            reason = ", ".join(control.reason for control in failed)
             claim = replace(claim, verdict=not_decided(reason))
         claims.append(claim)
     return claims

@@ -19,7 +19,8 @@ swaps; both are a few lines here, and exact where counts are enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -106,13 +107,32 @@ def paired_difference(first: Iterable[Row], second: Iterable[Row], among: int = 
 
 
 def excess_over_product(
-    direct: Iterable[Row], hop1: Iterable[Row], hop2: Iterable[Row], among: int = 1
+    composed: Iterable[Row], *components: Iterable[Row], among: int = 1
 ) -> Estimate:
-    """mean(direct - hop1 * hop2) over questions: how much more often a question is answered than
-    both of its hops are. The mean of the products is not the product of the means, which errors
-    that fall on the same questions raise."""
-    composed, first, second = paired(direct, hop1, hop2)
-    return _difference(composed, {seed: first[seed] & second[seed] for seed in first}, among)
+    """mean(composed - product of the components) over questions: how much more often a question is
+    answered than all of its components are. The mean of the products is not the product of the
+    means, which errors that fall on the same questions raise."""
+    whole, *parts = paired(composed, *components)
+    product = {seed: np.logical_and.reduce([part[seed] for part in parts]) for seed in whole}
+    return _difference(whole, product, among)
+
+
+def as_one_group(rows: Iterable[Row]) -> list[Row]:
+    """The same rows under one group's name, so that groups that are asked the same questions in the
+    same order can be paired."""
+    return [replace(row, key=row.key._replace(group="")) for row in rows]
+
+
+def some_of_the_questions(rows: Iterable[Row], keep: Callable[[int], bool]) -> list[Row]:
+    """Rows about those questions alone whose place in the row ``keep`` names. Their only outcome is
+    "right"; a row of which nothing is left is left out."""
+    found = []
+    for row in rows:
+        items = "".join(item for place, item in enumerate(row.items) if keep(place))
+        if items:
+            counts = {"right": items.count("0")}
+            found.append(Row(row.key, row.form, len(items), counts, items=items))
+    return found
 
 
 def double_gate(

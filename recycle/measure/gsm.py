@@ -18,7 +18,8 @@ from itertools import chain
 from pathlib import Path
 
 from recycle.decide.statistics import wilson
-from tasks.gsm_symbolic import LEVELS, Problem, by_original, last_number, load_problems, read_rows
+from tasks.gsm_symbolic import LEVELS, Problem, by_original, load_problems, read_rows
+from tasks.numerals import last_number
 
 ANSWER = {"level": str, "id": int, "instance": int, "output": str}
 

@@ -17,7 +17,8 @@ def add_study(command: Command) -> None:
     study.add_argument(
         "--checkpoint",
         metavar="FOLDER|smollm2",
-        help="of two-hop: on a pretrained checkpoint, in plain English (needs .[checkpoint])",
+        help="of two-hop and word-math: on a pretrained checkpoint, in plain English (needs "
+        ".[checkpoint])",
     )
     device_option(study)
     study.add_argument(

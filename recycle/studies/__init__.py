@@ -8,12 +8,25 @@ from recycle.run.folder import check_ledgers, read_config
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.design import Design, Study, rebuilt
 from recycle.studies.english import ENGLISH
+from recycle.studies.gsm_english import GSM_ENGLISH
 from recycle.studies.history import HISTORY
+from recycle.studies.languages import LANGUAGES
+from recycle.studies.operations import OPERATIONS
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.word_math import WORD_MATH
 
 DESIGNS: dict[str, Design] = {
-    design.name: design for design in (TWO_HOP, COMPOSITION, WORD_MATH, HISTORY, ENGLISH)
+    design.name: design
+    for design in (
+        TWO_HOP,
+        COMPOSITION,
+        WORD_MATH,
+        HISTORY,
+        ENGLISH,
+        OPERATIONS,
+        LANGUAGES,
+        GSM_ENGLISH,
+    )
 }
 
 __all__ = ["DESIGNS", "Design", "Study", "open_study"]

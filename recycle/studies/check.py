@@ -45,7 +45,7 @@ def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> N
         world = build_world(study.design.world, config.task, config.seeds[0])
     except Leak as error:
         raise ValueError(f"task.* make no sound world ({error}): raise the sizes") from None
-    if world.facts() and not config.checkpoint:
+    if not world.words() and not config.checkpoint:
         raise ValueError(
             "this study asks a model that has read: name one with --checkpoint FOLDER or smollm2"
         )

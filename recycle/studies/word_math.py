@@ -32,6 +32,12 @@ def _of(rendering: str) -> list[Library]:
             Library(f"mismatched, P1 in {other}", rendering, (easy, Expert("P1", other)), MAIN)
             for other in others
         ),
+        # The same experts alone, asked in another rendering than their own: what a mismatched
+        # library has to beat.
+        *(
+            Library(f"P1 in {other}", rendering, (Expert("P1", other),), part="crossed")
+            for other in others
+        ),
         Library("with P2", rendering, (easy, harder, Expert("P2", rendering)), MAIN),
         Library("none, examples in context", rendering, context=True, part="references"),
         Library(
@@ -61,7 +67,7 @@ LIBRARIES = (
     *(library for rendering in RENDERINGS for library in _of(rendering)),
     *(library for rendering in RENDERINGS[1:] for library in _on_prose_base(rendering)),
 )
-PARTS = ("main", "references", "prose base")
+PARTS = ("main", "crossed", "references", "prose base")
 # A problem is a world of its own: other problems in its row would confuse the model, so each row
 # holds one problem.
 _TRAINING = {

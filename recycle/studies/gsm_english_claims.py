@@ -1,0 +1,109 @@
+"""What is claimed of word problems on a checkpoint, and the rules that decide it.
+
+The claims are M4 and M6 of the operations study, asked of a model that has read, on P2: answers
+right by their last number, paired by question. What one adapter trained on both levels does not
+reach, this checkpoint cannot do at all, and the verdict says unreachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recycle.decide.claims import Claim, Control, Rules, gate
+from recycle.decide.items import as_one_group
+from recycle.decide.metrics import Metrics, Row
+from recycle.decide.statistics import estimate
+from recycle.studies.gaps import above, gap, said
+from tasks.word_problem import RENDERINGS
+
+# Whose template the P1 expert has in a mismatched library.
+OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
+METHODS = ("mean_of_products", "plain_sum", "arrow")
+SINGLES = ("none", "none, few-shot", "base", "P1", "P1, mismatched")
+CLEAR = 0.10
+
+
+def _rows(
+    metrics: Metrics, group: str | Sequence[str], library: str, form: str, method: str = "alone"
+) -> list[Row]:
+    return metrics.where(group=group, library=library, method=method, form=form)
+
+
+def controls(metrics: Metrics) -> list[Control]:
+    """A positive one is passed by its lower limit, a negative one by its upper, in the worst
+    place."""
+
+    def asked(library: str, form: str, method: str = "alone") -> list[tuple[str, list[Row]]]:
+        return [
+            (f"{library} in {g}, {form}", _rows(metrics, g, library, form, method))
+            for g in metrics.groups
+        ]
+
+    return [
+        gate(
+            "experts-solve-theirs",
+            "each expert alone solves its own level",
+            0.50,
+            asked("base", "base") + asked("P1", "P1"),
+        ),
+        gate(
+            "joint-reaches-P2",
+            "one adapter trained on base and P1 together solves P2",
+            0.40,
+            asked("joint", "P2"),
+            failing="unreachable",
+        ),
+        gate("P2-can-be-learned", "an expert trained on P2 solves it", 0.50, asked("P2", "P2")),
+        gate(
+            "noise-fails",
+            "adapters of the experts' size without their content do not solve P2",
+            0.30,
+            asked("matched", "P2", "random_adapters"),
+            at_most=True,
+        ),
+    ]
+
+
+def _reuse(metrics: Metrics, chance: float) -> Claim:
+    def p2(library: str, method: str = "alone") -> list[Row]:
+        return _rows(metrics, metrics.groups, library, "P2", method)
+
+    singles = {name: rows for name in SINGLES if (rows := p2(name))}
+    best = max(singles, key=lambda name: estimate(singles[name]).mean, default="")
+    gaps = {}
+    for method in METHODS:
+        ours = p2("matched", method)
+        gaps[f"{method} - mismatched"] = gap(ours, p2("mismatched", method), 2 * len(METHODS))
+        gaps[f"{method} - {best or 'single'}"] = gap(ours, singles.get(best, []), 2 * len(METHODS))
+    return Claim(
+        "M4-checkpoint",
+        "experts on base and P1 with the same template solve more of P2 than with two templates, "
+        "and than the best single does",
+        f"all renderings, {', '.join(METHODS)}, paired by question: lower limits > {CLEAR}; "
+        f"refuted if an upper limit is < {CLEAR}",
+        above(gaps, CLEAR),
+        said(gaps),
+    )
+
+
+def _code(metrics: Metrics, chance: float) -> Claim:
+    def cell(group: str, method: str) -> list[Row]:
+        return as_one_group(_rows(metrics, group, "matched", "P2", method))
+
+    gaps = {
+        method: gap(cell("python", method), cell("prose", method), len(METHODS))
+        for method in METHODS
+    }
+    return Claim(
+        "M6-checkpoint",
+        "programs that are executed transfer better than prose",
+        "P2, matched experts, Python minus prose, paired by question: lower limits > 0; refuted if "
+        "an upper limit is < 0",
+        above(gaps, 0.0),
+        said(gaps),
+    )
+
+
+NEEDS = ("experts-solve-theirs", "joint-reaches-P2", "P2-can-be-learned", "noise-fails")
+GATES = dict.fromkeys(("M4-checkpoint", "M6-checkpoint"), NEEDS)
+RULES = Rules(RENDERINGS, controls, (_reuse, _code), GATES)

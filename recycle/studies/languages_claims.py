@@ -1,0 +1,192 @@
+"""What is claimed of the languages study, and the rules that decide it.
+
+The rules stand before any seed that decides was run. All claims speak of the fourth algorithm in
+the third language ("both"), of programs that give the right results when they are run, and compare
+cells question by question: every arm asks about the same lists. "Supported" asks every case for its
+own 95 % limit; "refuted" asks for a limit at the level that all of a claim's cases share
+(Bonferroni). M7 and M7-names are decided for the paper's two methods, and for the plain sum by
+claims of their own ("-sum"). An arm that joint training does not reach says nothing of reuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recycle.decide.claims import Claim, Control, Rule, Rules, gate
+from recycle.decide.items import as_one_group
+from recycle.decide.metrics import Metrics, Row
+from recycle.decide.statistics import estimate
+from recycle.studies.gaps import above, gap, said
+
+ARMS = ("shared", "inlined", "renamed")
+PAPERS, SUM = ("mean_of_products", "arrow"), "plain_sum"
+SINGLES = ("none", "L", "A", "helper")
+LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
+CLEAR = 0.10
+
+
+# Controls ----------------------------------------------------------------------------------------
+
+
+def controls(metrics: Metrics) -> list[Control]:
+    """A positive one is passed by its lower limit, a negative one by its upper, in the worst
+    place."""
+
+    def asked(library: str, form: str, method: str = "alone") -> list[tuple[str, list[Row]]]:
+        return [
+            (f"{library} in {arm}, {form}", _rows(metrics, arm, library, form, method))
+            for arm in ARMS
+        ]
+
+    return [
+        gate(
+            "base-writes-known",
+            "the base writes its three algorithms in its two languages",
+            0.85,
+            [("base", _rows(metrics, "base", "none", "known", "alone"))],
+        ),
+        gate(
+            "experts-write-theirs",
+            "L writes the three algorithms in the third language, A the fourth in the known ones",
+            0.80,
+            asked("L", "language") + asked("A", "algorithm"),
+        ),
+        gate(
+            "alone-fails",
+            "the base and each expert alone do not write the fourth algorithm in the third",
+            0.20,
+            [place for single in SINGLES for place in asked(single, "both")],
+            at_most=True,
+        ),
+        *(
+            gate(
+                f"joint-reaches-{arm}",
+                f"one adapter trained on the texts of both experts writes it, arm {arm}",
+                0.80,
+                [("joint", _rows(metrics, arm, "joint", "both", "alone"))],
+                failing="unreachable",
+            )
+            for arm in ARMS
+        ),
+        gate(
+            "both-can-be-learned",
+            "an expert trained on it writes it",
+            0.80,
+            asked("target", "both"),
+        ),
+        gate(
+            "noise-fails",
+            "adapters of the experts' size without their content do not write it",
+            0.20,
+            asked("L and A", "both", "random_adapters"),
+            at_most=True,
+        ),
+    ]
+
+
+_ALL = (
+    "base-writes-known",
+    "experts-write-theirs",
+    "alone-fails",
+    "both-can-be-learned",
+    "noise-fails",
+)
+
+
+def _needs(*arms: str) -> tuple[str, ...]:
+    return (*_ALL, *(f"joint-reaches-{arm}" for arm in arms))
+
+
+def _rows(
+    metrics: Metrics, arm: str | Sequence[str], library: str, form: str, method: str
+) -> list[Row]:
+    return metrics.where(group=arm, library=library, method=method, form=form)
+
+
+# Claims ------------------------------------------------------------------------------------------
+
+
+def _reuse(metrics: Metrics, chance: float) -> Claim:
+    """The counterpart of M4 (operations_claims.py) where nothing can be mismatched but the arm."""
+
+    def both(library: str, method: str = "alone") -> list[Row]:
+        return _rows(metrics, "shared", library, "both", method)
+
+    singles = {name: rows for name in SINGLES if (rows := both(name))}
+    best = max(singles, key=lambda name: estimate(singles[name]).mean, default="")
+    gaps = {
+        f"{method} - {best or 'single'}": gap(
+            both("L and A", method), singles.get(best, []), len(PAPERS) + 1
+        )
+        for method in (*PAPERS, SUM)
+    }
+    return Claim(
+        "M4-languages",
+        "an expert on an algorithm and an expert on a language write the algorithm in the language",
+        "arm shared, both of the paper's methods and the sum minus the best single, paired by "
+        f"question: lower limits > {CLEAR}; refuted if an upper limit is < {CLEAR}",
+        above(gaps, CLEAR),
+        said(gaps),
+    )
+
+
+def _bridge(id: str, other: str, methods: Sequence[str]) -> Rule:
+    words = {"inlined": "one that is inlined", "renamed": "one of another name"}
+
+    def rule(metrics: Metrics, chance: float) -> Claim:
+        def cell(arm: str, method: str) -> list[Row]:
+            return as_one_group(_rows(metrics, arm, "L and A", "both", method))
+
+        gaps = {
+            method: gap(cell("shared", method), cell(other, method), len(methods))
+            for method in methods
+        }
+        return Claim(
+            id,
+            f"a helper that both experts know is a bridge: it beats {words[other]}, "
+            f"{', '.join(methods)}",
+            f"arm shared minus arm {other}, paired by question: lower limits > {CLEAR}; refuted if "
+            f"an upper limit is < {CLEAR}",
+            above(gaps, CLEAR),
+            said(gaps),
+        )
+
+    return rule
+
+
+def _learned(metrics: Metrics, chance: float) -> Claim:
+    gaps = {
+        name: gap(
+            _rows(metrics, ARMS, "L and A", "both", name),
+            _rows(metrics, ARMS, "L and A", "both", pool),
+            len(LEARNERS),
+        )
+        for name, pool in LEARNERS
+    }
+    return Claim(
+        "M8",
+        "weights learned from 20 target programs need what the experts know",
+        "all arms, both experts minus the same learner on noise of their norms, paired by "
+        f"question: lower limits > {CLEAR}; refuted if an upper limit is < {CLEAR}",
+        above(gaps, CLEAR),
+        said(gaps),
+    )
+
+
+CLAIMS: tuple[Rule, ...] = (
+    _reuse,
+    _bridge("M7", "inlined", PAPERS),
+    _bridge("M7-sum", "inlined", (SUM,)),
+    _bridge("M7-names", "renamed", PAPERS),
+    _bridge("M7-names-sum", "renamed", (SUM,)),
+    _learned,
+)
+GATES = {
+    "M4-languages": _needs("shared"),
+    "M7": _needs("shared", "inlined"),
+    "M7-sum": _needs("shared", "inlined"),
+    "M7-names": _needs("shared", "renamed"),
+    "M7-names-sum": _needs("shared", "renamed"),
+    "M8": _needs("shared"),
+}
+RULES = Rules(ARMS, controls, CLAIMS, GATES)
