@@ -290,7 +290,7 @@ def check_additive(settings: Settings) -> Iterator[Observation]:
             found = climbed(n, tries, generator(f"compose-additive {n}", seed))
             rivals = {"chance": 1 / n} if n < 4 else {}
             case = f"hill climbing, N={n}"
-            yield Observation(case, seed, additive_bound(n), found, 0.0, 0.0, rivals)
+            yield Observation(case, seed, additive_bound(n), found, 0.0, 0.0, rivals, sought=True)
         for n in (12, 25, 50):
             rng = generator(f"compose-additive envelope {n}", seed)
             drawn = [torch.randperm(n, generator=rng).tolist() for _ in range(100)]

@@ -35,8 +35,8 @@ from theory.claim import (
     normal,
     orthonormal,
 )
-from theory.claims.trained_adapters import descend
 from theory.pictures import listed, means
+from theory.search import descend
 
 SIDE, DECAY = 8, 0.1  # X is (8, 8); weight decay lambda
 
@@ -149,7 +149,8 @@ def check_existence(settings: Settings) -> Iterator[Observation]:
         (rank,) = rank_of(convex_solution(tight_problem(tight))).tolist()
         rivals = {"sqrt(KN), the 2 forgotten": math.isqrt(count)}
         case = f"symmetric block, KN={count}"
-        yield Observation(case, settings.first, jang_rank(count), rank, 0.0, 0.0, rivals)
+        bound = jang_rank(count)
+        yield Observation(case, settings.first, bound, rank, 0.0, 0.0, rivals, sought=True)
 
 
 def check_no_spurious(settings: Settings) -> Iterator[Observation]:
