@@ -29,7 +29,7 @@ from recycle.studies import Study
 from recycle.train.base import Base
 from recycle.train.experts import open_adapter
 from theory.against_study.interaction import FORM, interaction
-from theory.claims.composition import additive_bound
+from theory.claims.additive import additive_bound
 
 HOPS = ("hop1", "hop2")
 WEIGHTS = {"1": 1.0, "3/4": 0.75, "1/2": 0.5}

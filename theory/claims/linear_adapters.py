@@ -260,7 +260,7 @@ CLAIMS = (
             "the difference telescopes into L terms with one dW_l each; "
             "Eckart-Young (Weyl) for the spectral norm"
         ),
-        computed="perturbed constructions at four sizes, R = 1, 2, 4, 5, D = 12, L = 2",
+        computed="perturbed constructions, and descent from one, R = 1, 2, 4, 5, D = 12, L = 2",
         relation=">=",
         tolerance=1e-9,
         check=check_lower,

@@ -310,7 +310,7 @@ CLAIMS = (
         ),
         computed=(
             "2,000 points x and -x, adapters of rank 1, 4, 7 (D = 16, L = 2) and a matrix scaled "
-            "by 1.1; no bias, biases of size 0.3, biases of 100; attained by the last matrix"
+            "by 1.1; no bias, biases of size 0.3, biases of 100; and a search over all of these"
         ),
         relation="<=",
         tolerance=1e-9,
@@ -356,7 +356,7 @@ CLAIMS = (
         ),
         computed=(
             "mean error on 4,000 points below the threshold, (D, L, Lt) = (8, 4, 2) and "
-            "(12, 6, 3); and three layers of positive numbers, D = 1"
+            "(12, 6, 3); three layers of positive numbers; and a search over two layers, D = 2"
         ),
         relation="<=",
         tolerance=1e-9,
