@@ -77,7 +77,7 @@ def theorems(content: dict[str, Any]) -> list[str]:
     for row in content["theorems"]:
         values = "".join(_or_dash(row["sets"].get(s), 7) for s in content["sets"])
         lines.append(
-            f"{row['name']:<72}{_said(row):>10}{row['seen']:8.2f}{row['n']:6d}  {values}  "
+            f"{row['name']:<72}{_said(row):>10}{_share(row['seen']):>8}{row['n']:6d}  {values}  "
             f"{row['verdict']}"
         )
     return lines
@@ -88,7 +88,12 @@ def _said(row: dict[str, Any]) -> str:
 
 
 def _or_dash(value: float | None, width: int = 0) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
+    return f"{'-' if value is None else _share(value):>{width}}"
+
+
+def _share(value: float) -> str:
+    """Two digits; four where two would hide that it is not 0."""
+    return f"{value:.4f}" if 0 < value < 0.005 else f"{value:.2f}"
 
 
 def markdown_theorems(content: dict[str, Any]) -> str:
@@ -108,7 +113,7 @@ def markdown_theorems(content: dict[str, Any]) -> str:
     for row in content["theorems"]:
         values = " | ".join(_or_dash(row["sets"].get(s)) for s in sets)
         lines.append(
-            f"| {row['name']} | {_said(row)} | {row['seen']:.2f} | {row['n']} | {values} | "
+            f"| {row['name']} | {_said(row)} | {_share(row['seen'])} | {row['n']} | {values} | "
             f"{row['verdict']} |"
         )
     return "\n".join(lines) + "\n"
