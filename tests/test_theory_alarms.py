@@ -55,7 +55,9 @@ def test_a_normal_law_is_what_z_is_compared_with():
 
 def test_the_command_counts_on_fresh_seeds(capsys):
     assert cli.main(["alarms", "edit-rank", "--seeds", "10", "--quiet"]) == 0
-    assert "0 of 100 observations" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "seeds 1005 to 1009: 50 observations, does not alarm" in out
+    assert "0 of 100 observations" in out
     assert cli.main(["alarms", "edit-rank", "--seeds", "3"]) == 2
     assert "a multiple of 5" in capsys.readouterr().err
 

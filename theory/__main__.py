@@ -243,7 +243,12 @@ def print_alarms(args: argparse.Namespace) -> int:
     pick(args.ids)
     found = alarms.Alarms()
     for settings in each:
+        before = found.observations
         found.add(result for result, _ in verified(args, settings))
+        told = "alarms" if found.alarmed[-1] else "does not alarm"
+        seeds = f"seeds {settings.each[0]} to {settings.each[-1]}"
+        print(f"{seeds}: {found.observations - before} observations, {told}", flush=True)
+    print()
     print("\n".join(alarms.lines(found)))
     return 0
 
