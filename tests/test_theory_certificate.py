@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recycle.audit.certificate import certified
 from theory.adapter import Adapter
-from theory.certificate import certified
 from theory.claim import generator, normal
 
 quick = settings(max_examples=60, deadline=None)
@@ -23,6 +23,11 @@ def world(seed, others):
     return normal(N, M, rng=rng), normal(N, ANSWERS, rng=rng), answers, adapters
 
 
+def sure_of(base, keys, answers, adapters, own, weights, remainder=0.0):
+    factors = [(adapter.a, adapter.b) for adapter in adapters]
+    return certified(base, keys, answers, factors, own, weights, remainder)
+
+
 def survives(keys, base, answers, adapters, weights):
     merged = sum(w * x(keys) for w, x in zip(weights, adapters, strict=True))
     return (base + merged).argmax(1) == answers
@@ -37,7 +42,7 @@ def survives(keys, base, answers, adapters, weights):
 def test_no_certified_fact_is_lost(seed, others, weights):
     keys, base, answers, adapters = world(seed, others)
     given_weights = [1.0, *weights[:others]]
-    sure = certified(base, keys, answers, adapters, 0, given_weights)
+    sure = sure_of(base, keys, answers, adapters, 0, given_weights)
     assert not (sure & ~survives(keys, base, answers, adapters, given_weights)).any()
 
 
@@ -45,13 +50,13 @@ def test_no_certified_fact_is_lost(seed, others, weights):
 @given(seed=st.integers(0, 10_000))
 def test_without_others_it_is_the_answer_itself(seed):
     keys, base, answers, adapters = world(seed, 0)
-    sure = certified(base, keys, answers, adapters, 0, [0.7])
+    sure = sure_of(base, keys, answers, adapters, 0, [0.7])
     assert torch.equal(sure, survives(keys, base, answers, adapters, [0.7]))
 
 
 def test_a_remainder_takes_facts_away_and_never_adds_one():
     keys, base, answers, adapters = world(1, 1)
-    sure = [certified(base, keys, answers, adapters, 0, [1.0, 0.0], r) for r in (0.0, 0.5, 100.0)]
+    sure = [sure_of(base, keys, answers, adapters, 0, [1.0, 0.0], r) for r in (0.0, 0.5, 100.0)]
     assert sure[0].any() and not sure[2].any() and not (sure[1] & ~sure[0]).any()
 
 
@@ -59,4 +64,4 @@ def test_a_remainder_takes_facts_away_and_never_adds_one():
 def test_weights_and_own_must_fit(weights, own):
     keys, base, answers, adapters = world(2, 1)
     with pytest.raises(ValueError, match="give one weight for every adapter"):
-        certified(base, keys, answers, adapters, own, weights)
+        sure_of(base, keys, answers, adapters, own, weights)

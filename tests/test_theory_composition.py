@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from theory import exact
 from theory.claim import generator, normal
-from theory.claims.composition import (
+from theory.claims.additive import (
     additive_bound,
     best_additive,
     climbed,
@@ -18,7 +18,7 @@ from theory.claims.composition import (
     longest_increasing,
     mean_lis,
 )
-from theory.claims.landscape import captured, explained
+from theory.claims.asymmetry import captured, explained
 
 quick = settings(max_examples=25, deadline=None)
 

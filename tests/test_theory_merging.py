@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from theory.adapter import Adapter, mean_of_products, product_of_means
 from theory.claim import generator, normal, orthonormal
-from theory.claims import landscape, merging
+from theory.claims import asymmetry, landscape, merging, routes
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -60,16 +60,16 @@ def test_routes_ignore_signs_of_prototypes_and_are_homogeneous(seed):
     rng = generator("route", seed)
     adapters = merging.random_adapters((1, 1, 1), 4, 5, rng)
     tokens, prototypes = normal(20, 4, rng=rng), normal(3, 4, rng=rng)
-    out = merging.routed(tokens, prototypes, adapters)
-    assert torch.equal(out, merging.routed(tokens, -prototypes, adapters))
-    assert torch.allclose(3 * out, merging.routed(3 * tokens, prototypes, adapters))
+    out = routes.routed(tokens, prototypes, adapters)
+    assert torch.equal(out, routes.routed(tokens, -prototypes, adapters))
+    assert torch.allclose(3 * out, routes.routed(3 * tokens, prototypes, adapters))
 
 
 def test_a_route_is_not_linear():
     plane = torch.eye(2, dtype=torch.float64)
     adapters = [Adapter(plane[i : i + 1], plane[:, i : i + 1]) for i in range(2)]
     x, y = torch.tensor([[2.0, 1.0]]).double(), torch.tensor([[1.0, 3.0]]).double()
-    route = [merging.routed(t, plane, adapters) for t in (x, y, x + y)]
+    route = [routes.routed(t, plane, adapters) for t in (x, y, x + y)]
     assert not torch.allclose(route[0] + route[1], route[2])
 
 
@@ -99,5 +99,5 @@ def test_a_full_rank_frozen_factor_explains_everything():
     rng = generator("captured", 0)
     change, frozen = normal(6, 6, rng=rng), orthonormal(6, 6, rng)
     for trained in "AB":
-        share = landscape.captured(change, torch.eye(6, dtype=torch.float64), frozen, trained)
+        share = asymmetry.captured(change, torch.eye(6, dtype=torch.float64), frozen, trained)
         assert math.isclose(float(share), 1.0, rel_tol=1e-9)

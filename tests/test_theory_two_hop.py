@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from theory.claim import generator, normal
 from theory.claims.leakage import PAIRS, angles, arc_cosine, arc_cosine_second, kernel, overlap
+from theory.claims.one_hop import written_out
 from theory.claims.two_hop import (
     MERGES,
     answer_types,
@@ -16,7 +17,6 @@ from theory.claims.two_hop import (
     experts,
     merged_logits,
     predicted_logits,
-    written_out,
 )
 from theory.one_layer import chain_world, random_features, two_hop_prompts
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
-from theory import pictures, power, report, symbols
+from theory import alarms, pictures, power, report, symbols
 from theory.against_study import compare, interaction, show
 from theory.catalogue import ALL, BY_THEME, THEMES, pick
 from theory.claim import Result, Settings, TheoryError, verify
@@ -24,6 +24,7 @@ a first tour:
   python -m theory show leak-kernel   what one claim says, why, and how it is checked
   python -m theory run leak-kernel    check that claim, case by case
   python -m theory power              how wrong a theory each check would notice
+  python -m theory alarms             how often a true claim is called violated: minutes
 
 exit code: 0 every claim holds; 1 a claim is violated, and its first counterexample is named with
 its seed; 2 the input is bad, and one line says how
@@ -32,12 +33,14 @@ its seed; 2 the input is bad, and one line says how
 OPTIONS = {
     "json": ("run", "study", "interaction", "table"),
     "plots": ("run", "table"),
-    "seeds": ("run", "power"),
-    "seed_from": ("run", "power"),
-    "full": ("run", "power"),
-    "quiet": ("run", "power"),
+    "seeds": ("run", "power", "alarms"),
+    "seed_from": ("run", "power", "alarms"),
+    "full": ("run", "power", "alarms"),
+    "quiet": ("run", "power", "alarms"),
 }
-COMMANDS = ("list", "show", "symbols", "run", "power", "study", "interaction", "table")
+COMMANDS = ("list", "show", "symbols", "run", "power", "alarms", "study", "interaction", "table")
+FRESH = 1000  # the first seed for alarms: no claim was written with it in sight
+ALARM_SEEDS = 60
 PAGE = """\
 # Results of the theory
 
@@ -92,6 +95,7 @@ def parser() -> Parser:
     words = command("symbols", print_symbols, "print what the symbols in claims stand for")
     some = command("run", check, "check some claims, case by case")
     sharp = command("power", print_power, "print how wrong a theory each check would notice")
+    fresh = command("alarms", print_alarms, "count how often true claims are called violated")
     study = command("study", compare_study, "compare the theory with a finished two-hop study")
     acting = command(
         "interaction", print_interactions, "how far two experts of a finished study interact"
@@ -105,12 +109,14 @@ def parser() -> Parser:
         p.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     check_options(some)
     sharp.add_argument("ids", nargs="*", metavar="ID", help="ids; all claims if there is none")
-    seed_options(sharp)
+    fresh.add_argument("ids", nargs="*", metavar="ID", help="ids; all claims if there is none")
+    for p in (sharp, fresh):
+        seed_options(p)
     table.add_argument("--json", type=Path, metavar="FILE", help="read the claims' results there")
     table.add_argument("--plots", type=Path, metavar="DIR", help="draw all claims' pictures there")
     for p in (one, study):
         p.add_argument("--plot", type=Path, metavar="FILE", help="draw its picture, .png or .svg")
-    for p in (listing, one, words, sharp, study, acting, table):
+    for p in (listing, one, words, sharp, fresh, study, acting, table):
         debug_option(p)
     return top
 
@@ -162,10 +168,12 @@ def show_claim(args: argparse.Namespace) -> int:
     return 0
 
 
-def verified(args: argparse.Namespace) -> Iterator[tuple[Result, float]]:
+def verified(
+    args: argparse.Namespace, settings: Settings | None = None
+) -> Iterator[tuple[Result, float]]:
     """Check the claims of `args.ids`, or all of them: each result with its seconds."""
     claims = pick(args.ids) if args.ids else ALL
-    settings = settings_of(args)
+    settings = settings or settings_of(args)
     violated = 0
     bar = tqdm(claims, disable=bool(args.quiet), file=sys.stderr, leave=False, dynamic_ncols=True)
     for claim in bar:
@@ -228,11 +236,29 @@ def print_power(args: argparse.Namespace) -> int:
     return 0
 
 
+def print_alarms(args: argparse.Namespace) -> int:
+    """How often observations on fresh seeds lie outside of what their claims allow."""
+    first = FRESH if args.seed_from is None else args.seed_from
+    each = alarms.blocks(Settings(args.seeds or ALARM_SEEDS, bool(args.full), first))
+    pick(args.ids)
+    found = alarms.Alarms()
+    for settings in each:
+        before = found.observations
+        found.add(result for result, _ in verified(args, settings))
+        told = "alarms" if found.alarmed[-1] else "does not alarm"
+        seeds = f"seeds {settings.each[0]} to {settings.each[-1]}"
+        print(f"{seeds}: {found.observations - before} observations, {told}", flush=True)
+    print()
+    print("\n".join(alarms.lines(found)))
+    return 0
+
+
 def compare_study(args: argparse.Namespace) -> int:
     if args.json:
         report.check_writable(args.json)
     if args.plot:
         pictures.check_picture(args.plot)
+        compare.check_types(args.run)
     content = {"command": args.command, **compare.compare(args.run)}
     print(show.text(content))
     if args.json:
@@ -260,6 +286,8 @@ def print_tables(args: argparse.Namespace) -> int:
         return 0
     print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
     print(report.gallery([claim for claim in ALL if claim.picture]), end="")
+    if show.THEOREMS.exists():
+        print("\n" + show.markdown_theorems(read_json(show.THEOREMS)), end="")
     if show.STUDY.exists():
         print("\n" + show.markdown(read_json(show.STUDY)), end="")
     if interaction.RECORDED.exists():

@@ -8,11 +8,14 @@ from theory.claim import Claim, TheoryError
 
 THEMES = {  # the files of theory/claims, in reading order: a new one is one line here
     "composition": "When two experts can compose two hops: the theorem",
+    "additive": "How often experts compose whose logits add up",
     "interacting": "Which modules interact, and that little interaction composes",
     "leakage": "How much of one key is seen through another",
-    "editing": "Edits of W: what they do to one fact, its neighbours, and many",
+    "editing": "Edits of W: what they do to one fact, its neighbours, and all",
+    "edit_limits": "What edits of many facts cost",
     "capacity": "How many facts a rank can hold",
     "two_hop": "Logits of two-hop questions after a merge",
+    "one_hop": "What a merge leaves of one hop, and of a chain that is written out",
     "counter_conditions": "Where the one-layer theory stops being true",
     "trained_experts": "Experts trained by gradient, beside the theory",
     "certificates": "Which facts surely survive a merge",
@@ -20,8 +23,10 @@ THEMES = {  # the files of theory/claims, in reading order: a new one is one lin
     "relu_adapters": "What adapters on ReLU networks reach",
     "attention_adapters": "What adapters on attention reach",
     "trained_adapters": "How near training comes to the constructed adapters",
-    "merging": "What one merged adapter can hold, and what a route can",
+    "merging": "What one merged adapter can hold",
+    "routes": "What a top-1 route does that no merge can",
     "landscape": "Whether descent finds the low-rank update",
+    "asymmetry": "What one trained factor explains beside a frozen one",
 }
 
 BY_THEME: dict[str, tuple[Claim, ...]] = {

@@ -71,6 +71,8 @@ class Observation:
 
     `error` is the standard error of the observed number, 0 where nothing is sampled. `bias` is what
     a finite size is known to add at most. `rivals` are the bounds of wrong formulas, by name.
+    `sought` says that an inequality's slack was minimised: by a search, or by an instance that was
+    built to have none.
     """
 
     case: str
@@ -80,6 +82,7 @@ class Observation:
     error: float = 0.0
     bias: float = 0.0
     rivals: Mapping[str, float] = field(default_factory=dict)
+    sought: bool = False
 
     @property
     def z(self) -> float | None:
@@ -184,6 +187,13 @@ class Result:
     @property
     def holds(self) -> bool:
         return self.counterexample is None
+
+    @property
+    def least_slack(self) -> float | None:
+        """The smallest slack of an inequality that a search found, as a share of the bound; None
+        where none was sought."""
+        sought = [o for o in self.observations if o.sought]
+        return min((-self.claim.excess(o) / abs(o.bound) for o in sought), default=None)
 
     @property
     def verdict(self) -> str:

@@ -65,9 +65,17 @@ def numbers(claim: dict[str, Any], row: dict[str, Any]) -> list[str]:
     ]
 
 
-WIDTHS = "{:<13} {:<46} {:>12} {:>10} {:>8} {:>6} {:>7}  {}"
+WIDTHS = "{:<13} {:<46} {:>12} {:>10} {:>8} {:>6} {:>7} {:>6}  {}"
 HEADER = WIDTHS.format(
-    "kind", "case nearest to breaking", "bound", "observed", "allowed", "z", "margin", "verdict"
+    "kind",
+    "case nearest to breaking",
+    "bound",
+    "observed",
+    "allowed",
+    "z",
+    "margin",
+    "slack",
+    "verdict",
 )
 
 
@@ -78,7 +86,11 @@ def line(result: Result, seconds: float) -> str:
     worst = claim["worst"]
     verdict = f"{result.verdict}, {seconds:.1f} s"
     cells = WIDTHS.format(
-        claim["kind"], shortened(worst["case"], 46), *numbers(claim, worst), verdict
+        claim["kind"],
+        shortened(worst["case"], 46),
+        *numbers(claim, worst),
+        slack_text(claim),
+        verdict,
     )
     return f"{claim['id']}: {claim['title']}\n{cells}"
 
@@ -155,9 +167,24 @@ def claim_json(result: Result) -> dict[str, Any]:
         "verdict": result.verdict,
         "n": result.n,
         "worst": plain(claim, result.worst),
+        "least_slack": slack_json(result),
         "counterexample": plain(claim, broke) if broke else None,
         "cases": [{"n": case.n, **plain(claim, case.worst)} for case in result.cases],
     }
+
+
+def slack_json(result: Result) -> float | None:
+    """The smallest slack that was found where it was sought, as a share of the bound; rounding
+    noise around 0 is 0."""
+    slack = result.least_slack
+    if slack is None or result.claim.kind == "measurement":
+        return None
+    return float(f"{round(slack, 4):.2g}") + 0.0
+
+
+def slack_text(claim: dict[str, Any]) -> str:
+    slack = claim["least_slack"]
+    return "-" if slack is None else f"{100 * slack:.2g} %"
 
 
 def check_writable(path: Path) -> None:
@@ -196,14 +223,17 @@ def markdown(content: dict[str, Any]) -> str:
         f"lie between bound and observed number: rounding, {ERRORS} standard errors where "
         "something is sampled, and a stated finite-size bias. `z` counts standard errors. `margin` "
         "is what is left of `allowed` for an equality, and an inequality's slack as a share of its "
-        "bound.",
+        "bound. `least slack` is the smallest slack of a proved inequality that a search for "
+        "counterexamples found, or an instance that was built to have none: where it is 0 the "
+        "constant is sharp.",
         "",
-        "| claim | kind | statement | case | bound | observed | allowed | z | margin | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| claim | kind | statement | case | bound | observed | allowed | z | margin | least slack "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
         words = (claim["kind"], claim["title"], claim["worst"]["case"])
-        cells = [*words, *numbers(claim, claim["worst"]), claim["verdict"]]
+        cells = [*words, *numbers(claim, claim["worst"]), slack_text(claim), claim["verdict"]]
         escaped = " | ".join(cell.replace("|", "\\|") for cell in cells)
         rows.append(f"| `{claim['id']}` | {escaped} |")
     return "\n".join(rows) + "\n"

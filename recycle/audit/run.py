@@ -25,6 +25,8 @@ from recycle.audit.retention import (
     written,
 )
 from recycle.audit.soundness import check_one_base, soundness
+from recycle.audit.survival import facts_of
+from recycle.audit.survival import report as certificates
 from recycle.reuse.method import Method
 from recycle.run import progress
 
@@ -41,8 +43,8 @@ def audit(
     known: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Soundness and geometry of each adapter; for several the retention under every method, the
-    recall of the probes, and the composition; and the advice. ``known`` are prompts that an
-    adapter, by name, is known to have read.
+    recall of the probes, certificates of what survives weighted merges, and the composition; and
+    the advice. ``known`` are prompts that an adapter, by name, is known to have read.
 
     Raises ValueError, in one line, for adapters that do not fit the base. A method that cannot put
     these adapters together is a row that says why."""
@@ -64,7 +66,7 @@ def audit(
     return {**report, "scope": SCOPE, "advice": advise(report)}
 
 
-_NOTHING_ASKED: dict[str, Any] = {
+_NOTHING_ASKED: dict[str, Any] = {"certificates": None} | {
     key: [] for key in ("methods", "retention", "probes", "composition", "before")
 }
 
@@ -144,7 +146,19 @@ class _Asked:
             ],
             "composition": composition,
             "before": _shares(earlier) if self.composed else [],
+            "certificates": self._certificates(listed),
         }
+
+    def _certificates(self, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Of the probes that their adapter answers alone, those that survive weighted merges."""
+        progress.current().say("certificates")
+        facts = facts_of(self.tokenizer, self.probes, self.of_probes, self.answered)
+        weights = {
+            each["method"]: each["weight"]
+            for each in methods
+            if each["weight"] is not None and not each["refused"]
+        }
+        return certificates(self.model, self.tokenizer, self.adapters, facts, weights)
 
     def _rows(
         self, method: str, modes: Mapping[str, Mode], alone: Mapping[str, Mode]

@@ -22,6 +22,7 @@ def audit_page(report: Mapping[str, Any]) -> str:
         "Shares with 95 % intervals in brackets; the best of several methods was chosen on the "
         f"same texts, so expect a little less of it elsewhere.{_openings(report)}</small></p>",
         *_retention(report, names),
+        *_certificates(report),
         *_composition(report),
         *_soundness(report),
         *_geometry(report),
@@ -76,9 +77,31 @@ def audit_text(report: Mapping[str, Any]) -> str:
             "own adapter alone, and count for no merge:"
         )
         lines += [f"  {probe['where']}: {probe['prompt'][:80]}" for probe in missed[:5]]
+    lines += _certified_lines(report)
     for row in report["composition"]:
         lines.append(f"{row['method']} {row['says']}: composed {_short(row['composed'])}")
     return printable("\n".join([*lines, "", report["scope"], "", report["advice"]["text"]]))
+
+
+def _certified_lines(report: Mapping[str, Any]) -> list[str]:
+    """How many probes of each adapter are certified to survive each weighted merge."""
+    found = report["certificates"]
+    if found is None:
+        return []
+    if not found["rows"]:
+        return [f"\n{found['says']}"]
+    lines = [f"\nprobes certified to survive a merge, before it is run: {found['says']}"]
+    rows = found["rows"]
+    width = max(len(row["method"]) for row in rows)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = [
+            f"{row['adapter']} {row['certified']} of the {row['seen']} that do, {row['facts']} in "
+            f"all" + f", {row['lost']} lost" * bool(row["lost"])
+            for row in rows
+            if row["method"] == method
+        ]
+        lines.append(f"  {method:{width}}  {';  '.join(cells)}")
+    return lines
 
 
 def _order(report: Mapping[str, Any]) -> list[str]:
@@ -183,7 +206,26 @@ def _measures(report: Mapping[str, Any], names: Sequence[str], source: str) -> s
     return table("", heads, lines)
 
 
-# Composition, soundness, geometry ----------------------------------------------------------------
+# Certificates, composition, soundness, geometry --------------------------------------------------
+
+
+def _certificates(report: Mapping[str, Any]) -> list[str]:
+    found = report["certificates"]
+    if found is None:
+        return []
+    heads = ["method", "weight", "adapter", "certified", "certified, lost", "survive", "probes"]
+    heads += ["remainder of the lead", "chance to lose a certified one"]
+    lines = [
+        f"<tr><td>{e(row['method'])}<td>{row['weight']:.3g}<td class=text>{e(row['adapter'])}"
+        f"<td>{row['certified']}<td>{row['lost']}<td>{row['seen']}<td>{row['facts']}"
+        f"<td>{', '.join(f'{each:.2g}' for each in row['remainders']) or '-'}"
+        f"<td>{'0' if row['chance'] is None else '&le; ' + format(row['chance'], '.2g')}</tr>\n"
+        for row in found["rows"]
+    ]
+    words = found["says"][:1].upper() + found["says"][1:]
+    out = ["<h2>Certificates</h2>", f"<p>{e(words)}.</p>"]
+    caption = "Probes that their adapter answers alone, under each weighted merge"
+    return [*out, table(caption, heads, lines)] if lines else out
 
 
 def _composition(report: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,8 @@
 """The theory against a finished two-hop study: `python -m theory study RUN`.
 
+The theorems (theorems.py) are put to every such run, on a checkpoint too. What follows is about the
+toy world, whose answers have types.
+
 The one-layer theory says what a sum of the two hops' experts answers to a direct two-hop question:
 the bridge, and among the second hop's answers nothing but chance. A study's transformer has more
 layers, attention, a gated MLP, names of two words, and a base that has read direct questions with
@@ -22,11 +25,12 @@ from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.studies import open_study as open_run
 from recycle.train.experts import open_adapter
-from tasks import TwoHop
+from tasks import English, TwoHop
 from tasks.two_hop import NEW
 from theory.against_study.answers import Answers, Names, Trained
 from theory.against_study.overlaps import PAIRS, clean, overlaps
 from theory.against_study.reasons import CITY, PERSON, namesake_share, people_mass
+from theory.against_study.theorems import HOPS, sets_of, theorems
 from theory.claim import TheoryError
 from theory.claims import leakage
 
@@ -71,6 +75,23 @@ def compare(run: Path) -> dict[str, Any]:
         TheoryError: the folder is no finished run.
     """
     study = open_study(run)
+    try:
+        content = {
+            "torch": torch.__version__.split("+")[0],
+            "seeds": list(study.config.seeds),
+            "sets": sets_of(study),
+            "theorems": theorems(study, run),
+        }
+    except (ValueError, KeyError, OSError, ZeroDivisionError) as error:
+        reason = " ".join(map(str, error.args))
+        raise TheoryError(f"{run}: {type(error).__name__}: {reason}") from error
+    if study.config.name != TwoHop.name:
+        return content
+    return {**content, **by_type(study, run)}
+
+
+def by_type(study: Study, run: Path) -> dict[str, Any]:
+    """What the one-layer theory says of the answers of either type, in the toy world."""
     config, sets = study.config, new_facts(study)
     try:
         counts = read_counts(study, run)
@@ -84,8 +105,6 @@ def compare(run: Path) -> dict[str, Any]:
         raise TheoryError(f"{run}: {type(error).__name__}: {reason}") from error
     by_set = {s: [p for c in seen if c.set == s for p in c.predictions] for s in sets}
     return {
-        "torch": torch.__version__.split("+")[0],
-        "seeds": list(config.seeds),
         "sets": sets,
         "questions": config.task.triples,
         "predictions": [prediction_json(name, by_set) for name in names_of(by_set)],
@@ -114,20 +133,32 @@ def open_study(run: Path) -> Study:
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise TheoryError(str(error)) from error
     config = study.config
-    if config.name != TwoHop.name:
+    if config.name not in (TwoHop.name, English.name):
         raise TheoryError(f"{run} is a study of {config.name}: the theory speaks of two-hop")
+    toy = config.name == TwoHop.name
+    if not sets_of(study):
+        raise TheoryError(f"{run} has no set of two new hops: the theory speaks of those")
     needed = ["metrics.jsonl"]
     for seed in config.seeds:
         folder = f"seed-{seed}/standard"
-        experts = [f"{role}-{s}" for s in new_facts(study) for role in ROLES]
-        needed.append(f"{folder}/model.pt")
+        experts = [f"{role}-{s}" for s in sets_of(study) for role in (ROLES if toy else HOPS)]
+        needed += [f"{folder}/model.pt"] * toy
         needed += [f"{folder}/library/{expert}/adapter_config.json" for expert in experts]
     if missing := [name for name in needed if not (run / name).is_file()]:
         raise TheoryError(
             f"{run} is not finished, {missing[0]} is missing: "
-            f"python -m recycle study two-hop --run {run} goes on with it"
+            f"python -m recycle study {study.design.name} --run {run} goes on with it"
         )
     return study
+
+
+def check_types(run: Path) -> None:
+    """
+    Raises:
+        TheoryError: the run's answers have no types to draw.
+    """
+    if open_study(run).config.name != TwoHop.name:
+        raise TheoryError(f"{run} has no picture: only answers in the toy world have types")
 
 
 def new_facts(study: Study) -> list[str]:

@@ -37,7 +37,7 @@ from recycle.studies import Study
 from recycle.studies import open_study as open_run
 from recycle.train.experts import open_adapter
 from theory.claim import TheoryError
-from theory.claims.composition import additive_bound
+from theory.claims.additive import additive_bound
 from theory.report import RESULTS
 
 RECORDED = RESULTS / "interaction.json"

@@ -8,7 +8,7 @@ from theory.against_study.reasons import CITY, PERSON
 from theory.pictures import BLUE, GREEN, GREY, INK, ORANGE, canvas, save
 from theory.report import RESULTS
 
-STUDY = RESULTS / "study.json"
+STUDY, THEOREMS = RESULTS / "study.json", RESULTS / "theorems.json"
 COLUMNS = {  # of the table of types: key -> (heading, format)
     "right": ("right city", ".2f"),
     "other cities": ("other cities", ".2f"),
@@ -60,8 +60,63 @@ def by_model(content: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def text(content: dict[str, Any]) -> str:
     """The predictions, the answers by type, the reasons for them, and the overlaps of keys."""
-    parts = (predictions(content), types(content), reasons(content), overlaps(content))
+    parts = [theorems(content)]
+    if "predictions" in content:
+        parts += [predictions(content), types(content), reasons(content), overlaps(content)]
     return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def theorems(content: dict[str, Any]) -> list[str]:
+    seeds = ", ".join(map(str, content["seeds"]))
+    headings = "".join(f"{s:>7}" for s in content["sets"])
+    lines = [
+        f"The theorems against this run's experts, both hops new, seeds {seeds}",
+        "",
+        f"{'':<72}{'theory':>10}{'seen':>8}{'n':>6}  {headings}  verdict",
+    ]
+    for row in content["theorems"]:
+        values = "".join(_or_dash(row["sets"].get(s), 7) for s in content["sets"])
+        lines.append(
+            f"{row['name']:<72}{_said(row):>10}{_share(row['seen']):>8}{row['n']:6d}  {values}  "
+            f"{row['verdict']}"
+        )
+    return lines
+
+
+def _said(row: dict[str, Any]) -> str:
+    return "-" if row["bound"] is None else f"{row['relation']} {row['bound']:.2f}"
+
+
+def _or_dash(value: float | None, width: int = 0) -> str:
+    return f"{'-' if value is None else _share(value):>{width}}"
+
+
+def _share(value: float) -> str:
+    """Two digits; four where two would hide that it is not 0."""
+    return f"{value:.4f}" if 0 < value < 0.005 else f"{value:.2f}"
+
+
+def markdown_theorems(content: dict[str, Any]) -> str:
+    """The table of the theorems, from the JSON alone."""
+    sets = content["sets"]
+    lines = [
+        "## The theorems against a run's experts",
+        "",
+        f"`{content['command']}`, torch {content['torch']}, seeds "
+        f"{', '.join(map(str, content['seeds']))}. A verdict is about the mean over sets and "
+        "seeds. The theory of one layer sets the bridges; T2 sets the bound on right answers, "
+        "which experts that interact may pass.",
+        "",
+        f"| | theory | seen | n | {' | '.join(sets)} | verdict |",
+        "|---|---|---|---|" + "---|" * (len(sets) + 1),
+    ]
+    for row in content["theorems"]:
+        values = " | ".join(_or_dash(row["sets"].get(s)) for s in sets)
+        lines.append(
+            f"| {row['name']} | {_said(row)} | {_share(row['seen'])} | {row['n']} | {values} | "
+            f"{row['verdict']} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def predictions(content: dict[str, Any]) -> list[str]:

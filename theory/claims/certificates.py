@@ -1,13 +1,16 @@
-"""Recall certificates: which facts of trained experts surely survive a merge (`certificate.py`)."""
+"""Recall certificates: which facts of trained experts surely survive a merge.
 
-from collections.abc import Iterator
+The certificate itself is `recycle/audit/certificate.py`, where the audit of adapters uses it too.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recycle.audit.certificate import Factors, certified
 from theory.adapter import Adapter
-from theory.certificate import certified
 from theory.claim import Claim, Observation, Settings, share_error
 from theory.claims.trained_experts import LONG, SHORT, TRAINED, WEIGHTS, Run, runs
 from theory.pictures import BLUE, ORANGE
@@ -16,6 +19,10 @@ from theory.pictures import BLUE, ORANGE
 def adapters_of(run: Run) -> list[Adapter]:
     """The trained experts, whose factors have scale 1."""
     return [Adapter(a, b) for a, b in zip(run.a, run.b, strict=True)]
+
+
+def factors(adapters: Sequence[Adapter]) -> list[Factors]:
+    return [(adapter.a, adapter.b) for adapter in adapters]
 
 
 def kept(logits: Tensor, answers: Tensor) -> Tensor:
@@ -31,7 +38,7 @@ def judged(run: Run, weight: float, sign: float = 1.0) -> tuple[Tensor, Tensor]:
         keys = run.model.keys(relation.prompts)
         base = run.model.logits(relation.prompts)
         weights = [weight if j == k else sign * weight for j in range(len(parts))]
-        sure.append(certified(base, keys, relation.new, parts, k, weights))
+        sure.append(certified(base, keys, relation.new, factors(parts), k, weights))
         logits = base + torch.stack([w * p(keys) for w, p in zip(weights, parts, strict=True)]).sum(
             0
         )
@@ -69,7 +76,7 @@ def check_sound(settings: Settings) -> Iterator[Observation]:
                 keys = run.model.keys(relation.prompts[i : i + 1])
                 base, new = run.model.logits(relation.prompts[i : i + 1]), relation.new[i : i + 1]
                 parts = [adapters_of(run)[k], rotated_rival(run, k, i)]
-                sure = certified(base, keys, new, parts, 0, [weight, weight])
+                sure = certified(base, keys, new, factors(parts), 0, [weight, weight])
                 logits = base + weight * (parts[0](keys) + parts[1](keys))
                 lost += int((sure & ~kept(logits, new)).sum())
         yield Observation(f"{name}: the other expert turned against each fact", seed, 0.0, lost)

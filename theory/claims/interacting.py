@@ -24,8 +24,8 @@ from torch import Tensor
 from models import Transformer, TransformerConfig
 from theory.adapter import Adapter
 from theory.claim import Claim, Observation, Settings, averaged, generator, normal
+from theory.claims.additive import additive_bound, mean_lis
 from theory.claims.capacity import circle
-from theory.claims.composition import additive_bound, mean_lis
 from theory.claims.editing import all_edits, changes
 from theory.claims.leakage import kernel
 from theory.claims.two_hop import MERGES, best_among, composed, experts, merged_logits

@@ -8,7 +8,7 @@ loss.
 Axis legend: n models (ranks x seeds), L layers, D width, b points.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -19,6 +19,7 @@ from theory.claims.linear_adapters import problem as linear_problem
 from theory.claims.linear_adapters import product
 from theory.claims.relu_adapters import Network, adapt
 from theory.claims.relu_adapters import problem as relu_problem
+from theory.search import descend
 
 
 def masked_adapters(
@@ -30,18 +31,6 @@ def masked_adapters(
     a = normal(len(ranks), depth, dim, dim, rng=rng) / dim**0.5
     mask = (torch.arange(dim)[None] < torch.tensor(ranks)[:, None]).double()[:, None, :, None]
     return a, torch.zeros_like(a), mask
-
-
-def descend(loss: Callable[[], Tensor], weights: Sequence[Tensor], steps: int, rate: float) -> None:
-    """Adam on the weights in place, with a cosine to zero; loss() gives (n,), one for each
-    model."""
-    optimiser = torch.optim.Adam(weights, lr=rate, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss().sum().backward()
-        optimiser.step()
-        schedule.step()
 
 
 def trained_linear(
@@ -121,7 +110,7 @@ def check_linear_never_below(settings: Settings) -> Iterator[Observation]:
     errors, floors = linear_runs(16, 2, LINEAR_RANKS, settings.each, steps)
     for rank, reached, least in zip(LINEAR_RANKS, errors, floors, strict=True):
         for seed, ratio in zip(settings.each, (reached / least).tolist(), strict=True):
-            yield Observation(f"R={rank}", seed, 1.0, ratio)
+            yield Observation(f"R={rank}", seed, 1.0, ratio, sought=True)
 
 
 LOW, LOW_SPREAD = 0.80, 0.06  # mean and standard deviation over 20 seeds
