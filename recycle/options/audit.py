@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recycle.audit.candidates import TRIED
-from recycle.commands import audit
+from recycle.commands import audit, audit_runs
 from recycle.options.shared import Command, device_option, path, whole, words
 from recycle.train.settings import DTYPES
 
@@ -64,4 +64,20 @@ def add_audit(command: Command) -> None:
         type=path,
         metavar="OUT",
         help="also write plain copies of the adapters, which every tool reads alike, into OUT",
+    )
+
+
+def add_audit_runs(command: Command) -> None:
+    runs = command(
+        "audit-runs",
+        audit_runs.audit_runs,
+        "audit every library of finished runs, with the questions of their worlds as probes",
+        "A command that was stopped goes on. recycle/audit/collect.py says what is measured.",
+    )
+    runs.add_argument("runs", type=path, nargs="+", metavar="RUN", help="a finished study's folder")
+    runs.add_argument("--out", type=path, required=True, metavar="FOLDER", help="for the rows")
+    device_option(runs)
+    runs.add_argument("--methods", type=words, nargs="+", metavar="NAME", help="as in audit")
+    runs.add_argument(
+        "--most", type=whole(1), metavar="N", help="at most N libraries of each base (default all)"
     )
