@@ -168,7 +168,9 @@ class _Library:
                 continue
             right = self.right(probes, mode)
             texts = {
-                source: means(compared(*self.ask, [r for r in found if r.adapter == name], mode, alone))
+                source: means(
+                    compared(*self.ask, [r for r in found if r.adapter == name], mode, alone)
+                )
                 for source, found in self.texts.items()
             }
             yield {"method": method, "adapter": name, "right": sum(right), "n": len(right), **texts}
