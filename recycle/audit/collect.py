@@ -37,8 +37,8 @@ BESIDE = 8  # experts that are put together across groups
 
 def libraries_of(study: Study, run: Path, seed: int, spec: BaseSpec) -> list[tuple[Expert, ...]]:
     """The study's libraries of several experts, each set of experts once; and across groups: the
-    first, the second, and all experts of the pairs that several groups have alike. Libraries of which
-    an expert is not in the run's folder, or is no adapter, are left out."""
+    first, the second, and all experts of the pairs that several groups have alike. Libraries with
+    an expert that is not in the run's folder, or is no adapter, are left out."""
     own = [lib.experts for lib in study.libraries if lib.base == spec and len(lib.experts) > 1]
     alike: dict[Any, list[tuple[Expert, ...]]] = {}
     for pair in dict.fromkeys(own):

@@ -5,10 +5,13 @@ the range that was fitted and standardised:
 
     logit p = b + sum_j w_j z_j,    z_j = (clip(x_j) - mean_j) / spread_j
 
-The weights minimise the binomial loss plus RIDGE * |w|^2 / 2 (Newton's method); a row's target is a
-share, and every row counts the same. The interval is p -+ q s(p) with s(p) = sqrt(p (1 - p)) + FLOOR,
-cut at 0 and 1: q is the 95 % quantile of |y - p| / s(p) over rows whose library was left out of the
-fit (the jackknife of conformal prediction, in groups).
+The weights minimise the binomial loss plus RIDGE * |w|^2 / 2 (Newton's method); a row's target is
+a share, and every row counts the same. The interval is p -+ q s(p), cut at 0 and 1, with
+s(p) = sqrt(p (1 - p)) + FLOOR: q is the 95 % quantile of |y - p| / s(p) over rows whose library was
+left out of the fit (the jackknife of conformal prediction, in groups).
+
+It was tested on what it had not seen (recycle/audit/validate.py), and the record of that test says
+for whose adapters it is offered.
 """
 
 from __future__ import annotations
@@ -16,10 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recycle.run.disk import read_json
+
+RECORD = Path(__file__).parent.parent / "results" / "audit-prediction.json"
+TOY = "a toy's run"
+ON_CHECKPOINT = ("checkpoint, prompts read", "checkpoint, own texts")
 RIDGE = 10.0
 FLOOR = 0.1
 STEPS = 30
@@ -95,6 +104,18 @@ class Prediction:
         half = self.reach * float(tolerance(np.array(p)))
         return {"mean": p, "low": max(0.0, p - half), "high": min(1.0, p + half)}
 
+    @classmethod
+    def offered_for(cls, kind: str, file: Path = RECORD) -> Prediction | None:
+        """The recorded prediction, where it passed its test for adapters of this kind: TOY, or one
+        of ON_CHECKPOINT."""
+        if not file.exists():
+            return None
+        numbers = [float]
+        shape = {field: numbers for field in ("low", "high", "mean", "spread", "weights")}
+        shape |= {"names": [str], "bias": float, "reach": float}
+        recorded = read_json(file, {"offered": {str: bool}, "prediction": shape})
+        return cls(**recorded["prediction"]) if recorded["offered"].get(kind) else None
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -133,3 +154,17 @@ def reach_of(y: np.ndarray, p: np.ndarray) -> float:
     the ceil((n + 1) LEVEL)-th smallest of n, the largest where n is too small for that."""
     off = np.sort(np.abs(y - p) / tolerance(p))
     return float(off[min(len(off), math.ceil((len(off) + 1) * LEVEL)) - 1])
+
+
+def predict(report: Mapping[str, Any], toy: bool) -> None:
+    """Give each row of a report's retention its ``predicted`` recall kept, with its interval: None
+    where the prediction is not offered for such adapters, or the texts show too little."""
+    weights = {each["method"]: each["weight"] for each in report["methods"]}
+    for row in report["retention"]:
+        kind = TOY if toy else ON_CHECKPOINT[report["openings"][row["adapter"]] == "written"]
+        offered = Prediction.offered_for(kind) if row["method"] in weights else None
+        row["predicted"] = None
+        if offered is not None:
+            texts, name = row["written"], row["adapter"]
+            if seen := features(texts, name, report["geometry"], weights[row["method"]]):
+                row["predicted"] = offered.with_interval(seen)

@@ -8,8 +8,8 @@ Everything here was fixed before a test set was looked at: the features and the 
     another seed               all toy seeds but one                that one, in turn
     composition from two-hop   the two-hop runs                     the composition runs
     two-hop from composition   the composition runs                 the two-hop runs
-    another recipe             two-hop, experts of the standard     two-hop, others: rank, rate, share
-                               recipe                               and source of preserved texts
+    another recipe             two-hop, the standard recipe         two-hop, other ranks, rates,
+                                                                    shares of preserved texts
     checkpoint, prompts read   all toy libraries                    a pretrained checkpoint's
     checkpoint, own texts      all toy libraries                    the same; openings that the
                                                                     adapters drew themselves
@@ -28,6 +28,7 @@ audit says only what it measured.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,23 @@ from typing import Any
 
 import numpy as np
 
-from recycle.audit.predict import BASE_ONLY, GEOMETRY, RETENTION, features, fit, reach_of, tolerance
+from recycle.audit.predict import (
+    BASE_ONLY,
+    GEOMETRY,
+    ON_CHECKPOINT,
+    RETENTION,
+    TOY,
+    features,
+    fit,
+    reach_of,
+    tolerance,
+)
 from recycle.plan import STANDARD_RECIPE
 from recycle.run.disk import read_json
 
 KIND = "audit prediction"
+PEERS = "peers.json"
+SAID = {"versions": {str: str}, "pairs": {str: {"gradience": object, "mergelens": object}}}
 USED = (*RETENTION, *BASE_ONLY, *GEOMETRY)  # the features of the prediction
 BASE_RECALL = "base's recall"  # needs questions, so it is no feature of the prediction
 TESTS = (
@@ -49,8 +62,6 @@ TESTS = (
     "two-hop from composition",
     "another recipe",
 )
-TOY = "a toy's run"
-ON_CHECKPOINT = ("checkpoint, prompts read", "checkpoint, own texts")
 NO_AUDIT = ("method alone", "task alone", "method and task")
 NULLS = ("among all rows", "within libraries", "within methods")
 FOLDS = 10  # of libraries, where an interval or a null is fitted again and again
@@ -79,16 +90,17 @@ class Row:
     own: Mapping[str, float] | None
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows of every library in a folder of `audit-runs`. Raises ValueError where there is none,
-    and for a damaged file."""
-    files = sorted(folder.glob("*/*/*/*.json"))
-    rows = [
-        row for file in files for row in _rows_of(read_json(file, _SHAPE), file.relative_to(folder))
-    ]
+def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of every library in a folder of `audit-runs`, and what the peers said of the pairs.
+    Raises ValueError where there are no rows, and for a damaged file."""
+    rows = []
+    for file in sorted(folder.glob("*/*/*/*.json")):
+        rows += _rows_of(read_json(file, _SHAPE), file.relative_to(folder))
     if not rows:
         raise ValueError(f"{folder} holds no rows: python -m recycle audit-runs RUN --out {folder}")
-    return rows
+    file = folder / PEERS
+    said = read_json(file, SAID) if file.exists() else {"versions": {}, "pairs": {}}
+    return rows, said
 
 
 _SHAPE = {"run": str, "task": str, "checkpoint": bool, "seed": int, "rows": [{str: object}]}
@@ -107,7 +119,7 @@ def _rows_of(made: Mapping[str, Any], name: Path) -> Iterator[Row]:
             for source in ("read", "written")
         )
         yield Row(
-            str(name),
+            name.as_posix(),
             made["task"],
             made["run"],
             made["seed"],
@@ -366,7 +378,41 @@ def _bins(p: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
 # All together -------------------------------------------------------------------------------------
 
 
-def validated(rows: Sequence[Row]) -> dict[str, Any]:
+def peers_beside(rows: Sequence[Row], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How each peer's score goes with what its pairs keep: the mean recall over both adapters and
+    all methods, and each strategy's counts; beside the prediction's mean for the same pairs."""
+    toy = [row for row in rows if not row.checkpoint and (row.read or row.own)]
+    table = Table.of(toy, [row.read or row.own or {} for row in toy])
+    p = predicted(table, table.y, grouped(table.library.tolist()), "prediction")
+    pairs = sorted({row.library for row in toy} & set(said["pairs"]))
+    of = {pair: [i for i, row in enumerate(toy) if row.library == pair] for pair in pairs}
+    kept = np.array([table.y[of[pair]].mean() for pair in pairs])
+    found = []
+    for peer in said["versions"]:
+        answers = [said["pairs"][pair].get(peer, {}) for pair in pairs]
+        there = [i for i, answer in enumerate(answers) if answer.get("score") is not None]
+        if peer not in ("gradience", "mergelens") or not there:
+            continue
+        scores = np.array([answers[i]["score"] for i in there])
+        ours = np.array([p[of[pairs[i]]].mean() for i in there])
+        each = np.arange(len(there))
+        found.append(
+            {
+                "peer": peer,
+                "version": said["versions"][peer],
+                "pairs": len(pairs),
+                "scored": len(there),
+                "refused": next((a["refused"] for a in answers if "refused" in a), None),
+                "verdicts": dict(Counter(str(answers[i]["verdict"]) for i in there)),
+                "strategies": dict(Counter(str(answers[i]["strategy"]) for i in there)),
+                "rho": rho(scores, kept[there], each),
+                "ours": rho(ours, kept[there], each),
+            }
+        )
+    return found
+
+
+def validated(rows: Sequence[Row], said: Mapping[str, Any]) -> dict[str, Any]:
     """Every set, the verdicts of the rule, and the prediction fitted on all toy rows."""
     sets = {name: each and tested(*each) for name, each in tests_of(rows).items()}
     seen = [row for row in rows if not row.checkpoint and (row.read or row.own)]
@@ -378,6 +424,7 @@ def validated(rows: Sequence[Row]) -> dict[str, Any]:
         "libraries": len({row.library for row in rows}),
         "sets": sets,
         "offered": offered({name: bool(each and each["passes"]) for name, each in sets.items()}),
+        "peers": peers_beside(rows, said),
         "prediction": fitted.to_json(),
     }
 
