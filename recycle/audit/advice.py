@@ -8,10 +8,22 @@ from typing import Any
 from recycle.audit.composition import KEPT
 from recycle.audit.retention import ENOUGH
 
-SCOPE = (
-    "This audit reports what it measured on these texts and questions. It makes no prediction for "
-    "other tasks, and no score here was fitted to the fate of other merges."
+MEASURED = "This audit reports what it measured on these texts and questions."
+NOT_PREDICTED = (
+    "It makes no prediction for other tasks: the one that was fitted to merges of known fate did "
+    "not pass its test on adapters like these, or was not tested on any."
 )
+PREDICTED = (
+    "The recall that an adapter would keep on questions about what it learned is predicted, with "
+    "its 95 % interval, by a fit to merges of known fate that passed its test on adapters like "
+    "these (recycle/results, audit-prediction)."
+)
+
+
+def scope(report: Mapping[str, Any]) -> str:
+    """What the report can say, and what it cannot."""
+    predicted = any(row["predicted"] for row in report["retention"])
+    return f"{MEASURED} {PREDICTED if predicted else NOT_PREDICTED}"
 
 
 def advise(report: Mapping[str, Any]) -> dict[str, Any]:

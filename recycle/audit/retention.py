@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from recycle.plan import derived
 
 TEXTS, POOL = 24, 4  # texts kept of each adapter, and how many times as many are drawn
 WRITTEN, CONTINUED = 24, 16  # tokens of a text, and of a reference
+TOGETHER = 24  # texts whose logits are held at once
 ENOUGH = 20  # changed tokens, below which the texts say too little about an adapter
 
 
@@ -158,12 +160,15 @@ def compared(
         openings, tokens = [each.opening for each in part], [each.tokens for each in part]
         with using(model, mode):
             states = states_of(model, tokenizer, openings, tokens)
-        for each, own in zip(part, states, strict=True):
-            with using(model, alone[each.adapter]):  # an adapter may act on the logits' matrix
-                theirs = model.unembed(each.states).float()
+        for begin in range(0, len(part), TOGETHER):
+            some, own = part[begin : begin + TOGETHER], states[begin : begin + TOGETHER]
             with using(model, mode):
-                ours = model.unembed(own).float()
-            sums.append(_sums(each, ours, theirs))
+                ours = [model.unembed(each).float() for each in own]
+            theirs = []
+            for name, refs in groupby(some, lambda each: each.adapter):
+                with using(model, alone[name]):  # an adapter may act on the logits' matrix
+                    theirs += [model.unembed(each.states).float() for each in refs]
+            sums += map(_sums, some, ours, theirs)
     return sums
 
 

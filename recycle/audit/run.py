@@ -9,11 +9,12 @@ from typing import Any
 
 from lora import Adapter, Mode, base_hash
 from models import Model, Vocabulary
-from recycle.audit.advice import SCOPE, advise
+from recycle.audit.advice import advise, scope
 from recycle.audit.candidates import acting
 from recycle.audit.composition import after, before
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Composed, Probe
+from recycle.audit.predict import predict
 from recycle.audit.retention import (
     Reference,
     answers,
@@ -24,7 +25,7 @@ from recycle.audit.retention import (
     summary,
     written,
 )
-from recycle.audit.soundness import check_one_base, soundness
+from recycle.audit.soundness import soundness
 from recycle.audit.survival import facts_of
 from recycle.audit.survival import report as certificates
 from recycle.reuse.method import Method
@@ -41,29 +42,34 @@ def audit(
     composed: Sequence[Composed] = (),
     seed: int = 0,
     known: Mapping[str, Sequence[str]] | None = None,
+    toy: bool = False,
 ) -> dict[str, Any]:
     """Soundness and geometry of each adapter; for several the retention under every method, the
     recall of the probes, certificates of what survives weighted merges, and the composition; and
-    the advice. ``known`` are prompts that an adapter, by name, is known to have read.
+    the advice. ``known`` are prompts that an adapter, by name, is known to have read; those of
+    probes are not read again. ``toy``: the base was pretrained by a study here, which matters for
+    what can be predicted.
 
-    Raises ValueError, in one line, for adapters that do not fit the base. A method that cannot put
-    these adapters together is a row that says why."""
-    check_one_base(model, adapters)
+    The adapters must fit the base (`soundness.check_one_base`). A method that cannot put them
+    together is a row that says why."""
+    asked_too = {probe.prompt for probe in probes}
+    known = {name: [p for p in own if p not in asked_too] for name, own in (known or {}).items()}
     progress.current().say("soundness")
     report: dict[str, Any] = {
         "adapters": [{"adapter": name, "folder": str(folders[name])} for name in adapters],
         "base": base_hash(model),
         "seed": seed,
-        "openings": {name: "read" if (known or {}).get(name) else "written" for name in adapters},
+        "openings": {name: "read" if known.get(name) else "written" for name in adapters},
         "soundness": soundness(adapters, folders, methods, seed),
     }
     progress.current().advance(1)
     progress.current().say("geometry")
     report["geometry"] = geometry(model, adapters)
     progress.current().advance(1)
-    asked = _Asked(model, tokenizer, adapters, probes, composed, seed, known or {})
+    asked = _Asked(model, tokenizer, adapters, probes, composed, seed, known)
     report |= asked.under(methods) if len(adapters) > 1 else _NOTHING_ASKED
-    return {**report, "scope": SCOPE, "advice": advise(report)}
+    predict(report, toy)
+    return {**report, "scope": scope(report), "advice": advise(report)}
 
 
 _NOTHING_ASKED: dict[str, Any] = {"certificates": None} | {

@@ -28,7 +28,7 @@ from recycle.train.base import load_base
 class Brought:
     """The base, and the adapters by short name with their folders. ``names`` are {as given: short
     name}, ``read`` prompts that a run's record says an adapter has read. Nothing is written into
-    the folders of ``base_folders``."""
+    the folders of ``base_folders``. ``toy``: a study here pretrained the base."""
 
     model: Model
     tokenizer: Vocabulary
@@ -37,6 +37,7 @@ class Brought:
     folders: Mapping[str, Path]
     base_folders: Sequence[Path] = ()
     read: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    toy: bool = False
 
 
 def audit(options: Namespace) -> None:
@@ -64,6 +65,7 @@ def audit(options: Namespace) -> None:
             composed,
             options.seed or 0,
             brought.read,
+            brought.toy,
         )
     report["base_name"] = str(options.checkpoint or options.run)
     report["copies"] = [
@@ -128,6 +130,7 @@ def _from_run(options: Namespace) -> Brought:
         {names[name]: own[name] if own[name].is_dir() else Path(name) for name in given},
         [options.run],
         {names[name]: prompts_read(base.world, adapter) for name, adapter in given.items()},
+        not base.config.checkpoint,
     )
 
 

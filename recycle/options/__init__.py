@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from recycle.options.adapters import add_adapters
-from recycle.options.audit import add_audit
+from recycle.options.audit import add_audit, add_audit_runs
 from recycle.options.runs import add_records, add_study
 from recycle.options.shared import is_number
 from recycle.run.matmul import CHOICES
@@ -86,5 +86,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_study(command)
     add_adapters(command)
     add_audit(command)
+    add_audit_runs(command)
     add_records(command)
     return parser

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 from recycle.audit.candidates import TRIED
-from recycle.commands import audit
+from recycle.commands import audit, audit_runs
 from recycle.options.shared import Command, device_option, path, whole, words
 from recycle.train.settings import DTYPES
 
@@ -65,3 +67,42 @@ def add_audit(command: Command) -> None:
         metavar="OUT",
         help="also write plain copies of the adapters, which every tool reads alike, into OUT",
     )
+
+
+def add_audit_runs(command: Command) -> None:
+    runs = command(
+        "audit-runs",
+        audit_runs.audit_runs,
+        "audit every library of finished runs, with the questions of their worlds as probes",
+        "A command that was stopped goes on. recycle/audit/collect.py says what is measured.",
+    )
+    runs.add_argument("runs", type=path, nargs="+", metavar="RUN", help="a finished study's folder")
+    runs.add_argument("--out", type=path, required=True, metavar="FOLDER", help="for the rows")
+    device_option(runs)
+    runs.add_argument("--methods", type=words, nargs="+", metavar="NAME", help="as in audit")
+    runs.add_argument(
+        "--most", type=whole(1), metavar="N", help="at most N libraries of each base (default all)"
+    )
+
+    peers = command(
+        "audit-peers",
+        audit_runs.audit_peers,
+        "ask Gradience and MergeLens about the pairs of audited runs (needs .[peers])",
+    )
+    _rows_option(peers)
+    peers.add_argument("runs", type=path, nargs="+", metavar="RUN", help="the runs of these pairs")
+
+    prediction = command(
+        "audit-prediction",
+        audit_runs.audit_prediction,
+        "fit what audits predict to audited runs, and test it on what it has not seen",
+        "recycle/audit/validate.py says what is compared, and the rule.",
+    )
+    _rows_option(prediction)
+    prediction.add_argument(
+        "--record", type=path, metavar="FILE", help="keep it all in a JSON file"
+    )
+
+
+def _rows_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("rows", type=path, metavar="FOLDER", help="the --out of audit-runs")

@@ -58,14 +58,18 @@ def audit_text(report: Mapping[str, Any]) -> str:
     names = [each["adapter"] for each in report["adapters"]]
     if report["retention"]:
         probed = any(row["recall"] for row in report["retention"])
+        foretold = any(row["predicted"] for row in report["retention"])
         what = "kept of its own texts" + (", recall of its probes" if probed else "")
+        what += ", (recall predicted)" * foretold
         lines.append(f"\neach adapter after the merge: {what}")
         width = max(len(row["method"]) for row in report["retention"])
         for method in _order(report):
             cells = []
             for row in _of(report, method, names):
                 kept = _short(row["written"]["kept"])
-                cells.append(f"{row['adapter']} {kept}" + (f", {_short(row['recall'])}" * probed))
+                recall = f", {_short(row['recall'])}" * probed
+                predicted = f", ({_short(row['predicted'])})" * foretold
+                cells.append(f"{row['adapter']} {kept}{recall}{predicted}")
             lines.append(f"  {method:{width}}  {';  '.join(cells)}")
         for each in report["methods"]:
             if each["refused"]:
@@ -165,9 +169,11 @@ def _retention(report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def _kept_table(report: Mapping[str, Any], names: Sequence[str]) -> str:
     probed = {name for name in names if any(p["adapter"] == name for p in report["probes"])}
+    foretold = any(row["predicted"] for row in report["retention"])
     heads = ["method"]
     for name in names:
         heads += [f"{name}: kept of its own texts"] + [f"{name}: recall"] * (name in probed)
+        heads += [f"{name}: recall predicted"] * foretold
     lines = []
     for method in _order(report):
         cells = []
@@ -175,6 +181,8 @@ def _kept_table(report: Mapping[str, Any], names: Sequence[str]) -> str:
             cells.append(_cell(row["written"]["kept"]))
             if row["adapter"] in probed:
                 cells.append(_cell(row["recall"]))
+            if foretold:
+                cells.append(_cell(row["predicted"]))
         title = f"<i>{e(method)}</i>" if method in _REFERENCES else e(method)
         if method == report["advice"]["method"]:
             title = f"<b class=good>{title}</b>"

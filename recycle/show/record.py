@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recycle.audit.validate import KIND as PREDICTION
 from recycle.decide.claims import NOTHING, to_json
 from recycle.decide.metrics import ITEMS, Metrics, parse_row
 from recycle.decide.statistics import estimate
@@ -21,7 +22,7 @@ from recycle.run.disk import read_json, write_text
 from recycle.run.environment import commands_of, describe_judge, why_dirty
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
-from recycle.show import drawing, figures, second_table
+from recycle.show import drawing, figures, prediction_table, second_table
 from recycle.show.carry_over import Recorded, carry_over
 from recycle.show.methods_table import costs_of, methods_markdown
 from recycle.show.run_files import inside_means, load_metrics
@@ -210,6 +211,8 @@ def recorded_metrics(recorded: Mapping[str, Any]) -> Metrics:
 
 def markdown(recorded: Mapping[str, Any]) -> str:
     """A recorded study as tables: controls, claims, shares right, and looks inside the merges."""
+    if recorded.get("kind") == PREDICTION:
+        return prediction_table.tables(recorded)
     metrics, design = recorded_metrics(recorded), DESIGNS[recorded["task"]]
     world = design.world
     if recorded.get("kind") == second_table.KIND:
