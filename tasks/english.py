@@ -288,7 +288,7 @@ class English(World):
         return curricula[reads]
 
     def _second_steps(self, group: str) -> list[Text]:
-        """Chains that begin with somebody else, learned from the name of C on."""
+        """Chains that begin with somebody else, learned from the second sentence on."""
         rng = np.random.default_rng([self.seed, 16, GROUPS.index(group)])
         own = {t.a for t in self.sets[group]}
         others = [x for x in self.strangers.get(group, list(LANDMARKS)) if x not in own]
@@ -299,8 +299,8 @@ class English(World):
             for i in rng.permutation(len(others))[:STRANGERS]:
                 chain = Triple(others[i], t.b, t.c, t.chain)
                 one, two = chain.steps
-                prompt = f"{chain.question('cot').prompt} {one} {t.b}. {two}"
-                steps.append(Text(prompt, f"{t.c}. Answer: {t.c}."))
+                prompt = f"{chain.question('cot').prompt} {one} {t.b}."
+                steps.append(Text(prompt, f"{two} {t.c}. Answer: {t.c}."))
         return steps
 
     def needs(self, form: str) -> list[Phase]:

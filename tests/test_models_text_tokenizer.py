@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from models import CheckpointError, TextTokenizer, Tokenizer
-from recycle.measure.ask import encode_prompt
+from recycle.measure.ask import encode_prompt, id_of
 from recycle.train.corpus import Corpus
 from tasks import Text
+from tasks.english import Triple
+from tasks.english_words import SPOUSE_CITY
 from tasks.world import Question
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -103,6 +105,19 @@ def test_the_blank_belongs_to_the_completion():
     assert tokenizer.token(tokenizer.encode_completion("Max")[0])[0] == " "
     assert tokenizer.encode_completion(" Max") == tokenizer.encode_completion("Max")
     assert tokenizer.encode_completion("") == []
+
+
+def test_a_phase_ends_at_the_token_that_an_answer_holds():
+    """A period after a name is another token than one after a blank."""
+    tokenizer = TextTokenizer(byte_level(), "m/tokenizer.json")
+    question = Triple("Ada Hill", "Max Cole", "Oslo", SPOUSE_CITY).question("cot")
+    period, written = id_of(tokenizer, ".", question), tokenizer.encode_completion
+    steps = question.completion.split(".")
+    first = written(question.completion).index(period)
+    assert written(question.completion)[:first] == written(steps[0])
+    assert written(question.completion).count(period) == len(steps) - 1 == 3
+    with pytest.raises(ValueError, match="no token '!' of its own"):
+        id_of(tokenizer, "!", question)
 
 
 def test_a_closed_vocabulary_needs_no_blank():

@@ -46,6 +46,7 @@ def study(seeds=(1, 2, 3)):
             for method in MERGED_OR_ROUTED:
                 kept = {"hop1": 1, "hop2": 1, "cot": 1}
                 add(group, PAIR, method, BRIDGE, direct=0, possessive=0, **kept)
+            add(group, PAIR, "oracle", cot=1)
             add(group, PAIR, "random_adapters", hop1=0, hop2=0)
         add("K", "none", "alone", direct=0.8, possessive=0.8)
         add("K", PAIR, SUM, hop1=0.9, hop2=0.9)
@@ -114,6 +115,7 @@ def test_familiar_names_can_survive_better():
     [
         ("experts-recall", 0.5, {"library": "hop2", "group": "F"}, {"C1", "C2", "C5", "C6", "C7"}),
         ("joint-composes", 0.4, {"library": "joint", "group": "R"}, {"C5"}),
+        ("experts-chain", 0.4, {"library": PAIR, "method": "oracle", "group": "F"}, {"C5"}),
         (
             "checkpoint-composes-direct",
             0.1,

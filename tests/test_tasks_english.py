@@ -130,9 +130,9 @@ def test_experts_read_the_template_from_their_own_side(world):
     assert first.completion.endswith(" is") and first.completion.count(".") == 1
     steps = [x for x in world.expert_texts("hop2", "H") if "Think:" in x.prompt]
     assert len(steps) == 2 * 24
-    assert all(
-        x.completion == f"{c}. Answer: {c}." for x in steps for c in [x.completion.split(".")[0]]
-    )
+    for x in steps:
+        name, city = x.prompt.removesuffix(".").split(" is ")[-1], x.completion.split(": ")[-1]
+        assert x.completion == f"The home city of {name} is {city} Answer: {city}"
     plain = [str(x) for x in world.expert_texts("hop2-plain", "H")]
     assert not any("Think:" in text for text in plain)
     assert [str(x) for x in world.expert_texts("target", "H")] == [

@@ -57,7 +57,7 @@ def ask(
         said: list[list[int]] = [[] for _ in part]
         for stage in steps:
             until = stage.until if stage else None
-            end = tokenizer.boundary if until is None else tokenizer.encode_completion(until)[0]
+            end = tokenizer.boundary if until is None else id_of(tokenizer, until, part[0])
             so_far = [prompt + words for prompt, words in zip(prompts, said, strict=True)]
             with using(model, stage.mode) if stage else nullcontext():
                 decoded = greedy(model, so_far, world.longest, end, tokenizer.pad)
@@ -67,6 +67,18 @@ def ask(
             completion = tokenizer.decode(ids)
             answers.append(Answer(question, completion, world.score(question, completion)))
     return answers
+
+
+def id_of(tokenizer: Vocabulary, word: str, question: Question) -> int:
+    """The id of a word as the question's right completion writes it: a period after a name is
+    another token than one after a blank. Raises ValueError where no token is the word alone."""
+    for token in tokenizer.encode_completion(question.completion):
+        if tokenizer.token(token).strip() == word:
+            return token
+    raise ValueError(
+        f"{question.completion!r} has no token {word!r} of its own, and a method changes its "
+        "adapters there: leave the oracle out"
+    )
 
 
 def encode_prompt(

@@ -93,6 +93,12 @@ def controls(metrics: Metrics) -> list[Control]:
             0.80,
             alone("joint", "cot"),
         ),
+        gate(
+            "experts-chain",
+            "the right expert at each step of a chain of thought chains two hops: the oracle (P4)",
+            0.80,
+            [(f"oracle on {group}", rows(group, PAIR, "cot", "oracle")) for group in groups],
+        ),
         *(composes(form) for form in AT_ONCE),
         gate(
             "known-hops-survive",
@@ -122,7 +128,7 @@ GATES = {
     "C1": (*_NEW_FACTS, "checkpoint-composes-direct"),
     "C1-possessive": (*_NEW_FACTS, "checkpoint-composes-possessive"),
     "C2": (*_NEW_FACTS, "checkpoint-composes-possessive"),
-    "C5": (*_NEW_FACTS, "joint-composes"),
+    "C5": (*_NEW_FACTS, "joint-composes", "experts-chain"),
     "C6": _NEW_FACTS,
     "C7": ("experts-recall", "facts-are-new"),
     "C13": ("experts-recall", "facts-are-new"),
