@@ -92,10 +92,16 @@ class Row:
 
 def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """The rows of every library in a folder of `audit-runs`, and what the peers said of the pairs.
+    A library that two runs share counts once, or it would be fitted on and tested on.
+
     Raises ValueError where there are no rows, and for a damaged file."""
-    rows = []
+    rows, met = [], set()
     for file in sorted(folder.glob("*/*/*/*.json")):
-        rows += _rows_of(read_json(file, _SHAPE), file.relative_to(folder))
+        made = read_json(file, _SHAPE)
+        same = repr(made["geometry"])
+        if same not in met:
+            met.add(same)
+            rows += _rows_of(made, file.relative_to(folder))
     if not rows:
         raise ValueError(f"{folder} holds no rows: python -m recycle audit-runs RUN --out {folder}")
     file = folder / PEERS
@@ -103,7 +109,14 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     return rows, said
 
 
-_SHAPE = {"run": str, "task": str, "checkpoint": bool, "seed": int, "rows": [{str: object}]}
+_SHAPE = {
+    "run": str,
+    "task": str,
+    "checkpoint": bool,
+    "seed": int,
+    "geometry": object,
+    "rows": [{str: object}],
+}
 
 
 def _rows_of(made: Mapping[str, Any], name: Path) -> Iterator[Row]:
