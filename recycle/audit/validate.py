@@ -68,6 +68,7 @@ FOLDS = 10  # of libraries, where an interval or a null is fitted again and agai
 DRAWS, PERMUTATIONS = 500, 99
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 FEWEST = 20  # rows of a test
+PAIRS = 8  # of a task, for a correlation within it
 QUESTIONS = 10  # that an adapter must answer alone, for a row to count
 
 
@@ -92,10 +93,16 @@ class Row:
 
 def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """The rows of every library in a folder of `audit-runs`, and what the peers said of the pairs.
+    A library that two runs share counts once, or it would be fitted on and tested on.
+
     Raises ValueError where there are no rows, and for a damaged file."""
-    rows = []
+    rows, met = [], set()
     for file in sorted(folder.glob("*/*/*/*.json")):
-        rows += _rows_of(read_json(file, _SHAPE), file.relative_to(folder))
+        made = read_json(file, _SHAPE)
+        same = repr(made["geometry"])
+        if same not in met:
+            met.add(same)
+            rows += _rows_of(made, file.relative_to(folder))
     if not rows:
         raise ValueError(f"{folder} holds no rows: python -m recycle audit-runs RUN --out {folder}")
     file = folder / PEERS
@@ -103,7 +110,14 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     return rows, said
 
 
-_SHAPE = {"run": str, "task": str, "checkpoint": bool, "seed": int, "rows": [{str: object}]}
+_SHAPE = {
+    "run": str,
+    "task": str,
+    "checkpoint": bool,
+    "seed": int,
+    "geometry": object,
+    "rows": [{str: object}],
+}
 
 
 def _rows_of(made: Mapping[str, Any], name: Path) -> Iterator[Row]:
@@ -396,6 +410,7 @@ def peers_beside(rows: Sequence[Row], said: Mapping[str, Any]) -> list[dict[str,
         scores = np.array([answers[i]["score"] for i in there])
         ours = np.array([p[of[pairs[i]]].mean() for i in there])
         each = np.arange(len(there))
+        tasks = [toy[of[pairs[i]][0]].task for i in there]
         found.append(
             {
                 "peer": peer,
@@ -407,6 +422,16 @@ def peers_beside(rows: Sequence[Row], said: Mapping[str, Any]) -> list[dict[str,
                 "strategies": dict(Counter(str(answers[i]["strategy"]) for i in there)),
                 "rho": rho(scores, kept[there], each),
                 "ours": rho(ours, kept[there], each),
+                "within": [
+                    {
+                        "task": task,
+                        "pairs": int(own.sum()),
+                        "rho": rho(scores[own], kept[there][own], each[own]),
+                        "ours": rho(ours[own], kept[there][own], each[own]),
+                    }
+                    for task in dict.fromkeys(tasks)
+                    if (own := np.array([task == other for other in tasks])).sum() >= PAIRS
+                ],
             }
         )
     return found

@@ -138,8 +138,9 @@ def _peers(recorded: Mapping[str, Any]) -> list[str]:
     if not recorded["peers"]:
         return ["The peers were not asked."]
     out = [
-        "Peers, of pairs of adapters: how their scores go with the mean recall that a pair keeps "
-        "over all methods, beside the prediction's means for the same pairs.",
+        "Peers, of pairs of adapters of toys: how their scores go with the mean recall that a pair "
+        "keeps over all methods, beside the prediction's means for the same pairs (another library "
+        "left out in turn). Gradience's score is an overlap, so a negative rho is its right sign.",
         "",
         "| peer | pairs | verdicts | strategies | rho of its score | rho of the prediction |",
         "|---|---|---|---|---|---|",
@@ -154,4 +155,9 @@ def _peers(recorded: Mapping[str, Any]) -> list[str]:
             f"| {each['peer']} {each['version']} | {each['scored']} of {each['pairs']}{refused} | "
             f"{verdicts} | {strategies} | {_interval(each['rho'])} | {_interval(each['ours'])} |"
         )
+        out += [
+            f"| within {own['task']} | {own['pairs']} | | | {_interval(own['rho'])} | "
+            f"{_interval(own['ours'])} |"
+            for own in each["within"]
+        ]
     return out
