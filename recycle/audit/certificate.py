@@ -16,8 +16,8 @@ With a remainder. On any layer, l(S) being the logits with the adapters S at the
 
 The sum of the first two is known from one adapter at a time. How far the lead of the answer falls
 below it is measured on n other facts, and the largest fall is taken off. Of n + 1 facts in random
-order the last one falls deepest with probability 1 / (n + 1): that is how often, at most, a fact
-that is certified so can be lost.
+order the last one falls deepest with probability 1 / (n + 1): at most that share of all facts, in
+the mean, is certified so and lost.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Survival:
     certified: int
     lost: int  # certified, and not seen
     remainders: Sequence[float]  # of either half; none where none was needed
-    chance: float | None  # that a certified fact is lost, at most; None where it cannot be
+    chance: float | None  # that a fact is certified and lost, at most; None where none can be
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "remainders": list(self.remainders)}

@@ -222,7 +222,7 @@ def _certificates(report: Mapping[str, Any]) -> list[str]:
     if found is None:
         return []
     heads = ["method", "weight", "adapter", "certified", "certified, lost", "survive", "probes"]
-    heads += ["remainder of the lead", "chance to lose a certified one"]
+    heads += ["remainder of the lead", "chance that a probe is certified and lost"]
     lines = [
         f"<tr><td>{e(row['method'])}<td>{row['weight']:.3g}<td class=text>{e(row['adapter'])}"
         f"<td>{row['certified']}<td>{row['lost']}<td>{row['seen']}<td>{row['facts']}"

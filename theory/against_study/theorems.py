@@ -123,19 +123,19 @@ def only(adapter: Adapter, path: str) -> tuple[Any, Any]:
 def certificates(
     base: Base, group: str, adapters: Mapping[str, Adapter], version: str
 ) -> Iterator[Seen]:
-    """Of the facts that each expert answers alone: certified facts that are lost, and those that
-    are certified of all that survive."""
+    """Of the facts that each expert answers alone those that are certified and lost, and of those
+    that survive the certified ones."""
     facts = known_facts(base, group, adapters)
     exact = is_exact(base.model, adapters)
     for written, weight in WEIGHTS.items():
         rows = survival(base.model, base.tokenizer, adapters, facts, weight)
-        sure, seen = sum(row.certified for row in rows), sum(row.seen for row in rows)
+        n, seen = sum(row.facts for row in rows), sum(row.seen for row in rows)
         name = f"weight {written}, {version}"
-        if sure:
-            lost = sum(row.lost for row in rows) / sure
+        if n:
+            lost = sum(row.lost for row in rows) / n
             chance = max(row.chance or 0.0 for row in rows)
             said = "==" if exact else "<="
-            yield Seen(f"{name}: certified facts that are lost", said, chance, lost, sure)
+            yield Seen(f"{name}: facts that are certified and lost", said, chance, lost, n)
         if seen:
             kept = sum(row.certified - row.lost for row in rows)
             yield Seen(f"{name}: survivors that are certified", "==", None, kept / seen, seen)
