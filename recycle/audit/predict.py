@@ -110,8 +110,9 @@ class Prediction:
         of ON_CHECKPOINT."""
         if not file.exists():
             return None
-        numbers = [float]
-        shape = {field: numbers for field in ("low", "high", "mean", "spread", "weights")}
+        shape: dict[str, Any] = {
+            field: [float] for field in ("low", "high", "mean", "spread", "weights")
+        }
         shape |= {"names": [str], "bias": float, "reach": float}
         recorded = read_json(file, {"offered": {str: bool}, "prediction": shape})
         return cls(**recorded["prediction"]) if recorded["offered"].get(kind) else None
@@ -141,8 +142,8 @@ def fit(x: np.ndarray, y: np.ndarray, names: Sequence[str], reach: float = 0.0) 
         w = w + step * min(1.0, 5.0 / float(np.abs(step).max() + 1e-12))
         if np.abs(step).max() < 1e-8:
             break
-    lists = (part.tolist() for part in (low, high, mean, spread, w[:-1]))
-    return Prediction(tuple(names), *lists, float(w[-1]), reach)
+    low, high, mean, spread, weights = (each.tolist() for each in (low, high, mean, spread, w[:-1]))
+    return Prediction(tuple(names), low, high, mean, spread, weights, float(w[-1]), reach)
 
 
 def _logistic(t: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ def compared(
     alone: Mapping[str, Mode],
 ) -> list[Sums]:
     """How a mode reads the references, beside each one's adapter alone."""
-    sums = []
+    sums: list[Sums] = []
     length = max((len(each.opening) + len(each.tokens) for each in found), default=1)
     size = rows_at_once(model, length)
     for start in range(0, len(found), size):

@@ -96,7 +96,8 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     A library that two runs share counts once, or it would be fitted on and tested on.
 
     Raises ValueError where there are no rows, and for a damaged file."""
-    rows, met = [], set()
+    rows: list[Row] = []
+    met: set[str] = set()
     for file in sorted(folder.glob("*/*/*/*.json")):
         made = read_json(file, _SHAPE)
         same = repr(made["geometry"])
@@ -334,14 +335,14 @@ def tested(table: Table, folds: Sequence[Fold], fewer: Sequence[Fold]) -> dict[s
     """All numbers of one set, and whether the prediction passes on it."""
     asked = np.concatenate([fold[1] for fold in folds])
     y, library = table.y[asked], table.library[asked]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name in PREDICTORS:
         p = predicted(table, table.y, folds, name)[asked]
         lines.append(
             {"by": name, "rho": rho(p, y, library), "off": float(np.abs(p - y).mean()),
              "within methods": _within_methods(p, y, [table.rows[i].method for i in asked])}
         )  # fmt: skip
-    nulls = []
+    nulls: list[dict[str, Any]] = []
     for null in NULLS:
         generator = np.random.default_rng(1)
         drawn = []
