@@ -44,8 +44,16 @@ def test_alarms_are_counted_by_observation_and_by_run():
     said = list(lines(found))
     assert said[0].startswith("2 of 5 observations") and "1 of 2 runs of 5 seeds alarm" in said[0]
     assert "seed 1001: 0.45 == 0 within 0.4, z = +4.5" in said[1] and "z = -5.0" in said[2]
-    assert said[3].startswith("4 sampled observations: |z| > 2 in 0.75 (normal: 0.046)")
+    assert said[3].startswith("4 sampled equalities: |z| > 2 in 0.75 (normal: 0.046)")
     assert "|z| > 4 in 0.5" in said[3] and said[3].endswith("largest 5.0")
+
+
+def test_an_inequality_that_holds_by_far_is_no_outlier():
+    found = Alarms()
+    found.add([result_of(Observation("case", 0, 1.0, 0.1, error=0.1), relation="<=")])
+    assert list(lines(found)) == [
+        "0 of 1 observations lie outside of what their claim allows; 0 of 1 runs of 5 seeds alarm"
+    ]
 
 
 def test_a_normal_law_is_what_z_is_compared_with():

@@ -58,7 +58,7 @@ def test_rows_are_means_that_questions_weigh_and_verdicts_follow_the_relation():
     assert _row("it", rows[1:])["verdict"] == "differs"
     assert _row("it", [("F", Seen("it", "<=", 0.3, 0.31))])["verdict"] == "differs"
     assert _row("it", [("F", Seen("it", "<=", 0.3, 0.1))])["verdict"] == "as predicted"
-    assert _row("it", [("F", Seen("it", "==", 0.0, 0.01))])["verdict"] == "differs"
+    assert _row("it", [("F", Seen("it", "==", 0.0, 0.01, near=1e-4))])["verdict"] == "differs"
     assert _row("it", [("F", Seen("it", "==", None, 0.4))])["verdict"] == "measured"
 
 

@@ -143,18 +143,30 @@ def interaction(
 ) -> float:
     """rms(I) / rms(l(12) - l(0)) at the end of prompts, over all of them and the whole vocabulary.
     A shift of all logits of a prompt is left out: no argmax sees it."""
+    return interaction_and_rounding(model, prompts, first, second)[0]
+
+
+def interaction_and_rounding(
+    model: Model, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
+) -> tuple[float, float]:
+    """The interaction, and what rounding alone may make of it: each of four logits w . s is off by
+    up to eps |w| |s| in the model's number format, s the stream times the final norm's gains."""
     attach(model, on_all_layers({"1": first, "2": second}))
     modes = (None, Mix({"1": 1.0}), Mix({"2": 1.0}), Mix({"1": 1.0, "2": 1.0}))
-    none, one, other, both = (logits(model, prompts, mode) for mode in modes)
+    states = [last_states(model, prompts, mode) for mode in modes]
     detach(model)
-    joint = both - one - other + none
-    return (joint.square().mean().sqrt() / (both - none).square().mean().sqrt()).item()
+    none, one, other, both = (logits(model, each) for each in states)
+    joint, change = both - one - other + none, (both - none).square().mean().sqrt()
+    rows = getattr(model, "lm_head", model.embed_tokens).weight
+    size = rows.double().norm() / len(rows) ** 0.5 * states[0].double().norm(dim=1).mean()
+    rounding = len(modes) * torch.finfo(states[0].dtype).eps * size.cpu() / change
+    return (joint.square().mean().sqrt() / change).item(), rounding.item()
 
 
 @torch.no_grad()
-def logits(model: Model, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
-    """The last token's logits times the final norm's divisor, each prompt's mean taken off, in
-    double precision: (prompts, vocabulary), the shortest prompts first."""
+def last_states(model: Model, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
+    """The stream at the last token times the gains of the final norm, without its divisor:
+    (prompts, width), the shortest prompts first."""
     streams: list[Tensor] = []
     hook = model.norm.register_forward_pre_hook(lambda _, given: streams.append(given[0][:, -1]))
     try:
@@ -163,7 +175,14 @@ def logits(model: Model, prompts: Sequence[Sequence[int]], mode: Mix | None) -> 
                 model.hidden_states(torch.tensor([p for p in prompts if len(p) == length]))
     finally:
         hook.remove()
-    scaled = model.unembed(torch.cat(streams) * model.norm.weight).double()
+    return torch.cat(streams) * model.norm.weight
+
+
+@torch.no_grad()
+def logits(model: Model, states: Tensor) -> Tensor:
+    """The logits of states, each prompt's mean taken off, in double precision on the CPU: (prompts,
+    vocabulary)."""
+    scaled = model.unembed(states).double().cpu()
     return scaled - scaled.mean(-1, keepdim=True)
 
 

@@ -28,7 +28,7 @@ from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.train.base import Base
 from recycle.train.experts import open_adapter
-from theory.against_study.interaction import FORM, interaction
+from theory.against_study.interaction import FORM, interaction_and_rounding
 from theory.claims.additive import additive_bound
 
 HOPS = ("hop1", "hop2")
@@ -39,13 +39,14 @@ NEAR = 0.1  # a share is as predicted within this much of the mean over sets and
 @dataclass(frozen=True)
 class Seen:
     """One number of one set and seed, beside what a theorem says of it: `bound` is None for a
-    measurement. A number is weighted by its `n`."""
+    measurement. A number is weighted by its `n`, and equals its bound within `near`."""
 
     name: str
     relation: str
     bound: float | None
     value: float
     n: int = 1
+    near: float = NEAR
 
 
 def theorems(study: Study, run: Path) -> list[dict[str, Any]]:
@@ -109,8 +110,9 @@ def calculated(base: Base, pair: Library) -> Iterator[Seen]:
         }
     for version, adapters in versions.items():
         exact = is_exact(base.model, adapters)
-        share = interaction(base.model, prompts, *adapters.values())
-        yield Seen(f"interaction: {version}", "==", 0.0 if exact else None, share)
+        share, rounding = interaction_and_rounding(base.model, prompts, *adapters.values())
+        name, bound = f"interaction: {version}", 0.0 if exact else None
+        yield Seen(name, "==", bound, share, near=rounding)
         yield from certificates(base, pair.group, adapters, version)
 
 
@@ -135,7 +137,8 @@ def certificates(
             lost = sum(row.lost for row in rows) / n
             chance = max(row.chance or 0.0 for row in rows)
             said = "==" if exact else "<="
-            yield Seen(f"{name}: facts that are certified and lost", said, chance, lost, n)
+            near = 0.0 if exact else NEAR
+            yield Seen(f"{name}: facts that are certified and lost", said, chance, lost, n, near)
         if seen:
             kept = sum(row.certified - row.lost for row in rows)
             yield Seen(f"{name}: survivors that are certified", "==", None, kept / seen, seen)
@@ -166,7 +169,7 @@ def _row(name: str, rows: Sequence[tuple[str, Seen]]) -> dict[str, Any]:
     groups = {group: [s for g, s in rows if g == group] for group in dict.fromkeys(dict(rows))}
     value, verdict = mean(seen), "measured"
     if bound is not None:
-        near = NEAR if bound else 1e-4
+        near = max(one.near for one in seen)
         holds = value <= bound if relation == "<=" else abs(value - bound) <= near
         verdict = "as predicted" if holds else "differs"
     return {
