@@ -93,7 +93,8 @@ class Row:
 
 def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """The rows of every library in a folder of `audit-runs`, and what the peers said of the pairs.
-    A library that two runs share counts once, or it would be fitted on and tested on.
+    A library that two runs share counts once, or it would be fitted on and tested on. Audits of
+    adapters on a checkpoint, with probes, may stand beside the runs (NAME/audit.json).
 
     Raises ValueError where there are no rows, and for a damaged file."""
     rows: list[Row] = []
@@ -104,6 +105,8 @@ def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         if same not in met:
             met.add(same)
             rows += _rows_of(made, file.relative_to(folder))
+    for file in sorted(folder.glob("*/audit.json")):
+        rows += _rows_of_audit(read_json(file), file.parent.name)
     if not rows:
         raise ValueError(f"{folder} holds no rows: python -m recycle audit-runs RUN --out {folder}")
     file = folder / PEERS
@@ -146,6 +149,33 @@ def _rows_of(made: Mapping[str, Any], name: Path) -> Iterator[Row]:
             expert["base right"] / expert["asked"],
             read,
             own,
+        )
+
+
+def _rows_of_audit(report: Mapping[str, Any], name: str) -> Iterator[Row]:
+    weights = {each["method"]: each["weight"] for each in report["methods"]}
+    of_base = {
+        row["adapter"]: row["recall"] for row in report["retention"] if row["method"] == "base"
+    }
+    for row in report["retention"]:
+        adapter, kept = row["adapter"], row["recall kept"]
+        if row["method"] not in weights or kept is None or kept["n"] < QUESTIONS:
+            continue
+        seen = features(row["written"], adapter, report["geometry"], weights[row["method"]])
+        own = report["openings"][adapter] == "written"
+        yield Row(
+            name,
+            "audit",
+            name,
+            report["seed"],
+            True,
+            False,
+            row["method"],
+            adapter,
+            kept["mean"],
+            of_base[adapter]["mean"],
+            None if own else seen,
+            seen if own else None,
         )
 
 
