@@ -20,7 +20,8 @@ from recycle.audit.predict import (
     reach_of,
     tolerance,
 )
-from recycle.audit.validate import TESTS, USED, Row, offered, ranks, rho, spearman, validated
+from recycle.audit.rows import Row, read_rows
+from recycle.audit.validate import TESTS, USED, offered, ranks, rho, spearman, validated
 from recycle.run.disk import read_json, write_json
 from recycle.show.prediction_table import as_record, tables
 from recycle.studies import open_study
@@ -228,7 +229,7 @@ def test_an_audit_with_probes_is_rows_too(tmp_path):
         "retention": [{"method": "base", **row}, {"method": "ties", **row}],
     }
     write_json(tmp_path / "mine" / "audit.json", report)
-    (found,), said = validate.read_rows(tmp_path)
+    (found,), said = read_rows(tmp_path)
     assert (found.library, found.method, found.y, found.checkpoint) == ("mine", "ties", 0.5, True)
     assert found.read is None and list(found.own) == [*USED] and said == NOTHING_SAID
 
