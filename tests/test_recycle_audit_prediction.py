@@ -20,7 +20,8 @@ from recycle.audit.predict import (
     reach_of,
     tolerance,
 )
-from recycle.audit.validate import TESTS, USED, Row, offered, ranks, rho, spearman, validated
+from recycle.audit.rows import Row, read_rows
+from recycle.audit.validate import TESTS, USED, offered, ranks, rho, spearman, validated
 from recycle.run.disk import read_json, write_json
 from recycle.show.prediction_table import as_record, tables
 from recycle.studies import open_study
@@ -214,6 +215,23 @@ def test_audited_runs_are_rows_and_are_not_made_again(run, tmp_path, capsys):
     assert "lies in" in capsys.readouterr().err
     assert main(["audit-prediction", str(tmp_path / "none")]) == 2
     assert "holds no rows: python -m recycle audit-runs RUN" in capsys.readouterr().err
+
+
+def test_an_audit_with_probes_is_rows_too(tmp_path):
+    share = {"mean": 0.5, "low": 0.2, "high": 0.8, "n": 12}
+    texts = {"kept": share, "kl": share, "margin left": share, "changed": 10, "tokens": 20}
+    row = {"adapter": "a", "written": texts, "recall": share, "recall kept": share}
+    report = {
+        "seed": 0,
+        "methods": [{"method": "ties", "weight": None}],
+        "openings": {"a": "written"},
+        "geometry": shape(),
+        "retention": [{"method": "base", **row}, {"method": "ties", **row}],
+    }
+    write_json(tmp_path / "mine" / "audit.json", report)
+    (found,), said = read_rows(tmp_path)
+    assert (found.library, found.method, found.y, found.checkpoint) == ("mine", "ties", 0.5, True)
+    assert found.read is None and list(found.own) == [*USED] and said == NOTHING_SAID
 
 
 def test_a_report_predicts_only_where_that_was_tested(tmp_path, monkeypatch):

@@ -29,9 +29,8 @@ audit says only what it measured.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,17 +41,13 @@ from recycle.audit.predict import (
     ON_CHECKPOINT,
     RETENTION,
     TOY,
-    features,
     fit,
     reach_of,
     tolerance,
 )
-from recycle.plan import STANDARD_RECIPE
-from recycle.run.disk import read_json
+from recycle.audit.rows import Row
 
 KIND = "audit prediction"
-PEERS = "peers.json"
-SAID = {"versions": {str: str}, "pairs": {str: {"gradience": object, "mergelens": object}}}
 USED = (*RETENTION, *BASE_ONLY, *GEOMETRY)  # the features of the prediction
 BASE_RECALL = "base's recall"  # needs questions, so it is no feature of the prediction
 TESTS = (
@@ -69,84 +64,6 @@ DRAWS, PERMUTATIONS = 500, 99
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 FEWEST = 20  # rows of a test
 PAIRS = 8  # of a task, for a correlation within it
-QUESTIONS = 10  # that an adapter must answer alone, for a row to count
-
-
-@dataclass(frozen=True)
-class Row:
-    """One adapter after one method, in one library. ``read`` and ``own`` are the features on the
-    two kinds of texts, None where they show nothing; ``y`` is the recall kept."""
-
-    library: str
-    task: str
-    run: str
-    seed: int
-    checkpoint: bool
-    standard: bool
-    method: str
-    reads: str
-    y: float
-    base_recall: float
-    read: Mapping[str, float] | None
-    own: Mapping[str, float] | None
-
-
-def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of every library in a folder of `audit-runs`, and what the peers said of the pairs.
-    A library that two runs share counts once, or it would be fitted on and tested on.
-
-    Raises ValueError where there are no rows, and for a damaged file."""
-    rows: list[Row] = []
-    met: set[str] = set()
-    for file in sorted(folder.glob("*/*/*/*.json")):
-        made = read_json(file, _SHAPE)
-        same = repr(made["geometry"])
-        if same not in met:
-            met.add(same)
-            rows += _rows_of(made, file.relative_to(folder))
-    if not rows:
-        raise ValueError(f"{folder} holds no rows: python -m recycle audit-runs RUN --out {folder}")
-    file = folder / PEERS
-    said = read_json(file, SAID) if file.exists() else {"versions": {}, "pairs": {}}
-    return rows, said
-
-
-_SHAPE = {
-    "run": str,
-    "task": str,
-    "checkpoint": bool,
-    "seed": int,
-    "geometry": object,
-    "rows": [{str: object}],
-}
-
-
-def _rows_of(made: Mapping[str, Any], name: Path) -> Iterator[Row]:
-    experts = {each["adapter"]: each for each in made["experts"]}
-    weights = {each["method"]: each["weight"] for each in made["methods"]}
-    standard = all(each["recipe"] == STANDARD_RECIPE.name for each in made["experts"])
-    for row in made["rows"]:
-        expert = experts[row["adapter"]]
-        if row["method"] == "base" or row["n"] < QUESTIONS:
-            continue
-        read, own = (
-            features(row[source], row["adapter"], made["geometry"], weights[row["method"]])
-            for source in ("read", "written")
-        )
-        yield Row(
-            name.as_posix(),
-            made["task"],
-            made["run"],
-            made["seed"],
-            made["checkpoint"],
-            standard,
-            row["method"],
-            expert["reads"],
-            row["right"] / row["n"],
-            expert["base right"] / expert["asked"],
-            read,
-            own,
-        )
 
 
 # What is compared ---------------------------------------------------------------------------------

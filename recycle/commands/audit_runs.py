@@ -10,7 +10,8 @@ from pathlib import Path
 from recycle.audit.candidates import TRIED, candidates
 from recycle.audit.collect import fates, libraries_of
 from recycle.audit.inputs import check_place
-from recycle.audit.validate import PEERS, read_rows, validated
+from recycle.audit.rows import PEERS, read_rows
+from recycle.audit.validate import validated
 from recycle.audit.with_peers import asked, peers
 from recycle.plan import BaseSpec, Expert
 from recycle.run import progress
