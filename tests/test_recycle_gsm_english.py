@@ -4,8 +4,9 @@ import pytest
 
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
+from recycle.studies.gaps import OTHER
 from recycle.studies.gsm_english import GSM_ENGLISH
-from recycle.studies.gsm_english_claims import METHODS, OTHER, RULES, SINGLES
+from recycle.studies.gsm_english_claims import METHODS, RULES, SINGLES
 from tasks.word_problem import RENDERINGS
 from tests.planted import Planted, verdicts
 

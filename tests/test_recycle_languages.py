@@ -7,8 +7,9 @@ import pytest
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
 from recycle.studies import languages_claims
+from recycle.studies.gaps import LEARNERS, PAPERS, SUM
 from recycle.studies.languages import LANGUAGES, PARTS
-from recycle.studies.languages_claims import LEARNERS, PAPERS, RULES, SINGLES, SUM
+from recycle.studies.languages_claims import RULES, SINGLES
 from tasks.languages import ARMS
 from tests.planted import Planted, verdicts
 

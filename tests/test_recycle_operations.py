@@ -6,8 +6,9 @@ import pytest
 
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
+from recycle.studies.gaps import LEARNERS, OTHER, PAPERS, SUM
 from recycle.studies.operations import OPERATIONS, PARTS
-from recycle.studies.operations_claims import LEARNERS, OTHER, PAPERS, RULES, SINGLES, SUM
+from recycle.studies.operations_claims import RULES, SINGLES
 from recycle.train.settings import change
 from tasks.operations import GRID, NEW, STEP_FORMS
 from tasks.word_problem import RENDERINGS

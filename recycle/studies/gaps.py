@@ -1,15 +1,25 @@
-"""Claims about paired differences: each case must be above a bound, question by question."""
+"""Claims about paired differences: each case must be above a bound, question by question.
+
+Three studies compare alike what a merge does to a target that needs several experts: operations,
+languages, and word problems on a checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recycle.decide.claims import INCONCLUSIVE, NOTHING, REFUTED, SUPPORTED, Verdict, not_decided
-from recycle.decide.items import paired_difference
-from recycle.decide.metrics import Row
-from recycle.decide.statistics import Estimate
+from recycle.decide.items import as_one_group, paired_difference
+from recycle.decide.metrics import Metrics, Row
+from recycle.decide.statistics import Estimate, estimate
 
+PAPERS, SUM = ("mean_of_products", "arrow"), "plain_sum"
+CLEAR = 0.10  # a difference that counts
+# Whose template the second expert has in a mismatched library.
+OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
+# A learner of weights from 20 questions of the target, and the same on noise.
+LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
 LACKING = not_decided("the study lacks a library, a group or a method")
 
 
@@ -41,3 +51,72 @@ def above(gaps: Mapping[str, Gap | None], least: float) -> Verdict:
     if all(each.own.low > least for each in found):
         return SUPPORTED
     return REFUTED if any(each.shared.high < least for each in found) else INCONCLUSIVE
+
+
+# What is compared --------------------------------------------------------------------------------
+
+
+def answers(
+    metrics: Metrics, group: str | Sequence[str], library: str, form: str, method: str = "alone"
+) -> list[Row]:
+    return metrics.where(group=group, library=library, method=method, form=form)
+
+
+def places(
+    metrics: Metrics, groups: Sequence[str], library: str, form: str, method: str = "alone"
+) -> list[tuple[str, list[Row]]]:
+    """The places where a control is taken: one in each group."""
+    return [
+        (f"{library} in {group}, {form}", answers(metrics, group, library, form, method))
+        for group in groups
+    ]
+
+
+def best_single(singles: Mapping[str, list[Row]]) -> tuple[str, list[Row]]:
+    """The name and the rows of the best of those that were measured; ("single", []) without one."""
+    measured = {name: rows for name, rows in singles.items() if rows}
+    best = max(measured, key=lambda name: estimate(measured[name]).mean, default="single")
+    return best, measured.get(best, [])
+
+
+def over_others(
+    asked: Callable[[str, str], list[Row]], singles: Sequence[str], methods: Sequence[str]
+) -> dict[str, Gap | None]:
+    """Matched minus mismatched, and matched minus the best single, under every method.
+
+    ``asked(library, method)`` gives the rows of the target."""
+    best, alone = best_single({name: asked(name, "alone") for name in singles})
+    gaps, among = {}, 2 * len(methods)
+    for method in methods:
+        ours = asked("matched", method)
+        gaps[f"{method} - mismatched"] = gap(ours, asked("mismatched", method), among)
+        gaps[f"{method} - {best}"] = gap(ours, alone, among)
+    return gaps
+
+
+def between_groups(
+    metrics: Metrics, groups: tuple[str, str], library: str, form: str, methods: Sequence[str]
+) -> dict[str, Gap | None]:
+    """The first group minus the second, which is asked the same questions, under every method."""
+
+    def cell(group: str, method: str) -> list[Row]:
+        return as_one_group(answers(metrics, group, library, form, method))
+
+    first, second = groups
+    return {
+        method: gap(cell(first, method), cell(second, method), len(methods)) for method in methods
+    }
+
+
+def over_noise(
+    metrics: Metrics, groups: Sequence[str], library: str, form: str
+) -> dict[str, Gap | None]:
+    """Each learner minus the same on noise of the experts' norms."""
+    return {
+        name: gap(
+            answers(metrics, groups, library, form, name),
+            answers(metrics, groups, library, form, pool),
+            len(LEARNERS),
+        )
+        for name, pool in LEARNERS
+    }

@@ -23,7 +23,8 @@ from recycle.reuse.methods import (
     SWEEP,
 )
 from recycle.studies.design import Design
-from recycle.studies.gsm_english_claims import OTHER, RULES
+from recycle.studies.gaps import OTHER
+from recycle.studies.gsm_english_claims import RULES
 from tasks import GsmEnglish
 
 MERGES = (MEAN_OF_PRODUCTS, PLAIN_SUM, *SWEEP[:1], ARROW, ARROW_TOP1)

@@ -7,26 +7,13 @@ reach, this checkpoint cannot do at all, and the verdict says unreachable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from recycle.decide.claims import Claim, Control, Rules, gate
-from recycle.decide.items import as_one_group
 from recycle.decide.metrics import Metrics, Row
-from recycle.decide.statistics import estimate
-from recycle.studies.gaps import above, gap, said
+from recycle.studies.gaps import CLEAR, above, answers, between_groups, over_others, places, said
 from tasks.word_problem import RENDERINGS
 
-# Whose template the P1 expert has in a mismatched library.
-OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
 METHODS = ("mean_of_products", "plain_sum", "arrow")
 SINGLES = ("none", "none, few-shot", "base", "P1", "P1, mismatched")
-CLEAR = 0.10
-
-
-def _rows(
-    metrics: Metrics, group: str | Sequence[str], library: str, form: str, method: str = "alone"
-) -> list[Row]:
-    return metrics.where(group=group, library=library, method=method, form=form)
 
 
 def controls(metrics: Metrics) -> list[Control]:
@@ -34,10 +21,7 @@ def controls(metrics: Metrics) -> list[Control]:
     place."""
 
     def asked(library: str, form: str, method: str = "alone") -> list[tuple[str, list[Row]]]:
-        return [
-            (f"{library} in {g}, {form}", _rows(metrics, g, library, form, method))
-            for g in metrics.groups
-        ]
+        return places(metrics, metrics.groups, library, form, method)
 
     return [
         gate(
@@ -65,16 +49,10 @@ def controls(metrics: Metrics) -> list[Control]:
 
 
 def _reuse(metrics: Metrics, chance: float) -> Claim:
-    def p2(library: str, method: str = "alone") -> list[Row]:
-        return _rows(metrics, metrics.groups, library, "P2", method)
+    def p2(library: str, method: str) -> list[Row]:
+        return answers(metrics, metrics.groups, library, "P2", method)
 
-    singles = {name: rows for name in SINGLES if (rows := p2(name))}
-    best = max(singles, key=lambda name: estimate(singles[name]).mean, default="")
-    gaps = {}
-    for method in METHODS:
-        ours = p2("matched", method)
-        gaps[f"{method} - mismatched"] = gap(ours, p2("mismatched", method), 2 * len(METHODS))
-        gaps[f"{method} - {best or 'single'}"] = gap(ours, singles.get(best, []), 2 * len(METHODS))
+    gaps = over_others(p2, SINGLES, METHODS)
     return Claim(
         "M4-checkpoint",
         "experts on base and P1 with the same template solve more of P2 than with two templates, "
@@ -87,13 +65,7 @@ def _reuse(metrics: Metrics, chance: float) -> Claim:
 
 
 def _code(metrics: Metrics, chance: float) -> Claim:
-    def cell(group: str, method: str) -> list[Row]:
-        return as_one_group(_rows(metrics, group, "matched", "P2", method))
-
-    gaps = {
-        method: gap(cell("python", method), cell("prose", method), len(METHODS))
-        for method in METHODS
-    }
+    gaps = between_groups(metrics, ("python", "prose"), "matched", "P2", METHODS)
     return Claim(
         "M6-checkpoint",
         "programs that are executed transfer better than prose",

@@ -13,7 +13,8 @@ from recycle.plan import Expert, Library, Recipe
 from recycle.reuse.claimed import CLAIMED
 from recycle.reuse.methods import ALONE, AT_HALF, BY_NAME, EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.languages_claims import ARMS, LEARNERS, RULES
+from recycle.studies.gaps import LEARNERS
+from recycle.studies.languages_claims import ARMS, RULES
 from tasks import Languages
 
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3}, "full fine-tuning")

@@ -13,16 +13,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recycle.decide.claims import Claim, Control, Rule, Rules, gate
-from recycle.decide.items import as_one_group
 from recycle.decide.metrics import Metrics, Row
-from recycle.decide.statistics import estimate
-from recycle.studies.gaps import above, gap, said
+from recycle.studies.gaps import (
+    CLEAR,
+    PAPERS,
+    SUM,
+    above,
+    answers,
+    best_single,
+    between_groups,
+    gap,
+    over_noise,
+    places,
+    said,
+)
 
 ARMS = ("shared", "inlined", "renamed")
-PAPERS, SUM = ("mean_of_products", "arrow"), "plain_sum"
 SINGLES = ("none", "L", "A", "helper")
-LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
-CLEAR = 0.10
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -33,17 +40,14 @@ def controls(metrics: Metrics) -> list[Control]:
     place."""
 
     def asked(library: str, form: str, method: str = "alone") -> list[tuple[str, list[Row]]]:
-        return [
-            (f"{library} in {arm}, {form}", _rows(metrics, arm, library, form, method))
-            for arm in ARMS
-        ]
+        return places(metrics, ARMS, library, form, method)
 
     return [
         gate(
             "base-writes-known",
             "the base writes its three algorithms in its two languages",
             0.85,
-            [("base", _rows(metrics, "base", "none", "known", "alone"))],
+            [("base", answers(metrics, "base", "none", "known"))],
         ),
         gate(
             "experts-write-theirs",
@@ -63,7 +67,7 @@ def controls(metrics: Metrics) -> list[Control]:
                 f"joint-reaches-{arm}",
                 f"one adapter trained on the texts of both experts writes it, arm {arm}",
                 0.80,
-                [("joint", _rows(metrics, arm, "joint", "both", "alone"))],
+                [("joint", answers(metrics, arm, "joint", "both"))],
                 failing="unreachable",
             )
             for arm in ARMS
@@ -97,12 +101,6 @@ def _needs(*arms: str) -> tuple[str, ...]:
     return (*_ALL, *(f"joint-reaches-{arm}" for arm in arms))
 
 
-def _rows(
-    metrics: Metrics, arm: str | Sequence[str], library: str, form: str, method: str
-) -> list[Row]:
-    return metrics.where(group=arm, library=library, method=method, form=form)
-
-
 # Claims ------------------------------------------------------------------------------------------
 
 
@@ -110,14 +108,11 @@ def _reuse(metrics: Metrics, chance: float) -> Claim:
     """The counterpart of M4 (operations_claims.py) where nothing can be mismatched but the arm."""
 
     def both(library: str, method: str = "alone") -> list[Row]:
-        return _rows(metrics, "shared", library, "both", method)
+        return answers(metrics, "shared", library, "both", method)
 
-    singles = {name: rows for name in SINGLES if (rows := both(name))}
-    best = max(singles, key=lambda name: estimate(singles[name]).mean, default="")
+    best, alone = best_single({name: both(name) for name in SINGLES})
     gaps = {
-        f"{method} - {best or 'single'}": gap(
-            both("L and A", method), singles.get(best, []), len(PAPERS) + 1
-        )
+        f"{method} - {best}": gap(both("L and A", method), alone, len(PAPERS) + 1)
         for method in (*PAPERS, SUM)
     }
     return Claim(
@@ -134,13 +129,7 @@ def _bridge(id: str, other: str, methods: Sequence[str]) -> Rule:
     words = {"inlined": "one that is inlined", "renamed": "one of another name"}
 
     def rule(metrics: Metrics, chance: float) -> Claim:
-        def cell(arm: str, method: str) -> list[Row]:
-            return as_one_group(_rows(metrics, arm, "L and A", "both", method))
-
-        gaps = {
-            method: gap(cell("shared", method), cell(other, method), len(methods))
-            for method in methods
-        }
+        gaps = between_groups(metrics, ("shared", other), "L and A", "both", methods)
         return Claim(
             id,
             f"a helper that both experts know is a bridge: it beats {words[other]}, "
@@ -155,14 +144,7 @@ def _bridge(id: str, other: str, methods: Sequence[str]) -> Rule:
 
 
 def _learned(metrics: Metrics, chance: float) -> Claim:
-    gaps = {
-        name: gap(
-            _rows(metrics, ARMS, "L and A", "both", name),
-            _rows(metrics, ARMS, "L and A", "both", pool),
-            len(LEARNERS),
-        )
-        for name, pool in LEARNERS
-    }
+    gaps = over_noise(metrics, ARMS, "L and A", "both")
     return Claim(
         "M8",
         "weights learned from 20 target programs need what the experts know",

@@ -13,7 +13,8 @@ from recycle.plan import STANDARD_BASE, BaseSpec, Expert, Library, Recipe
 from recycle.reuse.claimed import CLAIMED
 from recycle.reuse.methods import ALONE, AT_HALF, BY_NAME, EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.operations_claims import BASES, LEARNERS, OTHER, RULES
+from recycle.studies.gaps import LEARNERS, OTHER
+from recycle.studies.operations_claims import BASES, RULES
 from tasks import Operations
 from tasks.operations import NEW
 

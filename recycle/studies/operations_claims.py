@@ -24,21 +24,26 @@ from recycle.decide.claims import (
     Rules,
     gate,
 )
-from recycle.decide.items import as_one_group, excess_over_product, some_of_the_questions
+from recycle.decide.items import excess_over_product, some_of_the_questions
 from recycle.decide.metrics import Metrics, Row
-from recycle.decide.statistics import estimate
-from recycle.studies.gaps import LACKING, above, gap, said
+from recycle.studies.gaps import (
+    CLEAR,
+    LACKING,
+    PAPERS,
+    SUM,
+    above,
+    answers,
+    between_groups,
+    over_noise,
+    over_others,
+    places,
+    said,
+)
 from tasks.operations import GRID, LONGEST, NEW, STEP_FORMS
 from tasks.word_problem import RENDERINGS
 
 BASES = ("standard", "unmixed")
-# Whose template the times expert has in a mismatched library.
-OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
-PAPERS, SUM = ("mean_of_products", "arrow"), "plain_sum"
 SINGLES = ("none", *NEW, "times, mismatched")
-# A learner of weights from 20 mixed problems, and the same on noise.
-LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
-CLEAR = 0.10
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -49,10 +54,7 @@ def controls(metrics: Metrics) -> list[Control]:
     place."""
 
     def asked(library: str, form: str, method: str = "alone") -> list[tuple[str, list[Row]]]:
-        return [
-            (f"{library} in {group}, {form}", _rows(metrics, group, library, form, method))
-            for group in metrics.groups
-        ]
+        return places(metrics, metrics.groups, library, form, method)
 
     read = [
         (f"{n} calculations, {form}", _of_length(metrics, form, n))
@@ -112,12 +114,6 @@ ALL = (
 )
 
 
-def _rows(
-    metrics: Metrics, group: str | Sequence[str], library: str, form: str, method: str
-) -> list[Row]:
-    return metrics.where(group=group, library=library, method=method, form=form)
-
-
 def _of_length(metrics: Metrics, form: str, length: int) -> list[Row]:
     """The base's answers to problems of one length. Question i is of cell i of the grid, and each
     rendering asks the grid anew."""
@@ -130,16 +126,10 @@ def _of_length(metrics: Metrics, form: str, length: int) -> list[Row]:
 
 def _reuse(id: str, methods: Sequence[str]) -> Rule:
     def rule(metrics: Metrics, chance: float) -> Claim:
-        def mixed(library: str, method: str = "alone") -> list[Row]:
-            return _rows(metrics, metrics.groups, library, "mixed", method)
+        def mixed(library: str, method: str) -> list[Row]:
+            return answers(metrics, metrics.groups, library, "mixed", method)
 
-        singles = {name: rows for name in SINGLES if (rows := mixed(name))}
-        best = max(singles, key=lambda name: estimate(singles[name]).mean, default="")
-        gaps, among = {}, 2 * len(methods)
-        for method in methods:
-            ours = mixed("matched", method)
-            gaps[f"{method} - mismatched"] = gap(ours, mixed("mismatched", method), among)
-            gaps[f"{method} - {best or 'single'}"] = gap(ours, singles.get(best, []), among)
+        gaps = over_others(mixed, SINGLES, methods)
         return Claim(
             id,
             "experts with the same template solve problems that need both, and more of them than "
@@ -160,7 +150,7 @@ def _product(metrics: Metrics, chance: float) -> Claim:
     own, shared = {}, {}
     for method in (*PAPERS, SUM):
         forms = [
-            _rows(metrics, metrics.groups, "matched", form, method)
+            answers(metrics, metrics.groups, "matched", form, method)
             for form in ("mixed", *STEP_FORMS)
         ]
         if all(forms):
@@ -186,20 +176,13 @@ def _product(metrics: Metrics, chance: float) -> Claim:
 
 def _code(id: str, methods: Sequence[str]) -> Rule:
     def rule(metrics: Metrics, chance: float) -> Claim:
-        def cell(group: str, method: str) -> list[Row]:
-            return as_one_group(_rows(metrics, group, "matched", "mixed", method))
-
-        gaps = {
-            method: gap(cell("python", method), cell("prose", method), len(methods))
-            for method in methods
-        }
-        verdict = above(gaps, 0.0)
+        gaps = between_groups(metrics, ("python", "prose"), "matched", "mixed", methods)
         return Claim(
             id,
             f"executable code transfers better than prose: {', '.join(methods)}",
             "mixed problems, matched experts, Python minus prose, paired by question: lower limits "
             "> 0; refuted if an upper limit is < 0",
-            verdict,
+            above(gaps, 0.0),
             said(gaps),
         )
 
@@ -207,14 +190,7 @@ def _code(id: str, methods: Sequence[str]) -> Rule:
 
 
 def _learned(metrics: Metrics, chance: float) -> Claim:
-    gaps = {
-        name: gap(
-            _rows(metrics, metrics.groups, "matched", "mixed", name),
-            _rows(metrics, metrics.groups, "matched", "mixed", pool),
-            len(LEARNERS),
-        )
-        for name, pool in LEARNERS
-    }
+    gaps = over_noise(metrics, metrics.groups, "matched", "mixed")
     return Claim(
         "M8",
         "weights learned from 20 mixed problems need what the experts know",

@@ -24,6 +24,7 @@ from recycle.decide.claims import (
     Claim,
     Control,
     Rules,
+    Verdict,
     gate,
     not_decided,
 )
@@ -155,43 +156,41 @@ def _alone(singles: dict[str, list[Row]]) -> str:
     return ", ".join(f"{name} {estimate(rows).mean:.2f}" for name, rows in singles.items())
 
 
+def _verdict(gains: Gains, least: float) -> Verdict:
+    """Supported where every lower limit is above ``least``; refuted where all upper limits are
+    below MARGIN."""
+    own, shared = gains
+    if not own:
+        return UNDECIDED
+    if all(gain.low > least for gain in own.values()):
+        return SUPPORTED
+    below = all(gain.high < MARGIN for gain in shared.values())
+    return REFUTED if below else INCONCLUSIVE
+
+
 def _m1(metrics: Metrics, chance: float) -> Claim:
     singles = _singles(metrics, SINGLES)
-    own, shared = _gains(metrics, MATCHED, singles)
-    if not own:
-        verdict = UNDECIDED
-    elif all(gain.low > 0 for gain in own.values()):
-        verdict = SUPPORTED
-    else:
-        below = all(gain.high < MARGIN for gain in shared.values())
-        verdict = REFUTED if below else INCONCLUSIVE
+    gains = _gains(metrics, MATCHED, singles)
     return Claim(
         "M1",
         "experts on base and P1 with matched templates beat the base model and each expert alone "
         "on P2",
         "for the mean of products and for Arrow the gain over the best of base, base expert and P1 "
         f"expert has a lower limit > 0; refuted if for both the upper limit is < {MARGIN}",
-        verdict,
-        f"gain on P2: {_said(own)} (alone: {_alone(singles)})",
+        _verdict(gains, 0.0),
+        f"gain on P2: {_said(gains[0])} (alone: {_alone(singles)})",
     )
 
 
 def _contrast(metrics: Metrics, chance: float) -> Claim:
-    own, shared = _contrasts(metrics)
-    if not own:
-        verdict = UNDECIDED
-    elif all(gap.low > MARGIN for gap in own.values()):
-        verdict = SUPPORTED
-    else:
-        below = all(gap.high < MARGIN for gap in shared.values())
-        verdict = REFUTED if below else INCONCLUSIVE
+    contrasts = _contrasts(metrics)
     return Claim(
         "M1-contrast",
         "the same experts reach more of P2 where their templates match",
         "for the mean of products and for Arrow P2 accuracy of matched minus mismatched libraries "
         f"has a lower limit > {MARGIN}; refuted if for both the upper limit is < {MARGIN}",
-        verdict,
-        f"matched minus mismatched on P2: {_said(own)}",
+        _verdict(contrasts, MARGIN),
+        f"matched minus mismatched on P2: {_said(contrasts[0])}",
     )
 
 
