@@ -10,8 +10,8 @@ from recycle.audit.retention import ENOUGH
 
 MEASURED = "This audit reports what it measured on these texts and questions."
 NOT_PREDICTED = (
-    "It makes no prediction for other questions: the one that was fitted to merges of known fate "
-    "did not pass its test on adapters like these (recycle/results, audit-prediction)."
+    "It makes no prediction for other questions: none that was fitted to merges of known fate has "
+    "passed the test that adapters like these need (recycle/results, audit-prediction)."
 )
 PREDICTED = (
     "The recall that an adapter would keep on questions about what it learned is predicted, with "

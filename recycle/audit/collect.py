@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora import Adapter, Mode
-from recycle.audit.candidates import acting
+from recycle.audit.candidates import acting, weight_of
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Probe, prompts_read
 from recycle.audit.retention import Sums, answers, compared, is_right, written
@@ -188,8 +188,3 @@ def means(sums: Sequence[Sums]) -> dict[str, float | None]:
         "kl": sum(each.kl for each in sums) / n if n else None,
         "margin left": sum(each.margin for each in sums) / own if own else None,
     }
-
-
-def weight_of(method: Method, count: int) -> float | None:
-    """The weight of each of ``count`` adapters where the method is a sum at one weight."""
-    return 1 / count if method.name == "mean_of_products" else method.weight

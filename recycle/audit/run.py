@@ -10,7 +10,7 @@ from typing import Any
 from lora import Adapter, Mode, base_hash
 from models import Model, Vocabulary
 from recycle.audit.advice import advise, scope
-from recycle.audit.candidates import acting
+from recycle.audit.candidates import acting, weight_of
 from recycle.audit.composition import after, before
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Composed, Probe
@@ -131,7 +131,7 @@ class _Asked:
                     "method": method.name,
                     "family": method.family,
                     "formula": method.formula,
-                    "weight": _weight(method, len(self.adapters)),
+                    "weight": weight_of(method, len(self.adapters)),
                     "refused": refused,
                 }
             )
@@ -192,11 +192,6 @@ class _Asked:
                 }
             )
         return rows
-
-
-def _weight(method: Method, count: int) -> float | None:
-    """The weight of each adapter where the method is a sum at one weight."""
-    return 1 / count if method.name == "mean_of_products" else method.weight
 
 
 def _shares(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
