@@ -43,7 +43,7 @@ from tasks import english_words as words
 from tasks import world
 from tasks.english_words import COUNTRIES, LANDMARKS, NOUNS, Chain, landmark_chain
 from tasks.legal import Legal, check, whole
-from tasks.world import Leak, Phase, Text, World
+from tasks.world import ForCheckpoints, Leak, Phase, Text
 
 GROUPS = ("F", "H", "R", "K", "NK", "KN")
 NEW_FIRST, NEW_SECOND = ("F", "H", "R", "NK"), ("F", "H", "R", "KN")
@@ -125,7 +125,7 @@ class Triple:
         return [*(Text(self.said(each), f"{name}.") for each in statements), asked]
 
 
-class English(World):
+class English(ForCheckpoints):
     """One seeded world of people, spouses, homes, landmarks and countries.
 
     Making a world raises Leak where an expert of one hop would read both ends of a chain. A group
@@ -244,17 +244,6 @@ class English(World):
         return self.sets[group]
 
     # Texts to read --------------------------------------------------------------------------------
-
-    def words(self) -> list[str]:
-        """None: a model that has read brings its own vocabulary."""
-        return []
-
-    def base_texts(self) -> dict[str, list[Text]]:
-        """None: what the model has read is not at hand."""
-        return {}
-
-    def shares(self) -> dict[str, float]:
-        return {}
 
     def openings(self) -> Sequence[str]:
         """Beginnings of texts, for a model to go on with: what it then writes, it knows."""

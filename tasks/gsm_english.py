@@ -25,16 +25,17 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from random import Random
 from typing import ClassVar, NamedTuple
 
-from tasks import numerals, world
-from tasks.arithmetic import run
+from tasks import world
 from tasks.english_words import GIVEN, OPENINGS
 from tasks.gsm_symbolic import LEVELS, by_original, load_problems
 from tasks.legal import COUNT, Legal, check
 from tasks.word_problem import RENDERINGS
+from tasks.word_trace import last_number
 from tasks.world import Leak, Text
 
 OUTCOMES = ("right", "wrong number", "no number")
@@ -140,7 +141,7 @@ def own_problem(story: Story, who: str, numbers: Mapping[str, int]) -> Problem:
     return Problem(questions, solutions)
 
 
-class GsmEnglish(world.World):
+class GsmEnglish(world.ForCheckpoints):
     """One seeded set of problems of three levels. Making a world raises ValueError where the files
     of a user hold too few stories, and Leak where its splits are broken."""
 
@@ -216,16 +217,6 @@ class GsmEnglish(world.World):
 
     # Texts to read --------------------------------------------------------------------------------
 
-    def words(self) -> list[str]:
-        """None: a model that has read brings its own vocabulary."""
-        return []
-
-    def base_texts(self) -> dict[str, list[Text]]:
-        return {}
-
-    def shares(self) -> dict[str, float]:
-        return {}
-
     def openings(self) -> Sequence[str]:
         return OPENINGS
 
@@ -294,10 +285,7 @@ class GsmEnglish(world.World):
             raise Leak(f"an expert reads a question of the test: {min(both)[:80]!r}")
 
 
-def _last_number(rendering: str, completion: str) -> object:
+def _last_number(rendering: str, completion: str) -> Fraction | None:
     """The last number of a solution, as a person reads it; of a program, its last value."""
     said = completion.strip()
-    if rendering != "python":
-        return numerals.last_number(said[-4_000:])
-    assignments, whole = run(said)
-    return assignments[-1].value if whole and assignments else None
+    return last_number(rendering, said if rendering == "python" else said[-4_000:])

@@ -39,6 +39,7 @@ from tasks.word_problem import (
     QUANTITIES,
     RENDERINGS,
     SIGNS,
+    TITLES,
     TRACE_WORDS,
     Graph,
     Step,
@@ -199,11 +200,7 @@ class Operations(world.World):
 
     name = "operations"
     Config = OperationsConfig
-    titles = {
-        "prose": "solved in prose",
-        "markdown": "solved in numbered Markdown steps",
-        "python": "solved by a Python program",
-    }
+    titles = TITLES
     groups, forms, components, outcomes = RENDERINGS, FORMS, STEP_FORMS, OUTCOMES
     target = "mixed"
     longest = 16 + 15 * (LONGEST + 2)  # tokens: room for one step too many

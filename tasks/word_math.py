@@ -51,6 +51,7 @@ from tasks.word_problem import (
     QUANTITIES,
     RENDERINGS,
     SIGNS,
+    TITLES,
     TRACE_WORDS,
     Graph,
     Problem,
@@ -80,11 +81,7 @@ class WordMath(world.World):
 
     name = "word-math"
     Config = WordMathConfig
-    titles = {
-        "prose": "solved in prose",
-        "markdown": "solved in numbered Markdown steps",
-        "python": "solved by a Python program",
-    }
+    titles = TITLES
     groups, forms, components, outcomes = RENDERINGS, LEVELS, LEVELS[:2], OUTCOMES
 
     def __init__(self, config: WordMathConfig, seed: int):

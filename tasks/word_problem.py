@@ -13,7 +13,12 @@ from typing import ClassVar, NamedTuple
 from tasks.legal import COUNT, READING_SHARE, SHARE, Legal, check, some_of, whole
 from tasks.world import Text
 
-RENDERINGS = ("prose", "markdown", "python")
+TITLES = {
+    "prose": "solved in prose",
+    "markdown": "solved in numbered Markdown steps",
+    "python": "solved by a Python program",
+}
+RENDERINGS = tuple(TITLES)
 LEVELS = ("base", "P1", "P2")
 QUANTITIES = tuple("apples pears plums figs dates limes melons nuts eggs cakes jars cups".split())
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}

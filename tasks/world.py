@@ -247,3 +247,17 @@ class World(ABC):
         The words are looked for in the residual stream at the end of the question's prompt.
         """
         return {}
+
+
+class ForCheckpoints(World):
+    """A world for a model that has read: it brings its own vocabulary, and what it has read is not
+    at hand."""
+
+    def words(self) -> list[str]:
+        return []
+
+    def base_texts(self) -> dict[str, list[Text]]:
+        return {}
+
+    def shares(self) -> dict[str, float]:
+        return {}
