@@ -1,7 +1,5 @@
 """The languages study: its claims on planted rows come out either way, each gate withholds."""
 
-import json
-
 import pytest
 
 from recycle.__main__ import main
@@ -12,6 +10,7 @@ from recycle.studies.languages import LANGUAGES, PARTS
 from recycle.studies.languages_claims import RULES, SINGLES
 from tasks.languages import ARMS
 from tests.planted import Planted, verdicts
+from tests.tiny import studied
 
 BRIDGES = ("M7", "M7-sum", "M7-names", "M7-names-sum")
 CLAIMS = ("M4-languages", *BRIDGES, "M8")
@@ -140,14 +139,11 @@ def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
         model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
         pretrain.steps=2 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
     """
-    arguments = [f"--set={size}" for size in sizes.split()]
     run, record = tmp_path / "run", str(tmp_path / "record.json")
-    assert main(["study", "languages", *arguments, "--run", str(run)]) == 0
+    claims, rows = studied("languages", sizes, run)
     assert "; answers took " in capsys.readouterr().out
-    decided = json.loads((run / "claims.json").read_text())
-    assert [claim["id"] for claim in decided["claims"]] == list(CLAIMS)
-    assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [claim["id"] for claim in claims] == list(CLAIMS)
+    assert all(claim["verdict"].startswith("not decided") for claim in claims)
     assert {r["group"] for r in rows} == {"base", "shared"}
     methods = {r["method"] for r in rows if r["library"] == "L and A"}
     assert methods >= {name for pair in LEARNERS for name in pair}

@@ -1,7 +1,5 @@
 """The operations study: its claims on planted rows come out either way, each gate withholds."""
 
-import json
-
 import pytest
 
 from recycle.__main__ import main
@@ -13,6 +11,7 @@ from recycle.train.settings import change
 from tasks.operations import GRID, NEW, STEP_FORMS
 from tasks.word_problem import RENDERINGS
 from tests.planted import N, Planted, verdicts
+from tests.tiny import studied
 
 CLAIMS = ("M4", "M4-sum", "M5", "M6", "M6-sum", "M8")
 BASE = {"base": 3 * N}  # the group "base" asks in three renderings
@@ -159,14 +158,11 @@ def test_a_study_in_miniature(tmp_path, capsys, monkeypatch):
         model.width=16 model.layers=1 model.heads=2 model.kv_heads=2 model.hidden=16
         pretrain.steps=2 pretrain.rows=2 train.steps=2 train.rows=2 adapter.rank=2
     """
-    arguments = [f"--set={size}" for size in sizes.split()]
     run, record = tmp_path / "run", str(tmp_path / "record.json")
-    assert main(["study", "operations", *arguments, "--run", str(run)]) == 0
+    claims, rows = studied("operations", sizes, run)
     assert "; answers took " in capsys.readouterr().out
-    decided = json.loads((run / "claims.json").read_text())
-    assert [claim["id"] for claim in decided["claims"]] == list(CLAIMS)
-    assert all(claim["verdict"].startswith("not decided") for claim in decided["claims"])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [claim["id"] for claim in claims] == list(CLAIMS)
+    assert all(claim["verdict"].startswith("not decided") for claim in claims)
     assert {r["group"] for r in rows} == {"base", "python"}
     assert main(["report", str(run), "--record", record, "--rejudge", "a test"]) == 0
     assert main(["table", record]) == 0

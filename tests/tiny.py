@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from recycle.__main__ import main
@@ -20,3 +21,11 @@ def make_run(folder: Path) -> Path:
     command = ["study", "two-hop", "--quiet", "--matmul=default", "--run", str(folder)]
     assert main([*command, *(f"--set={setting}" for setting in SETTINGS)]) == 0
     return folder
+
+
+def studied(study: str, sizes: str, run: Path) -> tuple[list[dict], list[dict]]:
+    """The claims and the rows of a study at these sizes, made through the command line."""
+    arguments = [f"--set={size}" for size in sizes.split()]
+    assert main(["study", study, *arguments, "--run", str(run)]) == 0
+    claims = json.loads((run / "claims.json").read_text())["claims"]
+    return claims, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
