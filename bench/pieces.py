@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.protocol import Arm, Clock, Row, race, saved_bytes
+from bench.protocol import Arm, Clock, Row, clear, race, saved_bytes
 from bench.steps import agree, result
 from models import TransformerConfig
 from models.functions import attend, rms_norm, rotate, stock_rotate, stock_swiglu, swiglu
@@ -63,7 +63,8 @@ TITLES = {
 
 def stock(names: Iterable[str]) -> AbstractContextManager[Any]:
     """Inside the block the transformer computes these pieces by the stock formulas."""
-    return patch.multiple("models.transformer", **{name: STOCK[name] for name in names})
+    formulas: dict[str, Any] = {name: STOCK[name] for name in names}
+    return patch.multiple("models.transformer", **formulas)
 
 
 def piece(
@@ -101,27 +102,37 @@ def piece(
         y = formulas["attend"](q, formulas["rotate"](k, cos, sin), v, bias)
         return y.transpose(1, 2).flatten(-2)
 
-    arms, values = {}, {}
+    arms: dict[str, Arm] = {}
+    values: dict[str, Tensor] = {}
     for arm, formulas in {"stock": STOCK, "ours": OURS, "ours again": OURS}.items():
         leaves = [t.clone().requires_grad_() for t in inputs]
-        forward = partial(computed, formulas, *leaves)
-        with torch.no_grad():
-            upstream = torch.randn(forward().shape, generator=torch.Generator().manual_seed(1))
-        step = partial(_forward_backward, forward, leaves, upstream.to(device))
-        arms[arm] = Arm(step, {"x": leaves})
-        values[arm] = torch.cat([t.flatten() for t in _forward_backward(*step.args)])
+        arms[arm] = Arm(_forward_backward(partial(computed, formulas, *leaves)), {"x": leaves})
+        y = arms[arm].step().detach()
+        gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        values[arm] = torch.cat([t.flatten() for t in (y, *gradients)])
+        clear(arms[arm])
     for arm, value in values.items():
         agree(TITLES[name], arm, value, values["ours"])
-    kept = {arm: saved_bytes(Arm(a.step, a.leaves), [weight, bias]) for arm, a in arms.items()}
+    kept = {arm: saved_bytes(a, [weight, bias]) for arm, a in arms.items()}
+
+    def clear_all() -> None:
+        for a in arms.values():
+            clear(a)
+
     steps = {arm: a.step for arm, a in arms.items()}
-    timings = race(steps, lambda: None, "ours", Clock(device), budget)
-    case = f"{rows} x {length}"
-    found = result(TITLES[name], case, timings, rows * length)
+    timings = race(steps, clear_all, "ours", Clock(device), budget)
+    found = result(TITLES[name], f"{rows} x {length}", timings, rows * length)
     return [row | {"saved MiB": round(kept[row["arm"]] / 2**20, 3)} for row in found]
 
 
-def _forward_backward(
-    forward: Callable[[], Tensor], leaves: list[Tensor], upstream: Tensor
-) -> tuple[Tensor, ...]:
-    y = forward()
-    return y.detach(), *torch.autograd.grad(y, leaves, upstream)
+def _forward_backward(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    with torch.no_grad():
+        y = forward()
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+
+    def step() -> Tensor:
+        y = forward()
+        y.backward(upstream)
+        return y
+
+    return step

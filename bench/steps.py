@@ -105,7 +105,7 @@ def base_model(config: TransformerConfig, device: str) -> Transformer:
     return Transformer(config, VOCABULARY, torch.Generator().manual_seed(0)).to(device)
 
 
-def random_adapter(model: Transformer, seed: int) -> Adapter:
+def random_adapter(model: nn.Module, seed: int) -> Adapter:
     """An adapter of all linear layers whose B is not zero: with a fresh adapter, wrong products
     would give right values."""
     generator = torch.Generator().manual_seed(seed)
