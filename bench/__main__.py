@@ -2,6 +2,7 @@
 
     python -m bench [--device cuda] [--json FILE] [--plot FILE.png]   all, with growth: minutes
     python -m bench growth [--json FILE]                    the sweeps over r, M, width, N, K alone
+    python -m bench real [--json FILE]                      a step of SmolLM2-135M's shape: minutes
     python -m bench table > bench/results/README.md         the tables of all recorded results
     python -m bench table --json FILE                       the tables of one results file
 
@@ -30,7 +31,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from bench import growth, report, steps
+from bench import growth, many, pieces, real, report, steps
 from bench.layers import gated, has_peft, one_adapter, together
 from bench.protocol import Case, Row, WrongResult, dtype_name, measure
 from models import TransformerConfig
@@ -47,7 +48,7 @@ GATED = {256: (1.90, 1.80), 512: (1.50, 1.43), 1024: (1.25, 1.21)}
 TOGETHER = {256: (1.22, 1.15), 512: (1.11, 1.08), 1024: (1.09, 1.05)}
 MODEL = TransformerConfig()
 TOKENS, RANK, ADAPTERS = 2048, 8, 8
-ROWS, LENGTH, EXPERTS, DECODED = 44, 64, 12, 32
+ROWS, LENGTH, EXPERTS, DECODED, MANY = 44, 64, 12, 32, 1000
 SECONDS = {"quick": 2.0, "all": 8.0, "growth": 1.5}  # for each case
 SMALL = (  # (M, width, dtype) of further cases of one adapter
     (2048, 128, torch.float32),
@@ -130,6 +131,26 @@ def step_jobs(device: str, seconds: float) -> list[Job]:
     ]
 
 
+def real_jobs(device: str, seconds: float) -> list[Job]:
+    """Steps of a real model beside Hugging Face's, its pieces, and many adapters on it."""
+    shape = real.SMOLLM2_135M
+    jobs: list[Job] = []
+    for rows, length in real.CASES:
+        size = f"{rows} x {length}"
+        for name, title in pieces.TITLES.items():
+            piece = partial(pieces.piece, name, shape, rows, length, device, seconds)
+            jobs.append((f"{title} {size}", piece))
+        step = partial(real.real_step, rows, length, device, seconds)
+        jobs.append((f"real step {size}", partial(step, shape, real.VOCABULARY)))
+    base = steps.base_model(MODEL, device)
+    attaching = partial(many.attaching, base, steps.random_adapter(base, 1), MANY)
+    jobs.append(("attaching", partial(attaching, device, seconds)))
+    for rows, length in ((ROWS, LENGTH), (1, 1)):
+        mixing = partial(many.mixing, base, rows, length, MANY, device, seconds)
+        jobs.append((f"mixing {rows} x {length}", mixing))
+    return jobs
+
+
 def growth_jobs(device: str, dtype: torch.dtype, seconds: float) -> list[Job]:
     return [
         (f"growth {axis}={value}", partial(growth.sweep, axis, value, dtype, device, seconds))
@@ -152,8 +173,8 @@ def parser() -> Parser:
     p.add_argument(
         "command",
         nargs="?",
-        choices=["growth", "table"],
-        help="the sweeps alone, or tables from recorded results",
+        choices=["growth", "real", "table"],
+        help="the sweeps alone, a real model's step, or tables from recorded results",
     )
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument(
@@ -201,6 +222,8 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     if options.command == "growth":
         dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
         jobs = growth_jobs(options.device, dtype, SECONDS["growth"])
+    elif options.command == "real":
+        jobs = real_jobs(options.device, SECONDS["quick"])
     else:
         jobs = (cpu_jobs if options.device == "cpu" else cuda_jobs)(options.quick)
     rows: list[Row] = []

@@ -15,6 +15,8 @@ from recycle.run.environment import commands_of
 RESULTS = Path(__file__).parent / "results"
 SAVED_FACTOR = 25  # Arrow's flow keeps at least so many times the bytes that ours does
 WHOLE_STEP_BOUNDS = (("full fine-tuning", 0.80), ("PEFT", 0.75), ("stock", 0.5))
+REAL_STEP_BOUND, FLOOR_BOUND = 0.67, 1.45  # ours over Hugging Face's step, and over its floor
+BESIDE = ("over floor", "GFLOP/s", "saved MiB", "peak MiB")  # columns of some whole steps
 PEERS = {  # beginning of a group: the arms that stand beside ours in its table
     "one adapter": ("naive", "PEFT"),
     "gated": ("Arrow's flow", "loop"),
@@ -74,6 +76,11 @@ def targets(rows: Sequence[Row]) -> list[dict[str, Any]]:
         for peer, must in WHOLE_STEP_BOUNDS:
             ratio = value_of(rows, group, case, peer, "over ours")
             judge(f"training step: ours over {peer}", quotient(1.0, ratio), must)
+    for group, case in cases(rows, "real step"):
+        ratio = value_of(rows, group, case, "HF + PEFT", "over ours")
+        judge(f"{group}, {case}: ours over HF + PEFT", quotient(1.0, ratio), REAL_STEP_BOUND)
+        above = value_of(rows, group, case, "ours", "over floor")
+        judge(f"{group}, {case}: ours over the floor of its products", above, FLOOR_BOUND)
     return judged
 
 
@@ -103,7 +110,7 @@ def line(row: Row) -> str:
     if "ratio" not in row:
         return (
             f"  {row['arm']:26} {row['ms']:9.1f} ms {row['over ours']:7.2f} of ours "
-            f"+-{row['spread']:.2f} {row['tokens/s']:9} tokens/s"
+            f"+-{row['spread']:.2f}{_beside(row)}"
         )
     target = ""
     if row["must"] is not None:
@@ -113,6 +120,11 @@ def line(row: Row) -> str:
         f"  {row['arm']:20} {row['ms']:9.2f} ms {row['ratio']:7.3f} +-{row['spread']:.3f}"
         f"  floor {row['floor']:.3f}  saved {row['saved MiB']:7.2f} MiB{target}"
     )
+
+
+def _beside(row: Row) -> str:
+    """What a whole step may have beside its time, for the end of a line."""
+    return "".join(f" {row[key]:9} {key}" for key in ("tokens/s", *BESIDE) if key in row)
 
 
 def title(rows: Sequence[Row]) -> str:
@@ -170,7 +182,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"`{', '.join(commands_of(machine))}` measured this on {machine['device']}, {threads}, "
         f"torch {machine['torch']}; the noise floor is {results['noise']:.3f}."
     )
-    tables = [_layer_table(rows), _step_table(rows), _growth_table(rows)]
+    tables = [_layer_table(rows), _step_table(rows), _beside_table(rows), _growth_table(rows)]
     return "\n\n".join([head, *("\n".join(table) for table in tables if table)]) + "\n"
 
 
@@ -228,12 +240,22 @@ def _step_table(rows: Sequence[Row]) -> list[str]:
             row["arm"],
             f"{row['ms']:.1f}",
             f"{row['over ours']:.2f}",
-            str(row["tokens/s"]),
+            str(row.get("tokens/s", "")),
         )
         for row in rows
         if "over ours" in row and row["arm"] != "ours again"
     ]
     return _table(("whole step", "arm", "ms", "times ours", "tokens/s"), cells)
+
+
+def _beside_table(rows: Sequence[Row]) -> list[str]:
+    """The distance of steps from their floor, and the memory that they keep and hold."""
+    cells = [
+        (f"{row['group']}, {row['case']}", row["arm"], *(str(row.get(key, "")) for key in BESIDE))
+        for row in rows
+        if "over ours" in row and any(key in row for key in BESIDE)
+    ]
+    return _table(("whole step", "arm", *BESIDE), cells)
 
 
 def _growth_table(rows: Sequence[Row]) -> list[str]:
