@@ -78,9 +78,9 @@ def whole_model(layers: int, width: int, device: str, budget: float) -> list[Row
     models = {"naive": steps.naive_model(base, adapter, stock=False), "ours": ours}
     losses = {name: partial(_loss, model, tokens) for name, model in models.items()}
     weights = sum(n * k for n, k in shapes)
-    group, case = "growth with base", f"{weights / 1e6:.1f}"
+    group, case = "growth with base", f"{weights / 1e6:.2g}"
     steps.agree(group, "naive", losses["naive"](), losses["ours"]())
-    runs = {PRODUCTS: _products(shapes, device), **losses}
+    runs: dict[str, Callable[[], object]] = {PRODUCTS: _products(shapes, device), **losses}
     timings = race(runs, lambda: None, PRODUCTS, Clock(device), budget)
     beside = 1.5 * steps.RANK * sum(n + k for n, k in shapes)  # of 1 for each weight
     on_and_off = _on_and_off(base, adapter)
@@ -103,7 +103,7 @@ def whole_model(layers: int, width: int, device: str, budget: float) -> list[Row
     ]
 
 
-def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
+def _loss(model: Transformer, tokens: Tensor) -> Tensor:
     """The loss of all tokens but the first, after its gradients were computed."""
     learned = torch.ones_like(tokens, dtype=torch.bool)
     model.zero_grad(set_to_none=True)

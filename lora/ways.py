@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -96,7 +96,8 @@ def chosen(shape: Shape) -> str | None:
 def fp32_products(setting: str) -> Iterator[None]:
     """Inside this block fp32 products on the CPU follow ``setting``: "none" is MKL, and "bf16"
     permits oneDNN, which computes them in full fp32 where the processor has no bf16 units."""
-    matmul = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    matmul = backend.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = setting
     try:
