@@ -25,7 +25,8 @@ SHAPES = [
 ]
 SECONDS = 3.0  # for each layer
 TESTS = ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider")
-STUDY = ("recycle", "study", "two-hop", "--preset", "quick", "--quiet", "--device", "cuda")
+# bf16 is the base's format; adapters are fp32 in any case.
+STUDY = ("recycle", "study", "two-hop", "--preset", "quick", "--device", "cuda", "--dtype", "bf16")
 
 
 def layer(shape: tuple[int, int, int, int], device: str = "cuda") -> Case:
@@ -59,7 +60,7 @@ def programs() -> list[Job]:
 def _study(seconds: float) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
-        return command("study", "two-hop, quick", (*STUDY, "--run", run), seconds)
+        return command("study", "two-hop, quick", (*STUDY, "--quiet", "--run", run), seconds)
 
 
 def _job(name: str, make: Callable[[], Case]) -> Job:

@@ -4,7 +4,7 @@ paired."""
 import pytest
 import torch
 
-from bench import layers, steps
+from bench import cuda, layers, steps
 from bench.protocol import (
     FROZEN,
     Arm,
@@ -118,3 +118,13 @@ def test_whole_steps_agree_and_a_wrong_one_is_named(monkeypatch):
     )
     with pytest.raises(WrongResult, match="training step: the arm .* nothing was timed"):
         steps.train_one(config, 2, 8, "cpu", 0.0)
+
+
+@pytest.mark.gpu
+def test_a_layer_on_cuda_is_right_and_says_its_memory_and_compile_time():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows = {row["arm"]: row for row in measure(cuda.layer((256, 64, 96, 8)), "cuda", 0.0)}
+    assert {"ours", "ours, compiled", "naive, compiled"} <= set(rows)
+    assert rows["ours"]["error"] <= 5e-3 and all(row["peak MiB"] > 0 for row in rows.values())
+    assert rows["ours, compiled"]["compile s"] > 0 and "compile s" not in rows["ours"]
