@@ -4,6 +4,7 @@
     python -m bench --device cuda --json FILE               a GPU, its tests, a study: 25 minutes
     python -m bench ... --json FILE --minutes 9 --go-on     a part of it; the same command goes on
     python -m bench growth [--json FILE]                    the sweeps over r, M, width, N, K, base
+    python -m bench real [--json FILE]                      a step of SmolLM2-135M's shape: minutes
     python -m bench page                                    the page of all recorded results
     python -m bench table --json FILE                       the tables of one results file
 
@@ -34,7 +35,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bench import cuda, growth, pictures, report, steps, targets
+from bench import cuda, growth, many, pictures, pieces, real, report, steps, targets
 from bench.jobs import Job, in_time
 from bench.layers import gated, has_peft, one_adapter, together
 from bench.protocol import Case, Row, WrongResult, dtype_name, measure
@@ -52,7 +53,7 @@ MakeCase = Callable[[], Case]
 WIDTHS = (256, 512, 1024)
 MODEL = TransformerConfig()
 TOKENS, RANK, ADAPTERS = 2048, 8, 8
-ROWS, LENGTH, EXPERTS, DECODED = 44, 64, 12, 32
+ROWS, LENGTH, EXPERTS, DECODED, MANY = 44, 64, 12, 32, 1000
 ROWS_OF_EACH = 8  # where the experts are trained at once
 SECONDS = {"quick": 2.0, "all": 8.0, "growth": 1.5}  # for each case
 LIMITS = {"quick": 75.0, "cpu": math.inf, "cuda": 22 * 60.0}  # seconds in which jobs may begin
@@ -95,6 +96,9 @@ def cuda_jobs(quick: bool) -> list[Job]:
     jobs = [cuda.standard_layer(), *step_jobs("cuda", cuda.SECONDS)]
     if quick:
         return jobs
+    for rows, length in real.CASES:
+        step = partial(real.real_step, rows, length, "cuda", dtype=torch.bfloat16)
+        jobs.append(Job(f"real step {rows} x {length}, bf16", step, cuda.SECONDS))
     sweeps = growth_jobs("cuda", torch.bfloat16, SECONDS["growth"])
     return jobs + cuda.programs() + cuda.further_layers() + sweeps
 
@@ -121,6 +125,28 @@ def step_jobs(device: str, seconds: float) -> list[Job]:
         Job("decoding", partial(steps.decode, MODEL, 3, 64, DECODED, device), seconds),
         Job("decoding one row", partial(steps.decode, MODEL, 3, 1, DECODED, device), seconds),
     ]
+
+
+def real_jobs(device: str, seconds: float) -> list[Job]:
+    """Steps of a real model beside Hugging Face's, its pieces, and many adapters on it."""
+    shape = real.SMOLLM2_135M
+    jobs: list[Job] = []
+    for rows, length in real.CASES:
+        size = f"{rows} x {length}"
+        for name, title in pieces.TITLES.items():
+            piece = partial(pieces.piece, name, shape, rows, length, device)
+            jobs.append(Job(f"{title} {size}", piece, seconds))
+        step = partial(
+            real.real_step, rows, length, device, config=shape, vocabulary=real.VOCABULARY
+        )
+        jobs.append(Job(f"real step {size}", step, seconds))
+    base = steps.base_model(MODEL, device)
+    attaching = partial(many.attaching, base, steps.random_adapter(base, 1), MANY, device)
+    jobs.append(Job("attaching", attaching, seconds))
+    for rows, length in ((ROWS, LENGTH), (1, 1)):
+        mixing = partial(many.mixing, base, rows, length, MANY, device)
+        jobs.append(Job(f"mixing {rows} x {length}", mixing, seconds))
+    return jobs
 
 
 def growth_jobs(device: str, dtype: torch.dtype, seconds: float) -> list[Job]:
@@ -156,9 +182,9 @@ def parser() -> Parser:
     p.add_argument(
         "command",
         nargs="?",
-        choices=["growth", "page", "table"],
-        help="the sweeps alone; the page of all recorded results, with its pictures; or the tables "
-        "of one results file, printed",
+        choices=["growth", "page", "real", "table"],
+        help="the sweeps alone; a real model's step; the page of all recorded results, with its "
+        "pictures; or the tables of one results file, printed",
     )
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument(
@@ -242,6 +268,8 @@ def chosen_jobs(options: argparse.Namespace) -> list[Job]:
     if options.command == "growth":
         dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
         return growth_jobs(options.device, dtype, SECONDS["growth"])
+    if options.command == "real":
+        return real_jobs(options.device, SECONDS["quick"])
     return (cpu_jobs if options.device == "cpu" else cuda_jobs)(options.quick)
 
 

@@ -27,6 +27,7 @@ PEERS = {  # beginning of a group: the arms that stand beside ours in its table
     "M=": ("naive", "PEFT", "naive, compiled", "ours, compiled"),
 }
 GROWTH_PEERS = ("naive", "Arrow's flow", "one after the other")
+BESIDE = ("over floor", "GFLOP/s", "saved MiB", "peak MiB")  # columns of some whole steps
 WAY = "way: "  # how the arms of our ways begin
 
 
@@ -39,7 +40,7 @@ def line(row: Row) -> str:
     if "ratio" not in row:
         return (
             f"  {row['arm']:26} {row['ms']:9.1f} ms {row['over ours']:7.2f} of ours "
-            f"+-{row['spread']:.2f} {row['tokens/s']:9} tokens/s"
+            f"+-{row['spread']:.2f}{_beside(row)}"
         )
     saved = f"  saved {row['saved MiB']:7.2f} MiB" if "saved MiB" in row else ""
     more = "".join(
@@ -49,6 +50,11 @@ def line(row: Row) -> str:
         f"  {row['arm']:20} {row['ms']:9.2f} ms {row['ratio']:7.3f} +-{row['spread']:.3f}"
         f"  {distance(row):5.2f} of its floor{saved}{more}"
     )
+
+
+def _beside(row: Row) -> str:
+    """What a whole step may have beside its time, for the end of a line."""
+    return "".join(f" {row[key]:9} {key}" for key in ("tokens/s", *BESIDE) if key in row)
 
 
 def title(rows: Sequence[Row]) -> str:
@@ -152,8 +158,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"{threads} thread{'s' if threads != '1' else ''}, torch {environment['torch']}; "
         f"the noise floor is {results['noise']:.3f}."
     )
-    tables = [_layer_table(rows), _way_table(rows), _step_table(rows), _growth_table(rows)]
-    tables += [_base_table(rows), _run_table(rows)]
+    tables = [_layer_table(rows), _way_table(rows), _step_table(rows), _beside_table(rows)]
+    tables += [_growth_table(rows), _base_table(rows), _run_table(rows)]
     return "\n\n".join([head, *("\n".join(table) for table in tables if table)]) + "\n"
 
 
@@ -246,12 +252,22 @@ def _step_table(rows: Sequence[Row]) -> list[str]:
             row["arm"],
             f"{row['ms']:.1f}",
             f"{row['over ours']:.2f}",
-            str(row["tokens/s"]),
+            str(row.get("tokens/s", "")),
         )
         for row in rows
         if "over ours" in row and row["arm"] != "ours again"
     ]
     return _table(("whole step", "arm", "ms", "times ours", "tokens/s"), cells)
+
+
+def _beside_table(rows: Sequence[Row]) -> list[str]:
+    """The distance of steps from their floor, and the memory that they keep and hold."""
+    cells = [
+        (f"{row['group']}, {row['case']}", row["arm"], *(str(row.get(key, "")) for key in BESIDE))
+        for row in rows
+        if "over ours" in row and any(key in row for key in BESIDE)
+    ]
+    return _table(("whole step", "arm", *BESIDE), cells)
 
 
 def _growth_table(rows: Sequence[Row]) -> list[str]:
