@@ -17,6 +17,8 @@ from lora.base import base_hash, keep_base_hash
 from lora.files import AdapterFileError, load_adapter, save_adapter
 from lora.layer import LoRALinear
 from lora.modes import Gated, Mix, Mode, Rows
+from lora.tuning import tune
+from lora.ways import use_ways
 
 __all__ = [
     "Adapter",
@@ -43,5 +45,7 @@ __all__ = [
     "same_base",
     "save_adapter",
     "train_only",
+    "tune",
+    "use_ways",
     "using",
 ]

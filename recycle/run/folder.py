@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "threads": int,
     "device?": str,
     "matmul": {"setting": str},
+    "ways?": {str: str},
     "command?": str,
     "commands?": [str],
 }
