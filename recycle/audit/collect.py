@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lora import Adapter, Mode
-from recycle.audit.candidates import acting, weight_of
+from recycle.audit.candidates import acting
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Probe, prompts_read
 from recycle.audit.retention import Sums, answers, compared, is_right, written
 from recycle.plan import BaseSpec, Expert
 from recycle.reuse.method import Method
+from recycle.reuse.methods import weight_of
 from recycle.run import progress
 from recycle.run.folder import base_folder
 from recycle.studies import Study

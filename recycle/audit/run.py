@@ -10,7 +10,7 @@ from typing import Any
 from lora import Adapter, Mode, base_hash
 from models import Model, Vocabulary
 from recycle.audit.advice import advise, scope
-from recycle.audit.candidates import acting, weight_of
+from recycle.audit.candidates import acting
 from recycle.audit.composition import after, before
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Composed, Probe
@@ -29,6 +29,7 @@ from recycle.audit.soundness import soundness
 from recycle.audit.survival import facts_of
 from recycle.audit.survival import report as certificates
 from recycle.reuse.method import Method
+from recycle.reuse.methods import weight_of
 from recycle.run import progress
 
 

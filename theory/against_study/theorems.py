@@ -22,14 +22,14 @@ from recycle.audit.retention import is_right, probed
 from recycle.audit.survival import Fact, facts_of, is_exact, last_down_proj, survival
 from recycle.decide.metrics import Metrics
 from recycle.measure.ask import encode_prompt
+from recycle.measure.interaction import additive_bound, interaction_and_rounding
 from recycle.plan import STANDARD_BASE, Library
 from recycle.reuse.methods import ALONE, PLAIN_SUM
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.train.base import Base
 from recycle.train.experts import open_adapter
-from theory.against_study.interaction import FORM, interaction_and_rounding
-from theory.claims.additive import additive_bound
+from theory.against_study.interaction import FORM
 
 HOPS = ("hop1", "hop2")
 WEIGHTS = {"1": 1.0, "3/4": 0.75, "1/2": 0.5}
@@ -110,7 +110,8 @@ def calculated(base: Base, pair: Library) -> Iterator[Seen]:
         }
     for version, adapters in versions.items():
         exact = is_exact(base.model, adapters)
-        share, rounding = interaction_and_rounding(base.model, prompts, *adapters.values())
+        first, second = adapters.values()
+        share, rounding = interaction_and_rounding(base.model, prompts, first, second)
         name, bound = f"interaction: {version}", 0.0 if exact else None
         yield Seen(name, "==", bound, share, near=rounding)
         yield from certificates(base, pair.group, adapters, version)
