@@ -19,7 +19,7 @@ from lora import Adapter
 from recycle.audit.candidates import acting
 from recycle.audit.inputs import Probe
 from recycle.audit.retention import is_right, probed
-from recycle.audit.survival import Fact, facts_of, is_exact, last_down_proj, survival
+from recycle.audit.survival import Fact, facts_of, is_exact, last_down_proj, survivals
 from recycle.decide.metrics import Metrics
 from recycle.measure.ask import encode_prompt
 from recycle.measure.interaction import additive_bound, interaction_and_rounding
@@ -130,8 +130,8 @@ def certificates(
     that survive the certified ones."""
     facts = known_facts(base, group, adapters)
     exact = is_exact(base.model, adapters)
-    for written, weight in WEIGHTS.items():
-        rows = survival(base.model, base.tokenizer, adapters, facts, weight)
+    by_weight = survivals(base.model, base.tokenizer, adapters, facts, list(WEIGHTS.values()))
+    for written, rows in zip(WEIGHTS, by_weight, strict=True):
         n, seen = sum(row.facts for row in rows), sum(row.seen for row in rows)
         name = f"weight {written}, {version}"
         if n:
