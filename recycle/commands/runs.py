@@ -29,6 +29,7 @@ from recycle.run.names import plain_file
 from recycle.run.processes import Team, here, processes
 from recycle.run.ways import choose_ways
 from recycle.show.carry_over import carry_over as laid_side_by_side
+from recycle.show.lines_table import lines_markdown
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, read_recorded, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
@@ -205,8 +206,14 @@ def judge_again(options: Namespace) -> None:
 
 
 def table(options: Namespace) -> None:
+    if options.minus is not None and options.lines is None:
+        raise ValueError("--minus goes with --lines: name the lines whose differences are asked")
     with _a_record(options.file):
-        shown = markdown(read_json(options.file))
+        if options.lines is None:
+            shown = markdown(read_json(options.file))
+        else:
+            recorded = read_recorded(options.file)
+            shown = lines_markdown(recorded.design, recorded.metrics, options.lines, options.minus)
     print(shown, end="")
 
 
