@@ -58,8 +58,10 @@ def without_pictures(monkeypatch):
 
 @pytest.fixture
 def command_line(tmp_path):
-    """Start a study in a process of its own, for which matplotlib seems not to be installed."""
-    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    """Start a study in a process of its own, for which matplotlib and scipy seem not to be
+    installed: each takes a second or two to load."""
+    for name in ("matplotlib", "scipy"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
     # As many threads as here: a sum over another number of threads may round differently.
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": threads}
