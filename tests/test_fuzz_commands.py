@@ -185,9 +185,7 @@ def test_every_setting_is_legal_or_refused(accepted):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recycle.show.drawing.Figure", None)
-        return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 COMMANDS = (

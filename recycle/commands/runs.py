@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 import webbrowser
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from recycle.run.processes import Team, here, processes
 from recycle.run.ways import choose_ways
 from recycle.show.carry_over import carry_over as laid_side_by_side
 from recycle.show.lines_table import lines_markdown
+from recycle.show.minutes import keep_minutes, minutes, minutes_table
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, read_recorded, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
@@ -81,7 +83,12 @@ def study(options: Namespace) -> int:
             environment["ways"] = ways
         run_study(made, folder, environment, team, options.quiet, device)
     if team.rank == 0:
+        begun = time.monotonic()
         _write_report(made.settled(folder), folder)
+        spent = minutes(folder, time.monotonic() - begun)
+        keep_minutes(folder, spent)
+        if not options.quiet:
+            print(f"\n{minutes_table(spent)}")
     return 0
 
 
