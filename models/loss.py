@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.protocol import Trainable
+
+AT_ONCE = 1 << 22  # logits in memory at once, where the head is frozen
 
 
 def completion_loss(
@@ -19,8 +25,9 @@ def completion_loss(
     learned tokens of all, and the losses of the parts add up to the mean over all.
     """
     learned = learned[:, 1:]
-    logits = model.unembed(model.hidden_states(tokens[:, :-1])[learned])
-    losses = F.cross_entropy(logits.float(), tokens[:, 1:][learned], reduction="none")
+    losses = token_losses(
+        model, model.hidden_states(tokens[:, :-1])[learned], tokens[:, 1:][learned]
+    )
     counts = learned_in(learned, groups)
     # The learned tokens stand in the order of their rows: the first counts[0] belong to the first
     # group, and so on.
@@ -33,3 +40,53 @@ def completion_loss(
 def learned_in(learned: Tensor, groups: int) -> Tensor:
     """The number of learned tokens of each group: (groups,)."""
     return learned.reshape(groups, -1).sum(1)
+
+
+def token_losses(
+    model: Trainable, states: Tensor, tokens: Tensor, at_once: int = AT_ONCE
+) -> Tensor:
+    """The cross-entropy, in nats, of each token (n,) that follows a state (n, width): (n,).
+
+    A vocabulary of 49,152 makes 0.2 MB of each token's logits, and stock code holds three such
+    tensors through the whole backward pass. Where nothing of the head learns, no more than
+    ``at_once`` logits are therefore made at a time, and none is kept: a state's gradient depends on
+    its own loss alone, so it is computed beside that loss.
+    """
+    nothing = model.unembed(states[:0].detach())  # it costs nothing and tells two things
+    vocabulary, head_learns = nothing.shape[-1], nothing.requires_grad
+    if head_learns or not states.requires_grad or len(states) * vocabulary <= at_once:
+        return _cross_entropy(model.unembed, states, tokens)
+    return _InPieces.apply(states, tokens, model.unembed, max(1, at_once // vocabulary))
+
+
+def _cross_entropy(unembed: Callable[[Tensor], Tensor], states: Tensor, tokens: Tensor) -> Tensor:
+    return F.cross_entropy(unembed(states).float(), tokens, reduction="none")
+
+
+class _InPieces(torch.autograd.Function):
+    """Losses l_i of states h_i: the backward pass multiplies dl_i / dh_i, which the forward pass
+    has computed piece by piece, by the gradient of l_i."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, tokens: Tensor, unembed: Callable[[Tensor], Tensor], size: int
+    ) -> Tensor:
+        losses, slopes = (
+            states.new_empty(len(states), dtype=torch.float32),
+            torch.empty_like(states),
+        )
+        pieces = (each.split(size) for each in (states, tokens, losses, slopes))
+        for some, their_tokens, their_losses, their_slopes in zip(*pieces, strict=True):
+            with torch.enable_grad():
+                some = some.detach().requires_grad_()
+                found = _cross_entropy(unembed, some, their_tokens)
+                their_slopes.copy_(torch.autograd.grad(found.sum(), some)[0])
+            their_losses.copy_(found.detach())
+        ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_losses: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * d_losses.to(slopes.dtype).unsqueeze(-1), None, None, None

@@ -160,7 +160,7 @@ def test_adapters_trained_at_once_are_adapters_trained_alone():
     assert not any(p.requires_grad for n, p in model.named_parameters() if "lora" not in n)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 4, 99])
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 7, 99])
 def test_micro_batches_train_as_the_whole_batch_does(micro_batch):
     names, seen = ("a", "b"), []
 
@@ -183,7 +183,7 @@ def test_micro_batches_train_as_the_whole_batch_does(micro_batch):
     seen.clear()
     for losses, same in zip(trained(micro_batch), whole, strict=True):
         assert losses["loss"] == pytest.approx(same, abs=1e-5)
-    assert max(seen) == 2 * min(4, micro_batch) and sum(seen) == 8 * 8
+    assert max(seen) == 2 * min(4, max(1, micro_batch // 2)) and sum(seen) == 8 * 8
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def _shapes(study: Study) -> Iterator[Shape]:
             own = change(config, together[0].recipe.settings)
             if own.adapter.kind != "lora":
                 continue
-            tokens = (own.train.micro_batch or own.train.rows) * own.train.length
+            tokens = own.train.at_once(len(together)) * own.train.length
             for path in matching(model, own.adapter.patterns):
                 layer = model.get_submodule(path)
                 assert isinstance(layer, nn.Linear)

@@ -30,8 +30,9 @@ class TrainConfig:
     A step reads ``rows`` rows of ``length`` tokens, for each adapter where several are trained at
     once. A row holds several texts where it is ``packed``, and one text otherwise. ``warmup`` is a
     share of the steps, and ``clip`` bounds the norm of each group's gradient. ``micro_batch`` rows
-    of each adapter are in memory at once, and their gradients add up; 0 stands for all rows. Raises
-    ValueError for values that cannot train.
+    of all adapters together are in memory at once (one row of each adapter where there are more
+    adapters than that), and their gradients add up; 0 stands for all rows. Raises ValueError for
+    values that cannot train.
     """
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
@@ -63,6 +64,10 @@ class TrainConfig:
     def tokens(self) -> int:
         """The number of tokens that one step reads for each group of parameters."""
         return self.rows * self.length
+
+    def at_once(self, groups: int) -> int:
+        """The rows of each of that many adapters that are in memory at once."""
+        return min(max(1, self.micro_batch // groups), self.rows) if self.micro_batch else self.rows
 
     def rate(self, step: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
@@ -111,7 +116,7 @@ def fit(
         for settings in optimizer.param_groups:
             settings["lr"] = config.lr * config.rate(step)
         tokens, learned = (part.to(device) for part in batch(step))
-        losses = _learn(model, tokens, learned, len(groups), config.micro_batch)
+        losses = _learn(model, tokens, learned, len(groups), config.at_once(len(groups)))
         for group in groups:
             clip(group, config.clip)
         optimizer.step()
@@ -146,17 +151,14 @@ def clip(group: Sequence[nn.Parameter], largest: float) -> None:
         torch.nn.utils.clip_grads_with_norm_(group, largest, norm)
 
 
-def _learn(
-    model: Trainable, tokens: Tensor, learned: Tensor, groups: int, micro_batch: int
-) -> Tensor:
-    """The losses (groups,), and their gradients, added up over micro-batches of each group's
-    rows."""
+def _learn(model: Trainable, tokens: Tensor, learned: Tensor, groups: int, at_once: int) -> Tensor:
+    """The losses (groups,), and their gradients, added up over pieces of ``at_once`` rows of each
+    group."""
     rows = len(tokens) // groups
-    size = min(micro_batch or rows, rows)
     counts, total = learned_in(learned[:, 1:], groups), torch.zeros(groups, device=tokens.device)
     own, own_learned = (part.unflatten(0, (groups, rows)) for part in (tokens, learned))
-    for start in range(0, rows, size):
-        some = slice(start, start + size)
+    for start in range(0, rows, at_once):
+        some = slice(start, start + at_once)
         part, part_learned = own[:, some].flatten(0, 1), own_learned[:, some].flatten(0, 1)
         losses = completion_loss(model, part, part_learned, groups, counts)
         losses.sum().backward()

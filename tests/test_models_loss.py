@@ -1,0 +1,73 @@
+"""The loss in pieces: the same values and gradients as in one piece, over a head that is frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import Transformer, TransformerConfig
+from models.loss import token_losses
+
+CONFIG = TransformerConfig(width=16, layers=1, heads=2, kv_heads=1, hidden=24, context=16)
+VOCABULARY = 30
+
+
+def model_with(head_learns):
+    model = Transformer(CONFIG, VOCABULARY, torch.Generator().manual_seed(0))
+    model.requires_grad_(head_learns)
+    return model
+
+
+def given(count, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(count, CONFIG.width, generator=generator).to(dtype)
+    return states.requires_grad_(), torch.randint(VOCABULARY, (count,), generator=generator)
+
+
+def asked_of(monkeypatch, model):
+    """How many states each call of the head has."""
+    seen, unembed = [], model.unembed
+    monkeypatch.setattr(
+        model, "unembed", lambda states: (seen.append(len(states)), unembed(states))[1]
+    )
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 6, 7])
+def test_pieces_give_the_losses_and_gradients_of_the_whole(monkeypatch, count, dtype):
+    model = model_with(head_learns=False).to(dtype)
+    states, tokens = given(count, dtype)
+    weights = torch.arange(1, count + 1, dtype=torch.float32)
+    whole = token_losses(model, states, tokens)
+    (expected,) = torch.autograd.grad(whole @ weights, states)
+    seen = asked_of(monkeypatch, model)
+    pieces = token_losses(model, states, tokens, at_once=3 * VOCABULARY)
+    assert max(seen) == min(count, 3) and sum(seen) == count
+    (got,) = torch.autograd.grad(pieces @ weights, states)
+    assert pieces.dtype == torch.float32 and got.dtype == dtype
+    torch.testing.assert_close(pieces, whole)
+    if dtype == torch.bfloat16:  # rounded before and after the weights, in pieces and as a whole
+        torch.testing.assert_close(got, expected, rtol=2**-4, atol=2**-10)
+    else:
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("head_learns, needs", [(True, True), (False, False)])
+def test_a_head_that_learns_and_states_that_need_no_gradient_are_read_whole(
+    monkeypatch, head_learns, needs
+):
+    model = model_with(head_learns)
+    states, tokens = given(7)
+    seen = asked_of(monkeypatch, model)
+    losses = token_losses(model, states.requires_grad_(needs), tokens, at_once=VOCABULARY)
+    assert seen == [0, 7]
+    assert losses.requires_grad == (head_learns or needs)
+    if head_learns:
+        losses.sum().backward()
+        assert all(p.grad.any() for p in model.parameters() if p.ndim == 2 and len(p) == VOCABULARY)
+
+
+def test_no_learned_token_gives_no_loss():
+    states, tokens = given(0)
+    assert token_losses(model_with(False), states, tokens, at_once=1).shape == (0,)
