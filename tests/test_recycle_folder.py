@@ -3,6 +3,7 @@
 Shapes of JSON, files that are whole or absent, and ledgers: each file is what the run made there.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -534,6 +535,33 @@ def test_a_stop_between_two_saves_loses_no_curve(run, capsys, monkeypatch):
     assert record["names"] == [expert.slug for expert in first] and record["seconds"] > 0
     told(capsys, study(run))
     assert results(run) == before and not list((run / HOME).glob("*checkpoint.pt"))
+
+
+def test_a_pass_whose_rows_do_not_fit_is_trained_in_turns(run, monkeypatch):
+    """Two rows in memory are two experts of one row each, then the third: the same experts, in one
+    record."""
+    shutil.rmtree(run / HOME / "passes")
+    trained = (run / HOME / "library").rename(run / HOME / "before")
+    study = open_study(run)
+    base = study.open_base(0, next(iter(study.bases))[1], run)
+    base = dataclasses.replace(base, config=change(base.config, {"train.micro_batch": 2}))
+    name, together = next((n, e) for n, e in study.passes("standard").items() if len(e) > 2)
+    fit, groups = recycle.train.experts.fit, []
+
+    def counting(model, parameters, *rest, **options):
+        groups.append(len(parameters))
+        return fit(model, parameters, *rest, **options)
+
+    monkeypatch.setattr(recycle.train.experts, "fit", counting)
+    recycle.train.experts.train_pass(base, name, together)
+    assert groups == [2] * (len(together) // 2) + [1] * (len(together) % 2)
+    record = json.loads((run / HOME / f"passes/{name}.json").read_text())
+    assert record["names"] == [expert.slug for expert in together]
+    for expert in together:
+        new, old = (load_adapter(home / expert.slug) for home in (run / HOME / "library", trained))
+        for path in old.paths:
+            for ours, theirs in zip(new.factors[path], old.factors[path], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -132,13 +132,13 @@ SETTINGS: dict[str, Any] = {
     "adapter.preserve_from": "sampled",
     "train.steps": 200,
     "train.rows": 12,
-    "train.micro_batch": 4,
+    "train.micro_batch": 2,  # with fp32 weights the peak stays below 3 times the checkpoint
     "train.length": 80,
     "train.packed": False,
     "train.lr": 1e-3,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"groups": ("H", "K", "NK"), "parts": ("main", "mixed", "none")},
+    "quick": {"groups": ("H", "K"), "parts": ("main",)},
     "laptop": {"parts": (*DECIDING, "target")},
     "full": {"parts": DECIDING, "seeds": (1, 2, 3)},
     "methods": {

@@ -56,9 +56,12 @@ PASS = {"curve": CURVE, "padding": float, "names": [str], "seconds": float}
 
 
 def train_pass(base: Base, name: str, together: Sequence[Expert]) -> None:
-    """Train the experts of a pass that are not on disk yet."""
+    """Train the experts of a pass that are not on disk yet, in turns where their rows would not be
+    in memory together."""
     if experts := untrained(base.folder, together):
-        _train_pass(base, name, experts)
+        at_once = _recipe(base, experts).train.micro_batch or len(experts)
+        for first in range(0, len(experts), at_once):
+            _train_pass(base, name, experts[first : first + at_once])
 
 
 def untrained(folder: Path, experts: Sequence[Expert]) -> list[Expert]:
@@ -189,9 +192,14 @@ def train_experts(
 ) -> Pass:
     """Train experts of one recipe in one pass over a base; ``changed`` settings override the
     recipe's."""
-    config = change(change(base.config, experts[0].recipe.settings), changed or {})
+    config = change(_recipe(base, experts), changed or {})
     train = _train_adapters if config.adapter.kind == "lora" else _fine_tune
     return train(base, config, experts, checkpoint)
+
+
+def _recipe(base: Base, experts: Sequence[Expert]) -> StudyConfig:
+    """The settings of experts that share a recipe."""
+    return change(base.config, experts[0].recipe.settings)
 
 
 def own_corpus(base: Base, config: StudyConfig, expert: Expert) -> Corpus:

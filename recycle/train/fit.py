@@ -30,9 +30,8 @@ class TrainConfig:
     A step reads ``rows`` rows of ``length`` tokens, for each adapter where several are trained at
     once. A row holds several texts where it is ``packed``, and one text otherwise. ``warmup`` is a
     share of the steps, and ``clip`` bounds the norm of each group's gradient. ``micro_batch`` rows
-    of all adapters together are in memory at once (one row of each adapter where there are more
-    adapters than that), and their gradients add up; 0 stands for all rows. Raises ValueError for
-    values that cannot train.
+    of all adapters together are in memory at once, one of each at least, and their gradients add
+    up; 0 stands for all rows. Raises ValueError for values that cannot train.
     """
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
