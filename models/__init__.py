@@ -5,7 +5,7 @@ from models.checkpoint import load_checkpoint
 from models.decode import complete, greedy, pad_right, rows_at_once, sample
 from models.export import save_checkpoint
 from models.families import CheckpointError
-from models.loss import completion_loss, learned_in
+from models.loss import completion_loss, learned_in, token_losses
 from models.protocol import LanguageModel, Trainable, Vocabulary, device_of
 from models.text_tokenizer import TextTokenizer
 from models.tokenizer import Tokenizer
@@ -35,4 +35,5 @@ __all__ = [
     "rows_at_once",
     "sample",
     "save_checkpoint",
+    "token_losses",
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.protocol import Trainable
+from models.protocol import Trainable, Unembedding
 
 AT_ONCE = 1 << 22  # logits in memory at once, where the head is frozen
 
@@ -33,7 +33,7 @@ def completion_loss(
     # group, and so on.
     numbers = torch.arange(groups, device=tokens.device)
     group = torch.repeat_interleave(numbers, counts, output_size=len(losses))
-    sums = torch.zeros(groups, device=tokens.device).index_add(0, group, losses)
+    sums = losses.new_zeros(groups).index_add(0, group, losses)
     return sums / (counts if of is None else of)
 
 
@@ -43,7 +43,7 @@ def learned_in(learned: Tensor, groups: int) -> Tensor:
 
 
 def token_losses(
-    model: Trainable, states: Tensor, tokens: Tensor, at_once: int = AT_ONCE
+    model: Unembedding, states: Tensor, tokens: Tensor, at_once: int = AT_ONCE
 ) -> Tensor:
     """The cross-entropy, in nats, of each token (n,) that follows a state (n, width): (n,).
 
@@ -54,13 +54,23 @@ def token_losses(
     """
     nothing = model.unembed(states[:0].detach())  # it costs nothing and tells two things
     vocabulary, head_learns = nothing.shape[-1], nothing.requires_grad
-    if head_learns or not states.requires_grad or len(states) * vocabulary <= at_once:
+    size = max(1, at_once // vocabulary)
+    if head_learns or len(states) <= size:
         return _cross_entropy(model.unembed, states, tokens)
-    return _InPieces.apply(states, tokens, model.unembed, max(1, at_once // vocabulary))
+    if states.requires_grad:
+        return _InPieces.apply(states, tokens, model.unembed, size)
+    pieces = zip(states.split(size), tokens.split(size), strict=True)
+    return torch.cat([_cross_entropy(model.unembed, *piece) for piece in pieces])
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Losses are never of 16 bits."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _cross_entropy(unembed: Callable[[Tensor], Tensor], states: Tensor, tokens: Tensor) -> Tensor:
-    return F.cross_entropy(unembed(states).float(), tokens, reduction="none")
+    logits = unembed(states)
+    return F.cross_entropy(logits.to(_wide(logits.dtype)), tokens, reduction="none")
 
 
 class _InPieces(torch.autograd.Function):
@@ -72,7 +82,7 @@ class _InPieces(torch.autograd.Function):
         ctx: Any, states: Tensor, tokens: Tensor, unembed: Callable[[Tensor], Tensor], size: int
     ) -> Tensor:
         losses, slopes = (
-            states.new_empty(len(states), dtype=torch.float32),
+            states.new_empty(len(states), dtype=_wide(states.dtype)),
             torch.empty_like(states),
         )
         pieces = (each.split(size) for each in (states, tokens, losses, slopes))

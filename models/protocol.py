@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 
-class Trainable(Protocol):
+class Unembedding(Protocol):
+    """A model that gives the logits of states."""
+
+    def unembed(self, states: Tensor, /) -> Tensor:
+        """States (..., width) -> logits (..., vocabulary)."""
+
+
+class Trainable(Unembedding, Protocol):
     """Training asks a model for the states of every token, and for the logits of those states."""
 
     def hidden_states(self, tokens: Tensor, /) -> Tensor:
         """Token ids (b, l) -> normalised states after the last layer (b, l, width)."""
-
-    def unembed(self, states: Tensor, /) -> Tensor:
-        """States (..., width) -> logits (..., vocabulary)."""
 
     def train(self, mode: bool = True) -> Any: ...
 

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from lora import using
-from models import LanguageModel, Vocabulary, device_of, greedy, pad_right, rows_at_once
+from models import (
+    LanguageModel,
+    Vocabulary,
+    device_of,
+    greedy,
+    pad_right,
+    rows_at_once,
+    token_losses,
+)
 from recycle.reuse.method import Stage
 from recycle.train.base import Base
 from tasks import Question, Text, World
@@ -126,9 +134,7 @@ def compare(
         scored[i, 1 + len(prompt) :][: len(completion)] = True
     tokens, scored = tokens.to(device_of(model)), scored[:, 1:].to(device_of(model))
     states = model.hidden_states(tokens[:, :-1])[scored]
-    logits = model.unembed(states)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # nothing in 16 bits
-    logp = logits.log_softmax(-1).gather(1, tokens[:, 1:][scored][:, None])[:, 0]
+    logp = -token_losses(model, states, tokens[:, 1:][scored])
     totals: Tensor = logp.new_zeros(len(rows)).index_add(0, scored.nonzero()[:, 0], logp)
     right, others, beaten, start = [], [], [], 0
     for group in alternatives:
