@@ -50,14 +50,18 @@ def value_and_gradients(function, inputs, needed=None):
 
 
 def same(ours, stock, inputs, needed=None):
-    """In float64 to rounding, and in float32 to 1e-5 of the stock formula in float64."""
+    """In float64 to rounding, and in float32 to 1e-5 of the stock formula in float64, or as near as
+    the stock formula in float32 comes where differences cancel."""
     expected = value_and_gradients(stock, inputs, needed)
     for got, right in zip(value_and_gradients(ours, inputs, needed), expected, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-11)
     rounded = [t.float() if t.is_floating_point() else t for t in inputs]
-    for got, right in zip(value_and_gradients(ours, rounded, needed), expected, strict=True):
+    theirs = value_and_gradients(stock, rounded, needed)
+    found = value_and_gradients(ours, rounded, needed)
+    for got, other, right in zip(found, theirs, expected, strict=True):
         assert got.dtype == torch.float32
-        assert (got - right).norm() <= 1e-5 * right.norm() + 1e-6
+        usual, cancels = 1e-5 * right.norm() + 1e-6, 4 * (other - right).norm()
+        assert (got - right).norm() <= torch.maximum(usual, cancels)
 
 
 def tables(length, d, start=0, dtype=torch.float64):

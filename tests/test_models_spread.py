@@ -85,6 +85,7 @@ def in_step(what, said=None):
     def act(rank):
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= {"MASTER_PORT": port}
+        torch.set_num_threads(1)  # a forked process has no use of its parent's OpenMP threads
         try:
             with processes(in_step=True) as team, writing(rank == 0):
                 what(team)
