@@ -14,6 +14,7 @@ from recycle.run.environment import (
     describe_environment,
     describe_judge,
     note_environment,
+    without_folders,
 )
 from recycle.show.record import TABLE, record, recorded_metrics
 from recycle.studies import open_study
@@ -190,6 +191,23 @@ def test_an_older_environments_command_is_its_first(tmp_path):
     assert commands_of(noted) == ["seeds 1", "seeds 1 2"]
 
 
+@pytest.mark.parametrize(
+    "command, kept",
+    [
+        ("python -m recycle study two-hop --quiet", "python -m recycle study two-hop --quiet"),
+        ("study --run /tmp/ours/full --set seeds=1,2", "study --run full --set seeds=1,2"),
+        (
+            "study --run=/tmp/ours/full --checkpoint ../mine",
+            "study --run=full --checkpoint ../mine",
+        ),
+        ("study --set task.base='/tmp/two words/a.json'", "study --set task.base=a.json"),
+        ("study --set task.base='two words.json'", "study --set 'task.base=two words.json'"),
+    ],
+)
+def test_a_command_is_kept_without_this_machines_folders(command, kept):
+    assert without_folders(command) == kept
+
+
 # Recording a run ---------------------------------------------------------------------------------
 
 
@@ -198,7 +216,9 @@ def test_a_record_names_its_judge(run, judge, tmp_path, capsys):
     assert main(["report", str(run), "--record", str(file)]) == 0
     kept = json.loads(file.read_text())
     assert kept["judged"] == judge and "rejudged" not in kept and "command" not in kept
-    assert kept["commands"] and kept["seeds"] == [0] and kept["replaced"] == []
+    assert any(f"--run {run.name}" in each for each in kept["commands"])
+    assert str(run.parent) not in file.read_text()
+    assert kept["seeds"] == [0] and kept["replaced"] == []
     assert kept["chance"] == pytest.approx(open_study(run).chance)
     assert kept["columns"][-1] == "items"
     rows = recorded_metrics(kept).rows
@@ -227,7 +247,7 @@ def test_an_older_run_is_recorded_with_its_command(copy, judge, tmp_path):
         path.write_text(json.dumps({**cell, "rows": [_without_items(row) for row in cell["rows"]]}))
     record(open_study(copy), copy, tmp_path / "kept.json")
     kept = json.loads((tmp_path / "kept.json").read_text())
-    assert kept["commands"] == [env["command"]]
+    assert kept["commands"] == [without_folders(env["command"])]
     assert "items" not in kept["columns"]
 
 

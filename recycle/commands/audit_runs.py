@@ -17,7 +17,12 @@ from recycle.plan import BaseSpec, Expert
 from recycle.run import progress
 from recycle.run.device import choose_device
 from recycle.run.disk import read_json, write_json
-from recycle.run.environment import describe_checkout, describe_environment, why_dirty
+from recycle.run.environment import (
+    describe_checkout,
+    describe_environment,
+    why_dirty,
+    without_folders,
+)
 from recycle.run.folder import base_folder
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import plain_file
@@ -103,7 +108,7 @@ def audit_prediction(options: Namespace) -> None:
             raise ValueError(f"{dirty}: commit first, or leave out --record")
     found = validated(*read_rows(options.rows))
     command = "python -m recycle " + shlex.join(options.given)
-    environment = describe_environment(choose_matmul(options.matmul), command)
+    environment = describe_environment(choose_matmul(options.matmul), without_folders(command))
     kept = as_record(found, environment)
     if options.record is not None:
         write_json(options.record, kept)

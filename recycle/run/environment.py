@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -107,3 +108,14 @@ def note_environment(run: Path, environment: dict[str, Any]) -> None:
 def commands_of(environment: Mapping[str, Any]) -> list[str]:
     """The commands of an environment. One that an older version noted has only its last."""
     return environment["commands"] if "commands" in environment else [environment["command"]]
+
+
+def without_folders(command: str) -> str:
+    """A command as it is kept for others, who do not have this machine's folders: of an absolute
+    path only its last name is left."""
+    return shlex.join(map(_without_folders, shlex.split(command)))
+
+
+def _without_folders(word: str) -> str:
+    option, is_value, value = word.rpartition("=")
+    return f"{option}{is_value}{Path(value).name}" if Path(value).is_absolute() else word

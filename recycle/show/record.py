@@ -19,7 +19,7 @@ from recycle.decide.statistics import estimate
 from recycle.measure.beside import Compared
 from recycle.plan import Key
 from recycle.run.disk import read_json, write_text
-from recycle.run.environment import commands_of, describe_judge, why_dirty
+from recycle.run.environment import commands_of, describe_judge, why_dirty, without_folders
 from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
 from recycle.show import drawing, figures, prediction_table, second_table
@@ -176,7 +176,8 @@ def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
 
 def _as_text(kept: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """JSON with the rows as a table: its columns once, every name once, and a line for each row.
-    The items stand last, as in metrics.jsonl."""
+    The items stand last, as in metrics.jsonl. Of this machine's folders only the names stay."""
+    kept = {**kept, "commands": list(map(without_folders, kept["commands"]))}
     columns = sorted(dict.fromkeys(key for row in rows for key in row), key=lambda c: c == ITEMS)
     names = list(dict.fromkeys(row[key] for row in rows for key in NAMED))
     place = {name: i for i, name in enumerate(names)}
