@@ -1,10 +1,15 @@
-"""Three small languages for straight-line programs, written, read and run.
+"""Five small languages for straight-line programs, written, read and run.
 
 The same program, which adds all values and takes the first away, calls the helper total in each:
 
     ada    t = total ( a , b ) ; t = total ( t , c ) ; r = t - a ; give r
     bob    let t be call total a b . let t be call total t c . let r be sub t a . give back r .
     cyd    a b : total > t | t c : total > t | t a less > r | r !
+    dan    do total with a b gives t / do total with t c gives t / t cut a gives r / the end is r
+    eve    run total a b into t , run total t c into t , minus t a into r , r out ,
+
+No two have a sign's word, a mark or an order in common: the name that is assigned comes first or
+last, the sign before, between or after its values.
 
 A text is read by the patterns below, statement by statement, and written again as the assignments
 that tasks/arithmetic.py runs; Python never executes it. Helpers are no functions of a model's own:
@@ -120,6 +125,22 @@ LANGUAGES: Mapping[str, Language] = {
         "|",
         False,
         {"+": "plus", "-": "less", "*": "by"},
+    ),
+    "dan": Language(
+        "{left} {does} {right} gives {name}",
+        "do {does} with {left} {right} gives {name}",
+        "the end is {result}",
+        "/",
+        False,
+        {"+": "join", "-": "cut", "*": "grow"},
+    ),
+    "eve": Language(
+        "{does} {left} {right} into {name}",
+        "run {does} {left} {right} into {name}",
+        "{result} out",
+        ",",
+        True,
+        {"+": "more", "-": "minus", "*": "times"},
     ),
 }
 

@@ -20,7 +20,7 @@ MERGES = (*PAPERS, SUM)
 def paper():
     """A world in which all claims hold."""
     rows = Planted()
-    rows.put(["base"], "none", "alone", known=1.0)
+    rows.put(["base"], "none", "alone", known=1.0, crossed=0.95)
     for single in SINGLES:
         rows.put(ARMS, single, "alone", both=0.0)
     rows.put(ARMS, "L", "alone", language=0.98)
@@ -79,6 +79,7 @@ def test_the_arms_decide_apart():
     "where, shares, control",
     [
         (("base", "none", "alone"), {"known": 0.8}, "base-writes-known"),
+        (("base", "none", "alone"), {"crossed": 0.8}, "base-crosses"),
         (("shared", "L", "alone"), {"language": 0.7}, "experts-write-theirs"),
         (("renamed", "A", "alone"), {"algorithm": 0.7}, "experts-write-theirs"),
         (("shared", "A", "alone"), {"both": 0.5}, "alone-fails"),
@@ -112,6 +113,13 @@ def test_an_arm_that_joint_training_misses_is_unreachable(arm, open_claims):
     assert {said[c] for c in CLAIMS if c not in open_claims} <= {"supported"}
 
 
+def test_a_base_that_was_not_asked_to_cross_decides_nothing():
+    metrics = paper().metrics()
+    metrics = type(metrics)(r for r in metrics.rows if r.form != "crossed")
+    said = set(verdicts(RULES, metrics).values())
+    assert said == {"not decided: control base-crosses not measured"}
+
+
 def test_a_study_without_an_arm_leaves_its_claims_open():
     metrics = paper().metrics()
     metrics = type(metrics)(r for r in metrics.rows if r.key.group != "renamed")
@@ -124,6 +132,7 @@ def test_the_claims_name_what_the_study_asks():
     assert {*SINGLES, "L and A", "joint", "target"} <= libraries
     assert {*MERGES, *(name for pair in LEARNERS for name in pair)} <= set(BY_NAME)
     assert languages_claims.ARMS == tuple(ARMS)
+    assert all("base-crosses" in languages_claims.GATES[claim] for claim in CLAIMS)
     full, laptop = LANGUAGES.preset("full"), LANGUAGES.preset("laptop")
     assert len(full.seeds) == 5 and set(full.parts) == set(PARTS) and 0 not in full.seeds
     assert {"main", "learned"} <= set(laptop.parts) and 0 not in laptop.seeds

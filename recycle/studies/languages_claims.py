@@ -1,11 +1,15 @@
 """What is claimed of the languages study, and the rules that decide it.
 
-The rules stand before any seed that decides was run. All claims speak of the fourth algorithm in
-the third language ("both"), of programs that give the right results when they are run, and compare
-cells question by question: every arm asks about the same lists. "Supported" asks every case for its
-own 95 % limit; "refuted" asks for a limit at the level that all of a claim's cases share
-(Bonferroni). M7 and M7-names are decided for the paper's two methods, and for the plain sum by
-claims of their own ("-sum"). An arm that joint training does not reach says nothing of reuse.
+The rules stand before any seed that decides was run. All claims speak of the new algorithm in the
+further language ("both"), of programs that give the right results when they are run, and compare
+cells question by question: every arm asks about the same lists. No claim is decided where the base
+cannot write an algorithm in a language that it has read apart ("crossed"), for then it does not
+hold algorithm and language as two things that experts could add to.
+
+"Supported" asks every case for its own 95 % limit; "refuted" asks for a limit at the level that all
+of a claim's cases share (Bonferroni). M7 and M7-names are decided for the paper's two methods, and
+for the plain sum by claims of their own ("-sum"). An arm that joint training does not reach says
+nothing of reuse.
 """
 
 from __future__ import annotations
@@ -45,19 +49,25 @@ def controls(metrics: Metrics) -> list[Control]:
     return [
         gate(
             "base-writes-known",
-            "the base writes its three algorithms in its two languages",
+            "the base writes its algorithms in its languages, pairs that it has read",
             0.85,
             [("base", answers(metrics, "base", "none", "known"))],
         ),
         gate(
+            "base-crosses",
+            "the base composes an algorithm and a language that it has read apart",
+            0.80,
+            [("base", answers(metrics, "base", "none", "crossed"))],
+        ),
+        gate(
             "experts-write-theirs",
-            "L writes the three algorithms in the third language, A the fourth in the known ones",
+            "L writes the old algorithms in the further language, A the new one in the known ones",
             0.80,
             asked("L", "language") + asked("A", "algorithm"),
         ),
         gate(
             "alone-fails",
-            "the base and each expert alone do not write the fourth algorithm in the third",
+            "the base and each expert alone do not write the new algorithm in the further language",
             0.20,
             [place for single in SINGLES for place in asked(single, "both")],
             at_most=True,
@@ -90,6 +100,7 @@ def controls(metrics: Metrics) -> list[Control]:
 
 _ALL = (
     "base-writes-known",
+    "base-crosses",
     "experts-write-theirs",
     "alone-fails",
     "both-can-be-learned",
