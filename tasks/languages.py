@@ -5,13 +5,13 @@ the values a b c, in the language ada:
 
     sum     t = total ( a , b ) ; t = total ( t , c ) ; give t
     drop    t = a - b ; t = t - c ; r = t - a ; give r
-    heap    t = a + b ; t = t + c ; r = t * c ; give r
+    press   t = a + b ; t = t + c ; r = t * c ; give r
     rest    t = total ( a , b ) ; t = total ( t , c ) ; r = t - a ; give r
 
-The base reads ten algorithms in four languages (tasks/language_syntax.py), but each of them in
-three of the four alone. So a base that writes a held-out pair ("crossed") knows algorithms and
-languages as two things. The expert L reads the ten in a fifth language, eve. The expert A reads an
-eleventh algorithm, rest, in the four. Asked is rest in eve: "write rest of a b c in eve :".
+The base reads 26 algorithms in four languages (tasks/language_syntax.py), but each of them in three
+of the four alone. So a base that writes a held-out pair ("crossed") knows algorithms and languages
+as two things. The expert L reads the 26 in a fifth language, eve. The expert A reads one algorithm
+more, rest, in the four. Asked is rest in eve: "write rest of a b c in eve :".
 
 Groups are arms of one question: is reusable code a bridge between experts? They differ in how A
 combines the values. A program of one arm has as many statements as one of another.
@@ -43,20 +43,17 @@ from tasks.world import Leak, Text
 
 ARMS = {"shared": "total", "inlined": "+", "renamed": "gather"}  # how A combines the values
 End = tuple[str, int] | None  # what is done at the end, with which of the values
-NOTHING, MINUS_FIRST, TIMES_LAST = None, ("-", 0), ("*", -1)
-OLD: Mapping[str, tuple[str, End]] = {
-    "sum": ("total", NOTHING),
-    "scale": ("total", TIMES_LAST),
-    "fall": ("-", NOTHING),
-    "drop": ("-", MINUS_FIRST),
-    "tilt": ("-", TIMES_LAST),
-    "pile": ("+", NOTHING),
-    "heap": ("+", TIMES_LAST),
-    "blow": ("*", NOTHING),
-    "trim": ("*", MINUS_FIRST),
-    "burst": ("*", TIMES_LAST),
-}
-NEW, AT_ITS_END = "rest", MINUS_FIRST
+ENDS: tuple[End, ...] = (None, *product("-+*", (0, -1)))
+NEW, AT_ITS_END = "rest", ("-", 0)
+NAMES = """sum wrap pack ring span lift pile heap stack fold lean press fall drop bend slide swing
+shift tilt blow burst roll spin twist scale trim"""
+# How an old algorithm combines the values, and its end: all pairs but those of an arm of the new.
+PARTS = [
+    parts
+    for parts in product(("total", "+", "-", "*"), ENDS)
+    if parts not in product(ARMS.values(), [AT_ITS_END])
+]
+OLD: Mapping[str, tuple[str, End]] = dict(zip(NAMES.split(), PARTS, strict=True))
 *KNOWN, FURTHER = LANGUAGES
 FORMS = ("known", "crossed", "language", "algorithm", "both")
 OUTCOMES = ("right", "another language", "wrong result", "does not run")
@@ -81,17 +78,18 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class LanguagesConfig:
-    """Counts of the lists of values that the base and one expert read, each in all of their pairs
-    of an algorithm and a language, and of questions; the ``longest`` list."""
+    """Counts of the lists of values that the base reads, each in all of its pairs of an algorithm
+    and a language, that one expert reads, each in one of its pairs, and of questions; the
+    ``longest`` list."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         **dict.fromkeys(("lists", "expert_lists", "questions"), COUNT),
         "longest": whole(3, 6),
     }
-    lists: int = 1_000
-    expert_lists: int = 500
+    lists: int = 400
+    expert_lists: int = 1_000
     questions: int = 60
-    longest: int = 4
+    longest: int = 3
     shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
@@ -103,7 +101,7 @@ def written(algorithm: str, values: Sequence[str], adds: str = "total") -> Progr
     does, at_end = OLD.get(algorithm, (adds, AT_ITS_END))
     statements = [Statement("t", does, values[0], values[1])]
     statements += [Statement("t", does, "t", value) for value in values[2:]]
-    if at_end is NOTHING:
+    if at_end is None:
         return Program(tuple(statements), "t")
     sign, which = at_end
     return Program((*statements, Statement("r", sign, "t", values[which])), "r")
@@ -174,7 +172,7 @@ class Languages(world.World):
                 f"{len(found)} lists found of the {count} for {use}: raise task.longest = "
                 f"{self.config.longest}, or ask for fewer"
             )
-        return found[:count]
+        return rng.sample(found[:count], count)
 
     # Texts to read --------------------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class Languages(world.World):
         return list(dict.fromkeys([*fixed, *OLD, NEW, *LANGUAGES, *HELPERS, "r", *VALUES]))
 
     @staticmethod
-    def _text(algorithm: str, values: Sequence[str], language: str, adds: str = "total") -> Text:
+    def _text(algorithm: str, language: str, values: Sequence[str], adds: str = "total") -> Text:
         prompt = PROMPT.format(algorithm=algorithm, values=" ".join(values), language=language)
         return Text(prompt, LANGUAGES[language].write(written(algorithm, values, adds)))
 
@@ -196,7 +194,7 @@ class Languages(world.World):
         """``programs``: the old algorithms in the known languages, without the crossed pairs;
         ``words``: every word said after itself, so that none is new to the base."""
         programs = [
-            self._text(algorithm, values, language)
+            self._text(algorithm, language, values)
             for values in self.read_by_base
             for algorithm, language in self.known
         ]
@@ -207,7 +205,7 @@ class Languages(world.World):
         return {kind: share for kind, share in asdict(self.config.shares).items() if share > 0}
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """The curricula, in an arm (``group``):
+        """The curricula, in an arm (``group``); each has as many texts, joint those of two:
 
         L        the old algorithms in the further language; the same in every arm
         helper   sum in the further language: the helper alone
@@ -228,10 +226,10 @@ class Languages(world.World):
                 f"no expert reads {reads!r} in {group!r}: choose {', '.join(curricula)} or joint, "
                 f"in {', '.join(ARMS)}"
             )
+        pairs = curricula[reads]
         return [
-            self._text(algorithm, values, language, ARMS[group])
-            for values in self.read_by_experts
-            for algorithm, language in curricula[reads]
+            self._text(*pairs[i % len(pairs)], values, ARMS[group])
+            for i, values in enumerate(self.read_by_experts)
         ]
 
     # Questions ------------------------------------------------------------------------------------
@@ -260,7 +258,7 @@ class Languages(world.World):
         }[old if group == "base" else form]
         algorithm, language = pairs[i % len(pairs)]
         adds = ARMS.get(group, "total")
-        prompt, completion, _ = self._text(algorithm, values, language, adds)
+        prompt, completion, _ = self._text(algorithm, language, values, adds)
         program = written(algorithm, values, adds)
         return Question(form, prompt, completion, completion, language, values, program)
 

@@ -13,11 +13,11 @@ from tasks import language_syntax, languages
 from tasks.language_syntax import HELPERS, LANGUAGES, Program, Statement, result
 from tasks.languages import (
     ARMS,
+    AT_ITS_END,
     FORMS,
     FURTHER,
     KNOWN,
     LARGEST,
-    MINUS_FIRST,
     NEW,
     OLD,
     OUTCOMES,
@@ -29,7 +29,7 @@ from tasks.languages import (
 )
 from tasks.world import Leak
 
-SMALL = LanguagesConfig(lists=60, expert_lists=30, questions=12)
+SMALL = LanguagesConfig(lists=60, expert_lists=52, questions=26)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_docstrings_examples():
     assert [name for name, _ in rows] == list(LANGUAGES)
     for name, text in rows:
         assert LANGUAGES[name].write(written("rest", "abc")) == text
-    rows = re.findall(r"^    (sum|drop|heap|rest) +(.*)$", languages.__doc__, re.M)
+    rows = re.findall(r"^    (sum|drop|press|rest) +(.*)$", languages.__doc__, re.M)
     assert len(rows) == 4
     for name, text in rows:
         assert LANGUAGES["ada"].write(written(name, "abc")) == text
@@ -51,47 +51,49 @@ def test_the_docstrings_examples():
         assert LANGUAGES["ada"].write(written(NEW, "ab", adds)).split(" ; ")[0] == shown
 
 
-MEANINGS = {
-    "sum": lambda numbers: sum(numbers),
-    "scale": lambda numbers: sum(numbers) * numbers[-1],
-    "fall": lambda numbers: 2 * numbers[0] - sum(numbers),
-    "drop": lambda numbers: numbers[0] - sum(numbers),
-    "tilt": lambda numbers: (2 * numbers[0] - sum(numbers)) * numbers[-1],
-    "pile": lambda numbers: sum(numbers),
-    "heap": lambda numbers: sum(numbers) * numbers[-1],
-    "blow": lambda numbers: math.prod(numbers),
-    "trim": lambda numbers: math.prod(numbers) - numbers[0],
-    "burst": lambda numbers: math.prod(numbers) * numbers[-1],
-    "rest": lambda numbers: sum(numbers[1:]),
-}
+def brute_force(does, at_end, numbers):
+    """What an algorithm gives, by the meaning of its two parts alone."""
+    first, last = numbers[0], numbers[-1]
+    if does == "-":
+        combined = 2 * first - sum(numbers)
+    else:
+        combined = math.prod(numbers) if does == "*" else sum(numbers)
+    return {
+        None: combined,
+        ("-", 0): combined - first,
+        ("-", -1): combined - last,
+        ("+", 0): combined + first,
+        ("+", -1): combined + last,
+        ("*", 0): combined * first,
+        ("*", -1): combined * last,
+    }[at_end]
 
 
 def test_ten_thousand_programs_against_brute_force():
     rng = random.Random(0)
+    names = [*OLD, NEW]
     for i in range(10_000):
         values = rng.sample(VALUES, rng.randint(2, 4))
         numbers = {name: rng.randint(2, 99) for name in values}
-        algorithm = list(MEANINGS)[i % 11]
-        adds = list(ARMS.values())[i // 11 % 3]
-        language = LANGUAGES[list(LANGUAGES)[i // 33 % 5]]
+        algorithm, adds = names[i % len(names)], rng.choice(list(ARMS.values()))
+        language = LANGUAGES[rng.choice(list(LANGUAGES))]
         program = written(algorithm, values, adds)
         assert language.read(language.write(program)) == program
-        assert result(program, numbers) == MEANINGS[algorithm](list(numbers.values()))
+        meaning = OLD.get(algorithm, (adds, AT_ITS_END))
+        assert result(program, numbers) == brute_force(*meaning, list(numbers.values()))
 
 
 def test_the_longest_program_has_a_value():
     values = VALUES[:6]
     LanguagesConfig(longest=len(values))
-    assert result(written("burst", values), dict.fromkeys(values, LARGEST)) == LARGEST**7
+    assert result(written("trim", values), dict.fromkeys(values, LARGEST)) == LARGEST**7
 
 
 def test_no_other_name_is_the_new_algorithm_and_its_parts_are_known():
     read = {(does, at_end) for does, at_end in OLD.values()}
     assert len(read) == len(OLD)
-    for does in ("total", "+"):
-        assert (does, MINUS_FIRST) not in read and (does, None) in read
-    assert {does for does, at_end in read if at_end == MINUS_FIRST} == {"-", "*"}
-    assert "gather" not in {does for does, _ in read}
+    assert {does for does, _ in read} == {"total", "+", "-", "*"}
+    assert {does for does, at_end in read if at_end == AT_ITS_END} == {"-", "*"}
 
 
 def test_languages_share_no_sign_mark_or_order():
@@ -108,7 +110,7 @@ def test_each_algorithm_is_held_out_in_one_language(seed):
     world = Languages(SMALL, seed)
     assert [algorithm for algorithm, _ in world.crossed] == list(OLD)
     held = Counter(language for _, language in world.crossed)
-    assert set(held) == set(KNOWN) and set(held.values()) == {2, 3}
+    assert set(held) == set(KNOWN) and max(held.values()) - min(held.values()) == 1
     assert not {*world.crossed} & {*world.known}
     assert len(world.crossed) + len(world.known) == len(OLD) * len(KNOWN)
     for language in KNOWN:  # every part of an algorithm is read in every language
@@ -191,10 +193,10 @@ def test_planted_leaks_are_found(monkeypatch):
         leaking.check_leaks()
     leaking = Languages(SMALL, 0)
     leaking.known.append(leaking.crossed[2])
-    with pytest.raises(Leak, match="base reads fall in cyd, a held-out pair"):
+    with pytest.raises(Leak, match="base reads pack in cyd, a held-out pair"):
         leaking.check_leaks()
     leaking = Languages(SMALL, 0)
-    monkeypatch.setattr(languages, "OLD", {**OLD, NEW: ("total", MINUS_FIRST)})
+    monkeypatch.setattr(languages, "OLD", {**OLD, NEW: ("total", AT_ITS_END)})
     with pytest.raises(Leak, match="L reads rest in eve, a held-out pair"):
         leaking.check_leaks()
 
