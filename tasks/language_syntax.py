@@ -6,10 +6,11 @@ The same program, which adds all values and takes the first away, calls the help
     bob    let t be call total a b . let t be call total t c . let r be sub t a . give back r .
     cyd    a b : total > t | t c : total > t | t a less > r | r !
     dan    do total with a b gives t / do total with t c gives t / t cut a gives r / the end is r
-    eve    run total a b into t , run total t c into t , minus t a into r , r out ,
+    eve    t is total from a and b , t is total from t and c , r is t minus a , show r ,
 
-No two have a sign's word, a mark or an order in common: the name that is assigned comes first or
-last, the sign before, between or after its values.
+No two have a sign's word or a mark in common. The first four have four orders: the name that is
+assigned comes first or last, the sign before, between or after its values. Eve orders as ada does,
+in words and marks of its own.
 
 A text is read by the patterns below, statement by statement, and written again as the assignments
 that tasks/arithmetic.py runs; Python never executes it. Helpers are no functions of a model's own:
@@ -135,9 +136,9 @@ LANGUAGES: Mapping[str, Language] = {
         {"+": "join", "-": "cut", "*": "grow"},
     ),
     "eve": Language(
-        "{does} {left} {right} into {name}",
-        "run {does} {left} {right} into {name}",
-        "{result} out",
+        "{name} is {left} {does} {right}",
+        "{name} is {does} from {left} and {right}",
+        "show {result}",
         ",",
         True,
         {"+": "more", "-": "minus", "*": "times"},

@@ -96,13 +96,13 @@ def test_no_other_name_is_the_new_algorithm_and_its_parts_are_known():
     assert {does for does, at_end in read if at_end == AT_ITS_END} == {"-", "*"}
 
 
-def test_languages_share_no_sign_mark_or_order():
+def test_languages_share_no_sign_and_no_mark():
     for part in ("mark", "calculation", "call", "end"):
         assert len({getattr(each, part) for each in LANGUAGES.values()}) == len(LANGUAGES)
     words = [word for each in LANGUAGES.values() for word in each.signs.values()]
     assert len(set(words)) == len(words)
-    orders = {tuple(re.findall(r"{(\w+)}", each.calculation)) for each in LANGUAGES.values()}
-    assert len(orders) == len(LANGUAGES)
+    forms = [LANGUAGES[each].calculation for each in KNOWN]
+    assert len({tuple(re.findall(r"{(\w+)}", form)) for form in forms}) == len(forms)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -205,7 +205,7 @@ def question(world, values="abc", group="shared"):
     return world._question(group, "both", 0, tuple(values))
 
 
-EVE = "run total a b into t , run total t c into t , minus t a into r , r out ,"
+EVE = "t is total from a and b , t is total from t and c , r is t minus a , show r ,"
 REST = written(NEW, "abc")
 
 
@@ -214,19 +214,19 @@ REST = written(NEW, "abc")
     [
         (EVE, "right", False),
         (EVE.replace("total", "gather"), "right", False),
-        (EVE.replace("run total", "more"), "right", False),
-        ("more b c into t , t out ,", "right", False),
+        (EVE.replace("total from t and c", "t more c"), "right", False),
+        ("t is b more c , show t ,", "right", False),
         (EVE.replace("minus", "more"), "wrong result", False),
-        (EVE.replace("t c into", "t b into"), "wrong result", False),
-        (EVE.replace("t c into", "t d into"), "does not run", False),
-        (EVE.replace(", r out ,", ","), "does not run", False),
+        (EVE.replace("t and c", "t and b"), "wrong result", False),
+        (EVE.replace("t and c", "t and d"), "does not run", False),
+        (EVE.replace(", show r ,", ","), "does not run", False),
         (EVE[:-2], "does not run", False),
-        (EVE + " r out ,", "does not run", False),
-        (EVE.replace("into t , minus", "into t , , minus"), "does not run", False),
+        (EVE + " show r ,", "does not run", False),
+        (EVE.replace("c , r", "c , , r"), "does not run", False),
         *((LANGUAGES[other].write(REST), "another language", True) for other in KNOWN),
         (LANGUAGES["ada"].write(written("sum", "abc")), "another language", False),
         ("", "does not run", False),
-        ("out out ,", "does not run", False),
+        ("show show ,", "does not run", False),
     ],
 )
 def test_programs_written_by_hand_are_scored_by_running_them(world, said, outcome, elsewhere):
@@ -241,19 +241,19 @@ def test_programs_written_by_hand_are_scored_by_running_them(world, said, outcom
     "said",
     [
         "__import__ ( 'os' )",
-        "** a b into t , t out ,",
+        "t is a ** b , show t ,",
         "t = a ; give t ; import os",
         "let t be add a b . give back t . give back t .",
         "let t be add a b give back t",
         "do total with a b gives t / the end is t /",
-        "run total a b into t , " * 500 + "t out ,",
-        "times t t into t , " * 30 + "t out ,",
+        "t is total from a and b , " * 500 + "show t ,",
+        "t is t times t , " * 30 + "show t ,",
         "a" * 1_000_000,
-        "more a b into \u0663 , t out ,",
-        "more A b into t , t out ,",
-        "more a b into t\n, t out ,",
-        "more a b into t , t out , #",
-        "run os a b into t , t out ,",
+        "\u0663 is a more b , show t ,",
+        "t is A more b , show t ,",
+        "t is a more b\n, show t ,",
+        "t is a more b , show t , #",
+        "t is os from a and b , show t ,",
         "\x00",
         "( " * 50_000,
     ],
@@ -272,7 +272,7 @@ def test_numbers_that_grow_have_no_value():
 
 WORDS = st.sampled_from(
     "a b t r = + ; . | ! : > plus by total let be call add give back ( , ) / do with gives the end "
-    "is cut into out run more".split()
+    "is cut from and show more".split()
 )
 
 
