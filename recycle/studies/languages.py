@@ -56,14 +56,15 @@ SETTINGS: dict[str, Any] = {
     "model.hidden": 128,
     "model.init": 0.12,
     "pretrain.packed": False,
-    "pretrain.rows": 12,
+    "pretrain.rows": 16,
     "pretrain.length": 64,
     "pretrain.steps": 1500,
     "pretrain.lr": 3e-3,
-    "pretrain.weight_decay": 0.0,
+    "pretrain.weight_decay": 1.0,  # for pairs that are held out (LOG.md)
     "train.packed": False,
     "train.length": 64,
-    "train.steps": 300,
+    "train.rows": 16,
+    "train.steps": 800,
     "adapter.preservation": 0.25,
 }
 PRESETS: dict[str, dict[str, Any]] = {
