@@ -49,9 +49,9 @@ NAMES = """sum wrap pack ring span lift pile heap stack fold lean press fall dro
 shift tilt blow burst roll spin twist scale trim"""
 # How an old algorithm combines the values, and its end: all pairs but those of an arm of the new.
 PARTS = [
-    parts
-    for parts in product(("total", "+", "-", "*"), ENDS)
-    if parts not in product(ARMS.values(), [AT_ITS_END])
+    (does, at_end)
+    for does, at_end in product(("total", "+", "-", "*"), ENDS)
+    if at_end != AT_ITS_END or does not in ARMS.values()
 ]
 OLD: Mapping[str, tuple[str, End]] = dict(zip(NAMES.split(), PARTS, strict=True))
 *KNOWN, FURTHER = LANGUAGES
