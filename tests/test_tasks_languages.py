@@ -114,9 +114,9 @@ def test_each_algorithm_is_held_out_in_one_language(seed):
     assert not {*world.crossed} & {*world.known}
     assert len(world.crossed) + len(world.known) == len(OLD) * len(KNOWN)
     for language in KNOWN:  # every part of an algorithm is read in every language
-        parts = [OLD[algorithm] for algorithm, own in world.known if own == language]
-        assert {does for does, _ in parts} == {"total", "+", "-", "*"}
-        assert {at_end for _, at_end in parts} == {at_end for _, at_end in OLD.values()}
+        held = [OLD[algorithm] for algorithm, own in world.crossed if own == language]
+        assert max(Counter(at_end for _, at_end in held).values()) == 1
+        assert max(Counter(does for does, _ in held).values()) == 2
     assert Languages(SMALL, seed + 1).crossed != world.crossed
 
 
@@ -193,7 +193,7 @@ def test_planted_leaks_are_found(monkeypatch):
         leaking.check_leaks()
     leaking = Languages(SMALL, 0)
     leaking.known.append(leaking.crossed[2])
-    with pytest.raises(Leak, match="base reads pack in cyd, a held-out pair"):
+    with pytest.raises(Leak, match="base reads pack in dan, a held-out pair"):
         leaking.check_leaks()
     leaking = Languages(SMALL, 0)
     monkeypatch.setattr(languages, "OLD", {**OLD, NEW: ("total", AT_ITS_END)})
