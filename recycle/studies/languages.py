@@ -64,7 +64,7 @@ SETTINGS: dict[str, Any] = {
     "train.packed": False,
     "train.length": 64,
     "train.rows": 16,
-    "train.steps": 400,
+    "train.steps": 800,
     "adapter.preservation": 0.25,
 }
 PRESETS: dict[str, dict[str, Any]] = {
