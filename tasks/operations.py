@@ -13,8 +13,9 @@ Worked example. Numbers go round a clock of 11 hours, so every operation can fol
 
 The base reads derivations of 1 to 4 calculations with two neutral operations, minus and from
 ("apples from 3 make pears": pears are 3 minus apples), each alone and both mixed. So lengths,
-look-ups and mixing are known to it. One expert reads problems of 1 to 4 calculations with plus
-alone, one expert with times alone. Asked are 2 to 4 calculations with both, each at least once:
+look-ups and mixing are known to it. One expert reads problems of 1 to 4 calculations with plus, one
+expert with times, alone and mixed with a neutral operation: who reads plus alone may take it for
+the operation of a whole problem. Asked are 2 to 4 calculations with both, each at least once:
 nobody but the target expert has read plus and times in one problem, and nobody has read longer
 ones. The form "longer" has one calculation more than anybody has read.
 
@@ -28,6 +29,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from random import Random
 from typing import ClassVar
@@ -82,7 +84,8 @@ class ReadingShares:
 @dataclass(frozen=True)
 class OperationsConfig:
     """``hours`` of the clock; ``mixed``, the share of the base's problems that hold both neutral
-    operations; counts of problems and questions; the renderings that the base reads.
+    operations, and of an expert's that hold its own and a neutral one; counts of problems and
+    questions; the renderings that the base reads.
 
     Raises ValueError for values that make no world."""
 
@@ -210,17 +213,20 @@ class Operations(world.World):
         self.asked = {pair: self._questions(*pair) for pair in (NEUTRAL, NEW)}
         own, size = config.problems, config.expert_problems
         self.read_by = {
-            "base": self._draw("base", own, self._neutral),
-            "plus": self._draw("plus", size, lambda rng: ["plus"] * rng.randint(1, LONGEST)),
-            "times": self._draw("times", size, lambda rng: ["times"] * rng.randint(1, LONGEST)),
+            "base": self._draw("base", own, lambda rng: self._read(rng.sample(NEUTRAL, 2), rng)),
+            **{new: self._draw(new, size, partial(self._with, new)) for new in NEW},
             "target": self._draw("target", size, lambda r: ordered(*NEW, r.choice(GRID), r)),
         }
         self.check_leaks()
 
-    def _neutral(self, rng: Random) -> list[str]:
+    def _with(self, new: str, rng: Random) -> list[str]:
+        return self._read((new, rng.choice(NEUTRAL)), rng)
+
+    def _read(self, pair: Sequence[str], rng: Random) -> list[str]:
+        """The operations of a problem to read: both of a pair, or its first alone."""
         if rng.random() < self.config.mixed:
-            return ordered(*NEUTRAL, rng.choice(GRID), rng)
-        return [rng.choice(NEUTRAL)] * rng.randint(1, LONGEST)
+            return ordered(*pair, rng.choice(GRID), rng)
+        return [pair[0]] * rng.randint(1, LONGEST)
 
     def _questions(self, first: str, second: str) -> dict[str, list[Problem]]:
         """Problems of the test by form, for a pair of operations."""

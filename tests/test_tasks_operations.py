@@ -140,7 +140,9 @@ def test_the_grid_is_asked_evenly_and_the_steps_are_those_of_the_mixed_problems(
 
 def test_who_reads_what(world):
     for reads in NEW:
-        assert {o for p in world.read_by[reads] for o in p.operations} == {reads}
+        kinds = [set(p.operations) for p in world.read_by[reads]]
+        assert all(reads in own and len(own) <= 2 for own in kinds)
+        assert {o for own in kinds for o in own} == {reads, *NEUTRAL} and {reads} in kinds
         lengths = {len(p.operations) for p in world.read_by[reads]}
         assert lengths == set(range(1, LONGEST + 1))
     both = world.expert_texts("plus", "prose") + world.expert_texts("times", "prose")
