@@ -37,7 +37,7 @@ interop: $(VENV)/dev $(VENV)/interop
 pages: $(VENV)/plots
 	$(RUN) -m recycle results
 	$(RUN) -m theory table > theory/results/README.md
-	$(RUN) -m bench table > bench/results/README.md
+	$(RUN) -m bench page
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)

@@ -1,14 +1,17 @@
-"""Measure the layer beside its peers:  python -m bench --quick     a minute and a half on two cores
+"""Measure the layer beside its peers:  python -m bench --quick          below a minute and a half
 
-    python -m bench [--device cuda] [--json FILE] [--plot FILE.png]   all, with growth: minutes
-    python -m bench growth [--json FILE]                    the sweeps over r, M, width, N, K alone
-    python -m bench table > bench/results/README.md         the tables of all recorded results
+    python -m bench [--json FILE] [--plot FILE.png]         all, with growth: minutes
+    python -m bench --device cuda --json FILE               a GPU, its tests, a study: 25 minutes
+    python -m bench ... --json FILE --minutes 9 --go-on     a part of it; the same command goes on
+    python -m bench growth [--json FILE]                    the sweeps over r, M, width, N, K, base
+    python -m bench real [--json FILE]                      a step of SmolLM2-135M's shape: minutes
+    python -m bench page                                    the page of all recorded results
     python -m bench table --json FILE                       the tables of one results file
 
 Nothing is timed before y, dx, dA, dB and dgates of every arm were compared with float64. Rows are
-ratios to the frozen layer's forward plus backward, the physical limit, in the same process and
-round; "floor" is what the products alone would cost. The last line of the output is one JSON
-object. bench/README.md says how to read the tables.
+ratios to the frozen layer's forward plus backward in the same process and round; a row's own floor
+is what its products would cost at the speed of the frozen layer's. The last line of the output is
+one JSON object. bench/README.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -17,38 +20,43 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from bench import growth, report, steps
+from bench import cuda, growth, many, pictures, pieces, real, report, steps, targets
+from bench.jobs import Job, in_time
 from bench.layers import gated, has_peft, one_adapter, together
 from bench.protocol import Case, Row, WrongResult, dtype_name, measure
+from lora import use_ways
+from lora.ways import Shape
 from models import TransformerConfig
 from recycle.run.disk import write_json
 from recycle.run.environment import describe_environment
 from recycle.run.matmul import CHOICES, choose_matmul
+from recycle.run.processor import describe_processor
+from recycle.run.ways import ways_here
 
-Job = tuple[str, Callable[[], list[Row]]]
 MakeCase = Callable[[], Case]
 
-# Width: (must, aim), ratios to frozen at M=2048, r=8 on the CPU in fp32.
-ONE = {256: (1.18, 1.12), 512: (1.11, 1.07), 1024: (1.09, 1.04)}
-GATED = {256: (1.90, 1.80), 512: (1.50, 1.43), 1024: (1.25, 1.21)}
-TOGETHER = {256: (1.22, 1.15), 512: (1.11, 1.08), 1024: (1.09, 1.05)}
+WIDTHS = (256, 512, 1024)
 MODEL = TransformerConfig()
 TOKENS, RANK, ADAPTERS = 2048, 8, 8
-ROWS, LENGTH, EXPERTS, DECODED = 44, 64, 12, 32
+ROWS, LENGTH, EXPERTS, DECODED, MANY = 44, 64, 12, 32, 1000
+ROWS_OF_EACH = 8  # where the experts are trained at once
 SECONDS = {"quick": 2.0, "all": 8.0, "growth": 1.5}  # for each case
+LIMITS = {"quick": 75.0, "cpu": math.inf, "cuda": 22 * 60.0}  # seconds in which jobs may begin
 SMALL = (  # (M, width, dtype) of further cases of one adapter
     (2048, 128, torch.float32),
     (512, 128, torch.float32),
@@ -56,20 +64,19 @@ SMALL = (  # (M, width, dtype) of further cases of one adapter
     (512, 1024, torch.float32),
     (512, 256, torch.bfloat16),
 )
-CUDA_STANDARD, CUDA_MUST = (8192, 4096, 4096, 16), 1.20  # (M, k, n, r) and its ratio to frozen
 
 
 def cpu_jobs(quick: bool) -> list[Job]:
     fp32 = torch.float32
     seconds = SECONDS["quick" if quick else "all"]
     cases: dict[str, MakeCase] = {}
-    for width, (must, aim) in ONE.items():
-        one = partial(one_adapter, TOKENS, width, width, RANK, fp32, "cpu")
-        cases[f"one {width}"] = partial(one, must=must, aim=aim)
-    for make, bounds in ((gated, GATED), (together, TOGETHER)):
-        for width, (must, aim) in bounds.items():
+    for width in WIDTHS:
+        one = partial(one_adapter, TOKENS, width, width, RANK, fp32, "cpu", ways=not quick)
+        cases[f"one {width}"] = one
+    for make in (gated, together):
+        for width in WIDTHS:
             several = partial(make, TOKENS, width, width, RANK, ADAPTERS, fp32, "cpu")
-            cases[f"{make.__name__} {width}"] = partial(several, must=must, aim=aim)
+            cases[f"{make.__name__} {width}"] = several
     if quick:
         return layer_jobs(cases, "cpu", seconds) + step_jobs("cpu", seconds)
     compiled = shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -85,26 +92,15 @@ def cpu_jobs(quick: bool) -> list[Job]:
 
 
 def cuda_jobs(quick: bool) -> list[Job]:
-    bf16, seconds = torch.bfloat16, 3.0
-    shapes = [CUDA_STANDARD]
-    if not quick:
-        shapes += [
-            (M, k, n, r)
-            for M in (2048, 8192)
-            for k, n in ((1024, 1024), (4096, 4096), (4096, 11008))
-            for r in (8, 16, 64)
-            if (M, k, n, r) != CUDA_STANDARD
-        ]
-    cases: dict[str, MakeCase] = {}
-    for M, k, n, r in shapes:
-        must = CUDA_MUST if (M, k, n, r) == CUDA_STANDARD else None
-        case = partial(one_adapter, M, k, n, r, bf16, "cuda", compiled=True, must=must)
-        group = f"one adapter, M={M}, r={r}"
-        cases[f"M={M} {k} to {n} r={r}"] = partial(renamed, case, group)
-    for make in (gated, together):
-        cases[make.__name__] = partial(make, *CUDA_STANDARD, ADAPTERS, bf16, "cuda")
-    jobs = layer_jobs(cases, "cuda", seconds) + step_jobs("cuda", seconds)
-    return jobs if quick else jobs + growth_jobs("cuda", bf16, SECONDS["growth"])
+    """What has targets first, and the sweeps last: a GPU is borrowed for some minutes."""
+    jobs = [cuda.standard_layer(), *step_jobs("cuda", cuda.SECONDS)]
+    if quick:
+        return jobs
+    for rows, length in real.CASES:
+        step = partial(real.real_step, rows, length, "cuda", dtype=torch.bfloat16)
+        jobs.append(Job(f"real step {rows} x {length}, bf16", step, cuda.SECONDS))
+    sweeps = growth_jobs("cuda", torch.bfloat16, SECONDS["growth"])
+    return jobs + cuda.programs() + cuda.further_layers() + sweeps
 
 
 def renamed(make: MakeCase, group: str) -> Case:
@@ -114,28 +110,62 @@ def renamed(make: MakeCase, group: str) -> Case:
 def layer_jobs(cases: Mapping[str, MakeCase], device: str, seconds: float) -> list[Job]:
     """A case is made when its turn comes: the tensors of all cases together would fill memory."""
 
-    def rows(make: MakeCase) -> list[Row]:
-        return measure(make(), device, seconds)
+    def rows(make: MakeCase, budget: float) -> list[Row]:
+        return measure(make(), device, budget)
 
-    return [(name, partial(rows, make)) for name, make in cases.items()]
+    return [Job(name, partial(rows, make), seconds) for name, make in cases.items()]
 
 
 def step_jobs(device: str, seconds: float) -> list[Job]:
-    many = partial(steps.train_many, MODEL, EXPERTS, 8, LENGTH)
+    one = partial(steps.train_one, MODEL, ROWS, LENGTH, device)
+    many = partial(steps.train_many, MODEL, EXPERTS, ROWS_OF_EACH, LENGTH, device)
     return [
-        ("training step", partial(steps.train_one, MODEL, ROWS, LENGTH, device, 2 * seconds)),
-        ("adapters at once", partial(many, device, 2 * seconds)),
-        ("decoding", partial(steps.decode, MODEL, 3, 64, DECODED, device, seconds)),
-        ("decoding one row", partial(steps.decode, MODEL, 3, 1, DECODED, device, seconds)),
+        Job("training step", one, 2 * seconds),
+        Job("adapters at once", many, 2 * seconds),
+        Job("decoding", partial(steps.decode, MODEL, 3, 64, DECODED, device), seconds),
+        Job("decoding one row", partial(steps.decode, MODEL, 3, 1, DECODED, device), seconds),
     ]
+
+
+def real_jobs(device: str, seconds: float) -> list[Job]:
+    """Steps of a real model beside Hugging Face's, its pieces, and many adapters on it."""
+    shape = real.SMOLLM2_135M
+    jobs: list[Job] = []
+    for rows, length in real.CASES:
+        size = f"{rows} x {length}"
+        for name, title in pieces.TITLES.items():
+            piece = partial(pieces.piece, name, shape, rows, length, device)
+            jobs.append(Job(f"{title} {size}", piece, seconds))
+        step = partial(
+            real.real_step, rows, length, device, config=shape, vocabulary=real.VOCABULARY
+        )
+        jobs.append(Job(f"real step {size}", step, seconds))
+    base = steps.base_model(MODEL, device)
+    attaching = partial(many.attaching, base, steps.random_adapter(base, 1), MANY, device)
+    jobs.append(Job("attaching", attaching, seconds))
+    for rows, length in ((ROWS, LENGTH), (1, 1)):
+        mixing = partial(many.mixing, base, rows, length, MANY, device)
+        jobs.append(Job(f"mixing {rows} x {length}", mixing, seconds))
+    return jobs
 
 
 def growth_jobs(device: str, dtype: torch.dtype, seconds: float) -> list[Job]:
     return [
-        (f"growth {axis}={value}", partial(growth.sweep, axis, value, dtype, device, seconds))
+        Job(f"growth {axis}={value}", partial(growth.sweep, axis, value, dtype, device), seconds)
         for axis, values in growth.SWEEPS.items()
         for value in values
     ]
+
+
+def measured_shapes() -> Iterable[Shape]:
+    """Of the layers with targets and of the toy's steps: what a table of ways is asked for."""
+    for width in WIDTHS:
+        yield Shape(TOKENS, width, width, RANK)
+        yield Shape(TOKENS // ADAPTERS, width, width, RANK, ADAPTERS)
+    base = steps.base_model(MODEL, "cpu")
+    for n, k in dict.fromkeys(m.weight.shape for m in base.modules() if isinstance(m, nn.Linear)):
+        yield Shape(ROWS * LENGTH, k, n, steps.RANK)
+        yield Shape(ROWS_OF_EACH * LENGTH, k, n, steps.RANK, EXPERTS)
 
 
 class Parser(argparse.ArgumentParser):
@@ -152,8 +182,9 @@ def parser() -> Parser:
     p.add_argument(
         "command",
         nargs="?",
-        choices=["growth", "table"],
-        help="the sweeps alone, or tables from recorded results",
+        choices=["growth", "page", "real", "table"],
+        help="the sweeps alone; a real model's step; the page of all recorded results, with its "
+        "pictures; or the tables of one results file, printed",
     )
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument(
@@ -166,7 +197,14 @@ def parser() -> Parser:
         "--matmul",
         choices=CHOICES,
         default="auto",
-        help="the CPU's fp32 product, as in python -m recycle",
+        help="auto takes the CPU's faster fp32 product and the fastest way of each layer, as "
+        "python -m recycle does; default takes neither",
+    )
+    p.add_argument(
+        "--minutes", type=float, metavar="N", help="no case begins after so many minutes"
+    )
+    p.add_argument(
+        "--go-on", action="store_true", help="leave out what the --json file has, and add to it"
     )
     p.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw the ratios (needs the plots extra)"
@@ -184,8 +222,34 @@ def check_writable(path: Path) -> None:
         )
 
 
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Measure, print the rows as they come, write what was asked for, return the results."""
+def begun(options: argparse.Namespace, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results file holds already. Raises ValueError where another machine made it."""
+    if not (options.go_on and options.json.exists()):
+        return {"rows": [], "done": []}
+    results = report.read_results(options.json)
+    for fact in ("processor", "device", "threads", "torch", "ways"):
+        if results["environment"].get(fact) != environment.get(fact):
+            raise ValueError(
+                f"{options.json} was measured with another {fact} "
+                f"({results['environment'].get(fact)!r}): name another file, or leave out --go-on"
+            )
+    return results
+
+
+def describe(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """The machine, and what was chosen on it for this process."""
+    on_cpu = options.device == "cpu"
+    matmul = choose_matmul(options.matmul)
+    environment = {**describe_environment(matmul, command), **describe_processor()}
+    auto = on_cpu and options.matmul == "auto"
+    environment["ways"] = use_ways(ways_here(measured_shapes(), matmul) if auto else {})
+    environment["device"] = "cpu" if on_cpu else torch.cuda.get_device_name()
+    environment["peft"] = importlib.metadata.version("peft") if has_peft() else None
+    environment["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return environment
+
+
+def check_options(options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "--device cuda: this PyTorch finds no CUDA device; leave it out to measure the CPU"
@@ -194,46 +258,87 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         check_writable(path)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install -e .[plots]")
-    environment = describe_environment(choose_matmul(options.matmul), command)
-    environment["device"] = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    environment["peft"] = importlib.metadata.version("peft") if has_peft() else None
-    environment["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if options.go_on and not options.json:
+        raise ValueError("--go-on goes with --json FILE, which it adds to")
+    if options.minutes is not None and not options.minutes > 0:
+        raise ValueError(f"--minutes {options.minutes}: a number above 0")
+
+
+def chosen_jobs(options: argparse.Namespace) -> list[Job]:
     if options.command == "growth":
         dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
-        jobs = growth_jobs(options.device, dtype, SECONDS["growth"])
-    else:
-        jobs = (cpu_jobs if options.device == "cpu" else cuda_jobs)(options.quick)
-    rows: list[Row] = []
-    bar = tqdm(jobs, file=sys.stderr, leave=False, dynamic_ncols=True)
-    for name, job in bar:
-        bar.set_postfix_str(name)
-        measured = job()
-        rows += measured
+        return growth_jobs(options.device, dtype, SECONDS["growth"])
+    if options.command == "real":
+        return real_jobs(options.device, SECONDS["quick"])
+    return (cpu_jobs if options.device == "cpu" else cuda_jobs)(options.quick)
+
+
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Measure, print the rows as they come, write what was asked for after each case, return the
+    results."""
+    check_options(options)
+    environment = describe(options, command)
+    before = begun(options, environment)
+    rows, done = list(before["rows"]), list(before["done"])
+    jobs = [job for job in chosen_jobs(options) if job.name not in done]
+    limit = LIMITS["quick" if options.quick else options.device]
+    if options.minutes is not None:
+        limit = 60 * options.minutes
+    left_out: list[str] = []
+    bar = tqdm(in_time(jobs, limit), file=sys.stderr, leave=False, total=len(jobs))
+    for job, seconds in bar:
+        if seconds is None:
+            left_out.append(job.name)
+            continue
+        bar.set_postfix_str(job.name)
+        measured = job.measure(seconds)
+        rows, done = [*rows, *measured], [*done, job.name]
         with tqdm.external_write_mode(file=sys.stdout):
             print(report.title(measured))
             print("\n".join(map(report.line, measured)), flush=True)
+        if options.json:
+            write_json(options.json, results_of(options, environment, rows, done, left_out))
     print(report.summary(rows))
     if not has_peft():
         print("PEFT is not installed (the interop extra): its arms were left out")
-    results = {
-        "environment": environment,
-        "quick": options.quick,
-        "noise": report.noise(rows),
-        "recovered": report.overheads(rows),
-        "targets": report.targets(rows),
-        "rows": rows,
-    }
+    if left_out:
+        print(f"left out, for the time was used up: {', '.join(left_out)}")
+    results = results_of(options, environment, rows, done, left_out)
     if options.json:
         write_json(options.json, results)
     if options.plot:
-        report.draw(rows, options.plot)
+        pictures.draw(rows, options.plot)
     return results
+
+
+def results_of(
+    options: argparse.Namespace,
+    environment: Mapping[str, Any],
+    rows: Sequence[Row],
+    done: Sequence[str],
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "environment": environment,
+        "quick": options.quick,
+        "products": targets.speeds(rows),
+        "noise": targets.noise(rows),
+        "recovered": targets.overheads(rows),
+        "targets": targets.targets(rows),
+        "done": done,
+        "left out": left_out,
+        "rows": rows,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options = parser().parse_args(arguments)
+        if options.command == "page":
+            for path in pictures.write_page(report.RESULTS):
+                print(f"made: {os.path.relpath(path)}")
+            return 0
         if options.command == "table":
             if options.json:
                 print(report.markdown(report.read_results(options.json)), end="")

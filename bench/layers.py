@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.protocol import AGAIN, FROZEN, Arm, Case, flop_floor
+from bench.protocol import AGAIN, FROZEN, FULL, Arm, Case, flop_floor
 from lora import kernel, reference
+from lora.tuning import offered
+from lora.ways import Shape
 
 SCALE = 2.0
 
@@ -80,12 +82,13 @@ def frozen_arms(x: Tensor, W: Tensor, dy: Tensor) -> dict[str, Arm]:
     return {
         FROZEN: arm(frozen, dy, {"x": leaf(x)}, checked=False),
         AGAIN: arm(frozen, dy, {"x": leaf(x)}, checked=False),
-        "full fine-tuning": arm(full, dy, {"x": leaf(x), "W": leaf(W)}, checked=False),
+        FULL: arm(full, dy, {"x": leaf(x), "W": leaf(W)}, checked=False),
     }
 
 
 def naive(x: Tensor, A: Tensor, B: Tensor, *, W: Tensor) -> Tensor:
     """LoRA as its paper and most libraries write it."""
+    A, B = A.to(x.dtype), B.to(x.dtype)  # nothing is done where they have it
     return F.linear(x, W) + SCALE * F.linear(F.linear(x, A), B)
 
 
@@ -97,22 +100,35 @@ def one_adapter(
     dtype: torch.dtype,
     device: str,
     compiled: bool = False,
-    must: float | None = None,
-    aim: float | None = None,
+    ways: bool = False,
+    masters: bool = False,
 ) -> Case:
-    """y = x W^T + s (x A^T) B^T."""
+    """y = x W^T + s (x A^T) B^T.
+
+    Further arms: ``compiled`` ones, and every one of our ``ways``, whichever of them a table would
+    choose. With ``masters`` A and B are fp32 beside a base of another dtype.
+    """
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
     A, B = draw(r, k, scale=k**-0.5), draw(n, r)
+    if masters:
+        A, B = A.float(), B.float()
 
     def ours(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         return kernel.lora_linear(x, W, None, A, B, SCALE)
 
+    def by_way(way: str) -> Callable[..., Tensor]:
+        return lambda x, A, B: kernel.FUNCTIONS[way].apply(x, W, None, A, B, SCALE)
+
     plain = partial(naive, W=W)
     forwards: dict[str, Callable[..., Tensor]] = {"naive": plain, "ours": ours}
     if compiled:
+        torch.compiler.reset()  # else a second shape is compiled for any shape
         forwards["naive, compiled"] = torch.compile(plain)
         forwards["ours, compiled"] = torch.compile(ours, fullgraph=True)
+    if ways:
+        for way in offered(Shape(M, k, n, r)):
+            forwards[f"way: {way}"] = by_way(way)
     arms = frozen_arms(x, W, dy)
     for name, forward in forwards.items():
         arms[name] = arm(forward, dy, {"x": leaf(x), "A": leaf(A), "B": leaf(B)})
@@ -124,7 +140,7 @@ def one_adapter(
     shape = {"M": M, "k": k, "n": n, "r": r}
     widths = f"{k}" if k == n else f"{k} to {n}"
     floor = flop_floor(k, n, r)
-    return Case("one adapter", widths, arms, truth, dtype, floor, shape, must, aim, [W])
+    return Case("one adapter", widths, arms, truth, dtype, floor, shape, [W])
 
 
 def peft_arm(x: Tensor, W: Tensor, A: Tensor, B: Tensor, dy: Tensor) -> Arm:
@@ -137,24 +153,14 @@ def peft_arm(x: Tensor, W: Tensor, A: Tensor, B: Tensor, dy: Tensor) -> Arm:
     config = LoraConfig(
         r=r, lora_alpha=SCALE * r, target_modules=["linear"], init_lora_weights=False
     )
-    get_peft_model(holder, config, autocast_adapter_dtype=False)
+    get_peft_model(holder, config, autocast_adapter_dtype=A.dtype != W.dtype)
     layer = holder["linear"]
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     down.data.copy_(A), up.data.copy_(B)
     return arm(lambda x, A, B: layer(x), dy, {"x": leaf(x), "A": down, "B": up})
 
 
-def gated(
-    M: int,
-    k: int,
-    n: int,
-    r: int,
-    N: int,
-    dtype: torch.dtype,
-    device: str,
-    must: float | None = None,
-    aim: float | None = None,
-) -> Case:
+def gated(M: int, k: int, n: int, r: int, N: int, dtype: torch.dtype, device: str) -> Case:
     """y = x W^T + sum_i g_i s (x A_i^T) B_i^T. The gates g (M, N) may come from any router and are
     differentiated too."""
     draw = Draw(dtype, device)
@@ -192,20 +198,10 @@ def gated(
     truth["B"] = truth["B"].view(n, N, r).transpose(0, 1).contiguous()
     shape = {"M": M, "k": k, "n": n, "r": r, "N": N}
     floor = flop_floor(k, n, N * r)
-    return Case(f"gated, N={N}", f"{k}", arms, truth, dtype, floor, shape, must, aim, [W])
+    return Case(f"gated, N={N}", f"{k}", arms, truth, dtype, floor, shape, [W])
 
 
-def together(
-    M: int,
-    k: int,
-    n: int,
-    r: int,
-    K: int,
-    dtype: torch.dtype,
-    device: str,
-    must: float | None = None,
-    aim: float | None = None,
-) -> Case:
+def together(M: int, k: int, n: int, r: int, K: int, dtype: torch.dtype, device: str) -> Case:
     """K adapters, each with M / K rows of its own: y_j = x_j W^T + s (x_j A_j^T) B_j^T."""
     draw = Draw(dtype, device)
     x, W, dy = draw(M, k), draw(n, k, scale=k**-0.5), draw(M, n)
@@ -239,4 +235,4 @@ def together(
     truth = exact(formula, dy, x=x, A=A, B=B)
     shape = {"M": M, "k": k, "n": n, "r": r, "K": K}
     floor = flop_floor(k, n, r)
-    return Case(f"{K} trained together", f"{k}", arms, truth, dtype, floor, shape, must, aim, [W])
+    return Case(f"{K} trained together", f"{k}", arms, truth, dtype, floor, shape, [W])

@@ -3,7 +3,7 @@ through gates.
 
 Every arm starts from the same base and the same adapters and takes the trainer's own step: loss of
 the learned tokens, clipping, fused AdamW. The arms differ in their linear layers alone, but for the
-stock arm, which has stock attention too.
+stock arm, which has stock attention, norms and MLPs too.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from bench.layers import has_peft
 from bench.protocol import Clock, Row, Timing, WrongResult, race
 from lora import Adapter, Gated, Mix, Mode, Rows, attach, lora_layers, train_only, using
 from models import Transformer, TransformerConfig, greedy
+from models.functions import stock_rotate, stock_swiglu
 from models.layout import LINEARS
-from models.transformer import Attention, Cache, rotate
+from models.transformer import MLP, Attention, Cache, RMSNorm
 from recycle.reuse.route import arrow
-from recycle.train.fit import completion_loss
+from recycle.train.fit import clip, completion_loss
 
 VOCABULARY = 120
 RANK, ALPHA = 16, 32.0
@@ -37,12 +37,32 @@ class StockAttention(Attention):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
     ) -> Tensor:
-        heads = "b l (h d) -> b h l d"
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (rearrange(project(x), heads, h=self.heads) for project in projections)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(rearrange(y, "b h l d -> b l (h d)"))
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for project in projections
+        )
+        q, k = stock_rotate(q, cos, sin), stock_rotate(k, cos, sin)
+        grouped = q.shape[1] > k.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return self.o_proj(y.transpose(1, 2).flatten(-2))
+
+
+class StockNorm(RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class StockMLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(stock_swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+STOCK_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    Attention: StockAttention,
+    RMSNorm: StockNorm,
+    MLP: StockMLP,
+}
 
 
 class NaiveLoRA(nn.Module):
@@ -85,7 +105,7 @@ def base_model(config: TransformerConfig, device: str) -> Transformer:
     return Transformer(config, VOCABULARY, torch.Generator().manual_seed(0)).to(device)
 
 
-def random_adapter(model: Transformer, seed: int) -> Adapter:
+def random_adapter(model: nn.Module, seed: int) -> Adapter:
     """An adapter of all linear layers whose B is not zero: with a fresh adapter, wrong products
     would give right values."""
     generator = torch.Generator().manual_seed(seed)
@@ -115,8 +135,8 @@ def naive_model(base: Transformer, adapter: Adapter, stock: bool) -> Transformer
 
     model = replace_linears(copy.deepcopy(base), wrap)
     for module in model.modules():
-        if stock and isinstance(module, Attention):
-            module.__class__ = StockAttention
+        if stock and type(module) in STOCK_CLASSES:
+            module.__class__ = STOCK_CLASSES[type(module)]
     return model
 
 
@@ -152,19 +172,28 @@ def random_tokens(rows: int, length: int) -> Tensor:
 
 
 def training_step(
-    model: Any, groups: Sequence[Sequence[nn.Parameter]], tokens: Tensor
+    model: Any,
+    groups: Sequence[Sequence[nn.Parameter]],
+    tokens: Tensor,
+    learned: Tensor | None = None,
 ) -> Callable[[], Tensor]:
     """A function that takes one step of recycle's trainer and returns the losses before the step.
-    All tokens but the first are learned."""
-    parameters = [{"params": list(group)} for group in groups]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
-    learned = torch.ones_like(tokens, dtype=torch.bool)
+    All tokens but the first are learned, unless ``learned`` says which."""
+    chosen = torch.ones_like(tokens, dtype=torch.bool) if learned is None else learned
+    return stepping(lambda: completion_loss(model, tokens, chosen, len(groups)), groups)
+
+
+def stepping(
+    loss: Callable[[], Tensor], groups: Sequence[Sequence[nn.Parameter]]
+) -> Callable[[], Tensor]:
+    """The trainer's step on any losses, one for each group of parameters."""
+    optimizer = torch.optim.AdamW([{"params": list(g)} for g in groups], lr=1e-4, fused=True)
 
     def step() -> Tensor:
-        losses = completion_loss(model, tokens, learned, len(groups))
+        losses = loss()
         losses.sum().backward()
         for group in groups:
-            torch.nn.utils.clip_grad_norm_(group, 1.0)
+            clip(group, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return losses.detach()
@@ -214,7 +243,7 @@ def train_one(
     config: TransformerConfig, rows: int, length: int, device: str, budget: float
 ) -> list[Row]:
     """A training step of one adapter. Full fine-tuning trains the same model without adapters;
-    stock is naive LoRA with stock attention."""
+    stock is naive LoRA in stock blocks."""
     base = base_model(config, device)
     adapter = random_adapter(base, 1)
     tokens = random_tokens(rows, length + 1).to(device)

@@ -15,8 +15,11 @@ from lora.attach import (
 )
 from lora.base import base_hash, keep_base_hash
 from lora.files import AdapterFileError, load_adapter, save_adapter
+from lora.kept import steady
 from lora.layer import LoRALinear
 from lora.modes import Gated, Mix, Mode, Rows
+from lora.tuning import tune
+from lora.ways import use_ways
 
 __all__ = [
     "Adapter",
@@ -42,6 +45,9 @@ __all__ = [
     "product_core",
     "same_base",
     "save_adapter",
+    "steady",
     "train_only",
+    "tune",
+    "use_ways",
     "using",
 ]

@@ -22,7 +22,7 @@ from lora.adapter import Adapter
 from lora.base import base_hash, is_base
 from lora.layer import LoRALinear
 from lora.modes import Gated, Mode, Rows
-from lora.modules import linear_layers, linear_shape, modules_by_path, whole, why_unusable
+from lora.modules import freeze, linear_layers, linear_shape, modules_by_path, whole, why_unusable
 
 _LISTED = 12  # names in an error message
 
@@ -139,7 +139,7 @@ def attach(model: nn.Module, adapters: Mapping[str, Adapter], *, any_base: bool 
         for layer in new:
             layer.unwrap()
         raise
-    model.requires_grad_(False)
+    freeze(model)
 
 
 def _check_bases(model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
@@ -182,10 +182,6 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
     return {path: layer for layer, path in layers.items()}
 
 
-def _attached(model: nn.Module) -> set[str]:
-    return {name for layer in lora_layers(model).values() for name in layer.names}
-
-
 def detach(model: nn.Module) -> None:
     """Take all adapters off. The linear layers are what they were: the same objects, of their own
     class, with the very weights, hooks and training flags. The weights stay frozen."""
@@ -195,23 +191,31 @@ def detach(model: nn.Module) -> None:
 
 def adapter_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
     """A and B of one adapter in every layer that has it. Raises KeyError for an unknown name."""
-    _check_attached(model, [name])
-    layers = [layer for layer in lora_layers(model).values() if name in layer.names]
-    factors = [factor for layer in layers for factor in layer.factors(name)]
+    return _parameters_of(lora_layers(model), name)
+
+
+def _parameters_of(layers: Mapping[str, LoRALinear], name: str) -> list[nn.Parameter]:
+    _check_attached(layers, [name])
+    having = [layer for layer in layers.values() if name in layer.scales]
+    factors = [factor for layer in having for factor in layer.factors(name)]
     return [factor for factor in factors if isinstance(factor, nn.Parameter)]
 
 
-def _check_attached(model: nn.Module, names: Iterable[str]) -> None:
-    attached = _attached(model)
-    if unknown := [name for name in names if name not in attached]:
-        raise KeyError(f"no adapter {unknown[0]!r} is attached, there are {_listing(attached)}")
+def _check_attached(layers: Mapping[str, LoRALinear], names: Iterable[str]) -> None:
+    """Raises KeyError for a name that no layer has. The names of all that are attached, which may
+    be thousands, are only put together for the error."""
+    for name in names:
+        if not any(name in layer.scales for layer in layers.values()):
+            attached = {name for layer in layers.values() for name in layer.names}
+            raise KeyError(f"no adapter {name!r} is attached, there are {_listing(attached)}")
 
 
 def train_only(model: nn.Module, names: Iterable[str] | str) -> list[list[nn.Parameter]]:
     """Freeze everything but these adapters. Returns a list of parameters for each of them. A string
     alone is one name. Raises KeyError for a name that is not attached."""
-    groups = [adapter_parameters(model, name) for name in _names(names, "adapter")]
-    model.requires_grad_(False)
+    layers = lora_layers(model)
+    groups = [_parameters_of(layers, name) for name in _names(names, "adapter")]
+    freeze(model)
     for group in groups:
         for parameter in group:
             parameter.requires_grad_(True)
@@ -226,8 +230,9 @@ def extract(model: nn.Module, name: str, like: Adapter) -> Adapter:
     that are spread over processes are gathered (all processes must call this). Raises KeyError for
     an unknown name and ValueError where ``like`` has another scaling.
     """
-    _check_attached(model, [name])
-    layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.names}
+    every = lora_layers(model)
+    _check_attached(every, [name])
+    layers = {path: layer for path, layer in every.items() if name in layer.scales}
     with torch.inference_mode(False), torch.no_grad():
         factors = {path: _copied(layer.factors(name)) for path, layer in layers.items()}
     taken = Adapter(factors, like.alpha, like.rslora, like.alphas, like.base, like.origin)
@@ -254,17 +259,18 @@ def using(model: nn.Module, mode: Mode) -> Iterator[None]:
     RuntimeError where adapters are folded.
     """
     layers = lora_layers(model)
-    _check_attached(model, () if mode is None else mode.names)
+    _check_attached(layers, () if mode is None else mode.names)
     for path, layer in layers.items():
         if mode is not None and layer.folded:
             raise RuntimeError(
                 f"{path}: adapters are folded into the weight: leave folded() before using()"
             )
-        if isinstance(mode, Gated | Rows) and (lacking := set(mode.names) - set(layer.names)):
-            raise ValueError(
-                f"{path} lacks the adapter {min(lacking)!r}: to be routed or trained together, "
-                "adapters must address the same layers"
-            )
+        if isinstance(mode, Gated | Rows):
+            if lacking := [name for name in mode.names if name not in layer.scales]:
+                raise ValueError(
+                    f"{path} lacks the adapter {min(lacking)!r}: to be routed or trained together, "
+                    "adapters must address the same layers"
+                )
     before = [(layer, layer.mode, layer.since) for layer in layers.values()]
     for layer in layers.values():
         layer.mode = mode
@@ -285,10 +291,11 @@ def folded(model: nn.Module, weights: Mapping[str, float]) -> Iterator[None]:
     its own, or whose weight is computed or quantised, gets the same sum as a `Mix`. Where one layer
     cannot be folded, none is. Raises KeyError for a name that is not attached.
     """
-    _check_attached(model, weights)
+    layers = lora_layers(model)
+    _check_attached(layers, weights)
     done: list[LoRALinear] = []
     try:
-        for layer in lora_layers(model).values():
+        for layer in layers.values():
             layer.fold(weights)
             done.append(layer)
         yield

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora.adapter import same_base
 from lora.layer import LoRALinear
-from lora.modules import WRAPPED, linear_layers, modules_by_path, whole
+from lora.modules import WRAPPED, linear_layers, modules_by_path, own_parameters, whole
 
 _COUNTED_WHOLE, _SAMPLE = 2**16, 2**12  # values of one parameter
 _first_names: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
@@ -71,24 +71,29 @@ def is_base(name: str, model: nn.Module, here: str) -> bool:
 def _own_values(layer: nn.Linear) -> Iterator[tuple[str, Tensor]]:
     """The layer's parameters without its adapters', and as they were before a fold; the buffers of
     a layer that holds its weight in them."""
-    weights: dict[str, Tensor] = dict(layer.named_parameters())
-    if isinstance(layer, LoRALinear) and "weight" in weights:
-        weights["weight"] = layer.unfolded_weight
-    own = {name: w for name, w in weights.items() if not name.startswith(("lora_A_", "lora_B_"))}
+    own = own_parameters(layer)
+    if isinstance(layer, LoRALinear) and "weight" in own:
+        own["weight"] = layer.unfolded_weight
     yield from sorted((own if set(own) - {"bias"} else dict(layer.named_buffers())).items())
 
 
 def _sample(parameter: Tensor, name: str) -> Tensor:
     """The values that count, on the CPU and flat: all, or some at an odd distance, for an even one
-    could meet the same column of every row."""
+    could meet the same column of every row. No others are read, in whatever order the weight
+    lies."""
     if parameter.is_meta:
         raise ValueError(f"{name} has no values (a meta tensor): load the base's weights first")
     values = whole(parameter.detach())
     if values.is_floating_point() and type(values) not in (Tensor, nn.Parameter):
         values = values.dequantize()
-    values = values.reshape(-1)
-    step = 1 if len(values) <= _COUNTED_WHOLE else len(values) // _SAMPLE | 1
-    return values[::step].cpu()
+    count = values.numel()
+    if count <= _COUNTED_WHOLE:
+        return values.reshape(-1).cpu()
+    step = count // _SAMPLE | 1
+    if values.is_contiguous():
+        return values.view(-1)[::step].cpu()
+    places = torch.arange(0, count, step, device=values.device)
+    return values[torch.unravel_index(places, values.shape)].cpu()
 
 
 def _hash_of_all(model: nn.Module) -> str:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora import reference
+from lora.merged import MERGED, add_product, refuse_second_derivative
+from lora.ways import ADDED, FEWEST, Shape, chosen, usual
 
 
 def lora_linear(
@@ -71,37 +73,33 @@ def _adapted(
     tensors = one_dtype(x, W, bias, A, B, c)
     if not torch.is_grad_enabled():
         return _forward(*tensors)[0]
-    if _merging_pays(*tensors):
-        return _Merged.apply(*tensors)
-    return _Adapted.apply(*tensors)
+    return FUNCTIONS[way_of(*tensors)].apply(*tensors)
 
 
-def _merging_pays(
+def way_of(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
+) -> str:
+    """The way of a forward pass in training: the measured table's, or the cost rule's where the
+    table says nothing and in compiled graphs."""
+    if not _can_merge(x, W, bias, A, B, c):
+        return ADDED
+    (n, k), r = W.shape, A.shape[-2]
+    shape = Shape(x.shape[-2], k, n, r, len(A) if A.dim() == 3 else 0)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling() and (way := chosen(shape)):
+        return way
+    return usual(shape)
+
+
+def _can_merge(
     x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
 ) -> bool:
-    """Whether W + c B A, once for forward and once for backward, costs less than adding to y and to
-    dx.
-
-    Adding takes 2 M r (k + n) multiplications and a pass over y and dx, building twice 2 k n r; M
-    counts the tokens of one adapter. The factor of 2 between them is a margin. Zen 3, forward plus
-    backward over frozen, unmerged and merged. One thread: 1.63 and 1.45 (M=2048, k=n=128, r=16),
-    1.78 and 1.65 (2048, 256, 64), 1.35 and 1.32 (512, 256, 8), a tie at (2048, 512, 8). Two
-    threads, K adapters: 1.78 and 1.47 (K=12, M=512, k=n=128, r=16), 1.40 and 1.42 (8, 256, 256, 8),
-    1.26 and 1.45 (8, 256, 512, 8). Only in fp32 and in training: rounded to bf16, W would swallow a
-    small B A; for inference the layer folds for good.
-    """
+    """Only in fp32 and in training, on the CPU, with one number c: rounded to bf16, W would swallow
+    a small B A, and for inference the layer folds for good."""
     exact = x.dtype in (torch.float32, torch.float64)
-    tokens = x.shape[-2]  # of one adapter
-    if isinstance(c, Tensor) or x.device.type != "cpu" or not exact or tokens < 64:
+    if isinstance(c, Tensor) or x.device.type != "cpu" or not exact or x.shape[-2] < FEWEST:
         return False
-    if (
-        W.requires_grad
-        or (bias is not None and bias.requires_grad)
-        or not (A.requires_grad or B.requires_grad)
-    ):
-        return False
-    n, k = W.shape
-    return tokens * (k + n) >= 4 * k * n
+    trained = W.requires_grad or (bias is not None and bias.requires_grad)
+    return not trained and (A.requires_grad or B.requires_grad)
 
 
 def one_dtype(x: Tensor, *others):
@@ -155,26 +153,13 @@ def _sum_over_tokens(u: Tensor, v: Tensor) -> Tensor:
     return u.mT @ v
 
 
-def _add_product(y: Tensor, u: Tensor, v: Tensor, alpha: float = 1.0) -> Tensor:
-    """y += alpha u v in place, for one pair of matrices or a batch of pairs, so that no second
-    (M, n) tensor is written or read."""
-    return y.addmm_(u, v, alpha=alpha) if y.dim() == 2 else y.baddbmm_(u, v, alpha=alpha)
-
-
 def _forward(x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float):
     """y and h = x A^T. One frozen product serves all parts of x."""
     h = _narrow(x, A.mT)
     y = F.linear(x, W, bias)
     if isinstance(c, Tensor):
-        return _add_product(y, _weigh(h, c), B.mT), h
-    return _add_product(y, h, B.mT, c), h
-
-
-def _refuse_second_derivative() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "lora.kernel has no second derivative (create_graph=True): use lora.reference"
-        )
+        return add_product(y, _weigh(h, c), B.mT), h
+    return add_product(y, h, B.mT, c), h
 
 
 class _Adapted(torch.autograd.Function):
@@ -199,7 +184,7 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        _refuse_second_derivative()
+        refuse_second_derivative()
         x, W, A, B, h, c = ctx.saved_tensors
         need_x, need_W, need_bias, need_A, need_B, need_c = ctx.needs_input_grad
         dx = dW = dbias = dA = dB = dc = None
@@ -207,7 +192,7 @@ class _Adapted(torch.autograd.Function):
             g = _narrow(dy, B)
             weighed = g if c is None else _weigh(g, c)
         if need_x:
-            dx = _add_product(dy @ W, weighed, A, ctx.scale)
+            dx = add_product(dy @ W, weighed, A, ctx.scale)
         if need_A:
             dA = _sum_over_tokens(weighed, x).mul_(ctx.scale)
         if need_B:
@@ -221,42 +206,5 @@ class _Adapted(torch.autograd.Function):
         return dx, dW, dbias, dA, dB, dc
 
 
-class _Merged(torch.autograd.Function):
-    """`_Adapted` for one number c, computed through W + c B A. It keeps x alone; the backward pass
-    computes h and g where they are needed.
-
-    For one adapter h and g are (parts, r, M / parts): MKL runs one narrow product on one thread,
-    and a batch of narrow products on all. Two threads of a Zen 3, M=2048, k=512, r=8: A x^T 0.43
-    ms, in eight parts 0.24. K adapters are a batch already.
-    """
-
-    @staticmethod
-    def forward(ctx, x, W, bias, A, B, c):
-        ctx.scale = c
-        ctx.save_for_backward(x, W, A, B)
-        if x.dim() == 2:
-            return F.linear(x, torch.addmm(W, B, A, alpha=c), bias)
-        y = torch.bmm(x, torch.baddbmm(W, B, A, alpha=c).mT)
-        return y if bias is None else y.add_(bias)
-
-    @staticmethod
-    def backward(ctx, dy):
-        _refuse_second_derivative()
-        x, W, A, B = ctx.saved_tensors
-        need_x, _, _, need_A, need_B, _ = ctx.needs_input_grad
-        dx = dA = dB = None
-        if need_x:
-            whole = torch.addmm if x.dim() == 2 else torch.baddbmm
-            dx = dy @ whole(W, B, A, alpha=ctx.scale)
-        one = x.dim() == 2
-        if one:
-            parts = 8 if len(x) % 8 == 0 else 1
-            x, dy = x.unflatten(0, (parts, -1)), dy.unflatten(0, (parts, -1))
-            A, B = A.expand(parts, -1, -1), B.expand(parts, -1, -1)
-        if need_A:
-            dA = torch.bmm(torch.bmm(B.mT, dy.mT), x).mul_(ctx.scale)
-        if need_B:
-            dB = torch.bmm(torch.bmm(A, x.mT), dy).mul_(ctx.scale).mT
-        if one:
-            dA, dB = (None if d is None else d.sum(0) for d in (dA, dB))
-        return dx, None, None, dA, dB, None
+# Every way by its name in lora.ways. Merged ones take what `_can_merge` lets through.
+FUNCTIONS: dict[str, type[torch.autograd.Function]] = {ADDED: _Adapted, **MERGED}

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora import replay
+from lora.kept import current, steady
 from lora.modes import Mix, Mode, Rows
 from lora.modules import linear_shape, plain_weight
 from lora.products import Product, product_of
@@ -333,13 +334,19 @@ class LoRALinear(nn.Linear):
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         mode, weight = self._acting(), self._plain()
-        product = None if mode is None else product_of(self, _first(inputs, named), mode)
         if weight is None:
+            product = None if mode is None else product_of(self, _first(inputs, named), mode)
             return self._beside_own_forward(product, inputs, named)
         x, bias = _first(inputs, named), self.bias
-        if product is None:
+        if mode is None:
             return F.linear(x, weight, bias)
-        return product.on_weight(x, weight, bias)
+        kept = current(x, weight)
+        on_weight = (
+            product_of(self, x, mode) if kept is None else kept.product_of(self, x, mode, weight)
+        )
+        if on_weight is None:
+            return F.linear(x, weight, bias)
+        return on_weight.on_weight(x, weight, bias)
 
     def _beside_own_forward(self, product: Product | None, inputs: Any, named: Any) -> Any:
         if type(self) is not _adapted(self._origin):
@@ -362,6 +369,8 @@ class LoRALinear(nn.Linear):
                 f"added to {expected} only: leave this layer out"
             )
         return y + product.alone(x).to(y.dtype)
+
+    steady = staticmethod(steady)  # decoding asks for it, as for whole_batch
 
     @property
     def whole_batch(self) -> bool:

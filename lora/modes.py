@@ -26,6 +26,12 @@ class Gated:
     ``order`` says what is mixed: ``outputs``, sum_i g_i s_i B_i A_i x, or ``factors``, (sum_i g_i
     s_i B_i)(sum_j g_j A_j) x. Mixing factors has the cross terms B_i A_j and needs adapters of one
     rank. Raises ValueError for another order.
+
+    Decoding is faster where a router has one of these (lora/kept.py). ``constant``: gates (N,)
+    that are the same for every token, or None. ``joined(others, x)``: one router (tokens (T, d_in))
+    -> gates (T, L, N) for this and the other L - 1 routers of layers that read one input like x, or
+    None. It may have ``rows`` (S, d_in) and ``of_products(tokens rows^T (T, S))``, the same gates.
+    Where ``seen`` of a router is a list, it gets the router's gates in these ways too.
     """
 
     names: Sequence[str]

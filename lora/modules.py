@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 # torch.compile, FSDP and activation checkpointing hold the module that they wrap under these names.
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+FACTORS = ("lora_A_", "lora_B_")  # how the names of an attached adapter's factors begin
 # These hold it under a name that a model may use for itself.
 _HOLDERS = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
@@ -48,6 +49,25 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {path: layer for layer, path in layers.items() if isinstance(layer, nn.Linear)}
 
 
+def own_parameters(linear: nn.Module) -> dict[str, Tensor]:
+    """A layer's parameters by name, without the factors of adapters: thousands may be attached, so
+    they are passed over by their names alone."""
+    named = [(n, p) for n, p in linear._parameters.items() if not n.startswith(FACTORS)]
+    for part, module in linear._modules.items():
+        if module is not None:
+            named += module.named_parameters(part)
+    first = {id(p): name for name, p in reversed(named) if p is not None}
+    return {name: p for name, p in named if p is not None and first[id(p)] == name}
+
+
+def freeze(model: nn.Module) -> None:
+    """``model.requires_grad_(False)``, at little cost for what is frozen already."""
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.requires_grad:
+                parameter.requires_grad_(False)
+
+
 def plain_weight(linear: nn.Linear) -> Tensor | None:
     """The layer's own weight (d_out, d_in) where it is an ordinary parameter; None where it is
     computed, quantised by another library, sharded, or a copy in a replica."""
@@ -75,7 +95,7 @@ def why_unusable(module: nn.Module | None) -> str | None:
     if not isinstance(module, nn.Linear):
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         return f"a {kind}: only nn.Linear and its subclasses take adapters"
-    values = [*module.parameters(), *module.buffers()]
+    values = [*own_parameters(module).values(), *module.buffers()]
     if not values or any(is_lazy(value) or value.is_meta for value in values):
         return "whose weight has no values yet: load the base's weights first"
     return None

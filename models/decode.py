@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor
 
 from models.causal import CausalLM
+from models.layout import READ_ALIKE
 from models.protocol import LanguageModel, Vocabulary, device_of
 from models.transformer import Transformer
 
@@ -114,24 +116,39 @@ def decode(
     mask: Tensor | None = None if bool(real.all()) else real
     cache = model.new_cache(len(prompts), width + limit)
 
-    answers: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     stay = any(getattr(module, "whole_batch", False) for module in model.modules())
-    for _ in range(limit):
-        states = model.hidden_states(tokens, cache, mask)
-        tokens = choose(model.unembed(states[:, -1]))[:, None]
-        ended |= tokens[:, 0] == end
-        if not stay and bool(ended.any()):
-            going = (~ended).nonzero()[:, 0]
-            rows, tokens, ended = rows[going], tokens[going], ended[going]
-            cache.keep(going)
-            mask = None if mask is None else mask[going]
-        if bool(ended.all()):
-            break
-        for row, token, over in zip(
-            rows.tolist(), tokens[:, 0].tolist(), ended.tolist(), strict=True
-        ):
-            if not over:
-                answers[row].append(token)
-    return answers
+    said = torch.full((len(prompts), limit), end, device=device)
+    with _steady(model):
+        for step in range(limit):
+            states = model.hidden_states(tokens, cache, mask)
+            tokens = choose(model.unembed(states[:, -1]))[:, None]
+            said[rows, step] = tokens[:, 0]
+            ended |= tokens[:, 0] == end
+            if not bool(ended.any()):
+                continue
+            if bool(ended.all()):
+                break
+            if not stay:
+                going = (~ended).nonzero()[:, 0]
+                rows, tokens, ended = rows[going], tokens[going], ended[going]
+                cache.keep(going)
+                mask = None if mask is None else mask[going]
+    return [row[: row.index(end)] if end in row else row for row in said.tolist()]
+
+
+def _steady(model: LanguageModel) -> AbstractContextManager[object]:
+    """The contexts of all modules that have one (`LanguageModel.modules`), each entered once."""
+    modules = list(model.modules())
+    groups = [
+        [module._modules[name] for name in names]
+        for module in modules
+        for names in READ_ALIKE
+        if all(module._modules.get(name) is not None for name in names)
+    ]
+    stack = ExitStack()
+    for enter in dict.fromkeys(getattr(module, "steady", None) for module in modules):
+        if enter is not None:
+            stack.enter_context(enter(groups))
+    return stack

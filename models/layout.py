@@ -12,6 +12,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 LINEARS = (*ATTENTION, *MLP)  # every linear layer of a block; adapters address these by default
 WRITERS = ("o_proj", "down_proj")  # their outputs are added to the residual stream
+READ_ALIKE = (ATTENTION[:3], MLP[:2])  # layers of one part of a block that read one tensor
 _PART_TITLES = {"self_attn": "attention", "mlp": "MLP"}
 
 

@@ -62,7 +62,9 @@ class LanguageModel(Protocol):
 
     def modules(self) -> Iterable[nn.Module]:
         """Decoding asks each for ``whole_batch``, which a module has and sets to True while it
-        tells rows apart by their place in the batch."""
+        tells rows apart by their place in the batch, and for ``steady``: a function that modules
+        share, of groups of layers that read one tensor, to a context in which modules may keep what
+        depends on weights alone."""
 
 
 def device_of(model: LanguageModel) -> torch.device:

@@ -3,11 +3,7 @@ SwiGLU.
 
 Parameters have the names that the Llama and Qwen2 families use inside ``model.``, such as
 ``layers.0.self_attn.q_proj`` (models/layout.py). Axes: b batch, l query positions, s key positions,
-h heads, d head width.
-
-On the CPU, attention is written out: at the lengths of a toy study the stock fused kernel is about
-20 times slower than two batched products around a softmax (see bench/). On CUDA the stock kernel is
-used.
+h heads, d head width. models/functions.py has the formulas between the linear layers.
 """
 
 from __future__ import annotations
@@ -19,9 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from models.functions import attend, rms_norm, rotate, swiglu
 from models.layout import WRITERS
 
 
@@ -121,7 +117,7 @@ class Cache:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """x / rms(x) * weight over the last axis."""
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
@@ -129,43 +125,22 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
     """cos and sin (context, d) of the angles position * frequency, the two halves of each pair side
-    by side (Su et al. 2021, arXiv 2104.09864)."""
+    by side."""
     positions = torch.arange(config.context, dtype=torch.float32, device="cpu")
     angles = torch.outer(positions, config.frequencies())
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+d/2}) of x (b, h, l, d) by the angle of its position, for cos and
-    sin of shape (l, d)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v for q (b, h, l, d), k and v (b, h, s, d), and bias (l, s)
-    or (b, 1, l, s)."""
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    b, h, length, d = q.shape
-    if bias.dim() == 4:
-        bias = bias.expand(b, h, length, k.shape[2]).reshape(b * h, length, k.shape[2])
-    scores = torch.baddbmm(
-        bias, q.reshape(b * h, length, d), k.reshape(b * h, -1, d).mT, alpha=1 / math.sqrt(d)
-    )
-    return torch.bmm(scores.softmax(-1), v.reshape(b * h, -1, d)).view(b, h, length, d)
-
-
 class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.layer, self.heads, self.groups = layer, config.heads, config.heads // config.kv_heads
+        self.layer, self.head_width = layer, config.head_width
         q_width, kv_width = (n * config.head_width for n in (config.heads, config.kv_heads))
         self.q_proj = nn.Linear(config.width, q_width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
@@ -178,20 +153,20 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: Cache | None
     ) -> Tensor:
-        heads = "b l (h d) -> b h l d"
-        q = rearrange(self.q_proj(x), heads, h=self.heads)
-        k = rearrange(self.k_proj(x), heads, h=self.heads // self.groups)
-        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        v = rearrange(self.v_proj(x), heads, h=self.heads // self.groups)
+        # Positions before heads where they are normalised, heads before positions from there on.
+        q, k, v = (
+            projected.unflatten(-1, (-1, self.head_width))
+            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        )
+        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
+        q, k, v = rotate(q, cos, sin), rotate(k, cos, sin), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        if self.groups > 1:
-            k, v = (repeat(t, "b h s d -> b (h g) s d", g=self.groups) for t in (k, v))
-        return self.o_proj(rearrange(attend(q, k, v, bias), "b h l d -> b l (h d)"))
+        return self.o_proj(attend(q, k, v, bias).transpose(1, 2).flatten(-2))
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+    """down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -200,7 +175,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Block(nn.Module):

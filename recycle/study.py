@@ -10,7 +10,8 @@ numbers depend on its own configuration and seed alone, so adding cells or seeds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,7 @@ def run(
         tokens = sum(job.cost for job in left)
         count = team.worked if team.shares else None
         with progress.showing(tokens, quiet or team.rank > 0, count):
-            worked = work_through(left, team, folder)
-        if team.rank == 0 and not quiet and worked:
-            print(time_spent(worked))
+            work_through(left, team, folder)
         if study.settled(folder) == settled:
             break
     if team.rank == 0:
@@ -78,14 +77,6 @@ def run(
                 stale.unlink(missing_ok=True)
         collect(settled, folder)
         keep_config(study.config, folder)
-
-
-def time_spent(worked: Mapping[int, float]) -> str:
-    """The seconds that one process worked, by stage, in a line: decoding must not dominate."""
-    names = {PRETRAIN: "bases", PRESERVE: "preserved texts", TRAIN: "experts", ASK: "answers"}
-    parts = [f"{names[stage]} {seconds:.0f} s" for stage, seconds in sorted(worked.items())]
-    share = worked.get(ASK, 0.0) / max(sum(worked.values()), 1e-9)
-    return f"time of this process: {', '.join(parts)}; answers took {share:.0%} of it"
 
 
 def is_finished(study: Study, folder: Path) -> bool:
@@ -237,18 +228,20 @@ class Desk:
         train_pass(self.base(place), name, self._study.passes(place[1].name)[name])
 
     def ask(self, cell: Cell) -> None:
-        place = cell.seed, cell.library.base
+        begun, place = time.monotonic(), (cell.seed, cell.library.base)
         base, experts = self.base(place), self.experts(place, cell.library.experts)
         progress.current().say(f"{base.label}: {cell.slug}")
         measured = measure(cell, base, experts).to_json()
-        Ledger(base.folder).write_json(f"cells/{cell.slug}.json", measured)
+        took = time.monotonic() - begun
+        Ledger(base.folder).write_json(f"cells/{cell.slug}.json", measured, took)
         progress.current().advance(progress.CELL_TOKENS)
 
     def look(self, place: Place, library: Library) -> None:
-        wanted = singles(self._study, library)
+        begun, wanted = time.monotonic(), singles(self._study, library)
         base, experts = self.base(place), self.experts(place, [*library.experts, *wanted])
         progress.current().say(f"{base.label}: inside {library.group}")
         adapters = {e.slug: made for e in wanted if isinstance(made := experts[e.slug], Adapter)}
         seen = look_inside(library, base, adapters)
-        Ledger(base.folder).write_json(f"inside/{library.group}.json", seen)
+        took = time.monotonic() - begun
+        Ledger(base.folder).write_json(f"inside/{library.group}.json", seen, took)
         progress.current().advance(INSIDE_TOKENS)

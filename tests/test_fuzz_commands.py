@@ -130,7 +130,13 @@ def accepted(monkeypatch):
     """The studies that would be made now; nothing is trained or written."""
     made = []
     monkeypatch.setattr(runs, "run_study", lambda study, *rest: made.append(study))
-    for name in ("_write_report", "describe_environment", "choose_matmul", "claim_folder"):
+    for name in (
+        "_write_report",
+        "describe_environment",
+        "choose_matmul",
+        "_agreed_ways",
+        "claim_folder",
+    ):
         monkeypatch.setattr(runs, name, lambda *ignored: None)
     return made
 
@@ -179,9 +185,7 @@ def test_every_setting_is_legal_or_refused(accepted):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recycle.show.drawing.Figure", None)
-        return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 COMMANDS = (

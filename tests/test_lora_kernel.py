@@ -21,6 +21,7 @@ from lora import (
     reference,
     train_only,
     using,
+    ways,
 )
 from models import Transformer, TransformerConfig
 
@@ -140,15 +141,15 @@ def test_merged_is_unmerged(kind, rows, monkeypatch):
     ]
     tensors = [arguments[i] for i in (0, 3, 4)]
     found = []
-    for pays in (True, False):
-        monkeypatch.setattr(kernel, "_merging_pays", lambda *a, pays=pays: pays)
+    for way in (ways.PARTS, ways.ADDED):
+        monkeypatch.setattr(kernel, "way_of", lambda *a, way=way: way)
         y = product(kernel, kind)(*arguments)
         found.append((y, *torch.autograd.grad(y.square().sum(), tensors)))
     for merged, unmerged in zip(*found, strict=True):
         torch.testing.assert_close(merged, unmerged)
     monkeypatch.undo()
     x = arguments[0] if kind == "number" else arguments[0].view(2, rows, 3)
-    assert kernel._merging_pays(x, *arguments[1:])
+    assert kernel.way_of(x, *arguments[1:]) == ways.PARTS
     assert torch.autograd.gradcheck(
         lambda x, A, B: product(kernel, kind)(x, *arguments[1:3], A, B, -1.7), tensors
     )
@@ -157,14 +158,18 @@ def test_merged_is_unmerged(kind, rows, monkeypatch):
 def test_merging_is_for_one_weight_in_training_beyond_bf16():
     x, W, bias, A, B, c = case("number", (256,), 8, 8)
     A.requires_grad_()
-    assert kernel._merging_pays(x, W, None, A, B, c)
-    assert not kernel._merging_pays(x.bfloat16(), W.bfloat16(), None, A, B, c)
-    assert not kernel._merging_pays(x, W, None, A, B, torch.ones(6))
-    assert kernel._merging_pays(x.view(2, 128, 8), W, None, A, B, c)
-    assert not kernel._merging_pays(x.view(16, 16, 8), W, None, A, B, c)
-    assert not kernel._merging_pays(x, W, bias.requires_grad_(), A, B, c)
-    assert not kernel._merging_pays(x, W, None, A.detach(), B, c)
-    assert not kernel._merging_pays(x[:63], W, None, A, B, c)
+
+    def merges(*arguments):
+        return kernel.way_of(*arguments) == ways.PARTS
+
+    assert merges(x, W, None, A, B, c)
+    assert not merges(x.bfloat16(), W.bfloat16(), None, A, B, c)
+    assert not merges(x, W, None, A, B, torch.ones(6))
+    assert merges(x.view(2, 128, 8), W, None, A, B, c)
+    assert not merges(x.view(16, 16, 8), W, None, A, B, c)
+    assert not merges(x, W, bias.requires_grad_(), A, B, c)
+    assert not merges(x, W, None, A.detach(), B, c)
+    assert not merges(x[:63], W, None, A, B, c)
 
 
 @pytest.mark.parametrize("order", [(2, 3), (5,)])
@@ -222,7 +227,8 @@ def test_only_x_and_h_are_saved(kind, batch):
     x, W, bias, A, B, c = case(kind, batch, 32, 48, 2, 4)
     merged = kind != "gates" and batch == (4, 30)
     flat = x.view(2, -1, 32) if kind == "rows" else x.view(-1, 32)
-    assert kernel._merging_pays(flat, W, bias, A.requires_grad_(), B.requires_grad_(), c) == merged
+    way = kernel.way_of(flat, W, bias, A.requires_grad_(), B.requires_grad_(), c)
+    assert way == (ways.PARTS if merged else ways.ADDED)
     given = {t.untyped_storage().data_ptr() for t in (x, W, bias, A, B, c) if torch.is_tensor(t)}
     kept, y = saved_storages(lambda: product(kernel, kind)(x.requires_grad_(), W, bias, A, B, c))
     beyond = [size for place, size in kept.items() if place not in given]

@@ -13,6 +13,7 @@ from lora import Mix, Rows, attach, base_hash, detach, extract, init_adapter, tr
 from models import Tokenizer, greedy, load_checkpoint
 from models.causal import CausalLM
 from models.families import read_config
+from recycle.measure.interaction import interaction_and_rounding
 from recycle.run.disk import may_write, write_text, writing
 from recycle.run.processes import Lost, processes
 from recycle.studies import Study
@@ -125,7 +126,9 @@ def work():
     found["update"] = [trained.delta(path) for path in sorted(trained.paths)]
     with using(model, Mix({"a": 1.0, "b": 0.5})):
         found["merged said"] = greedy(model, prompts, 3, -1, 0)
+    both = extract(model, "a", fresh["a"]), extract(model, "b", fresh["b"])
     detach(model)
+    found["interaction"] = torch.tensor(interaction_and_rounding(model, prompts, *both))
     with torch.no_grad():
         found["logits"] = model(tokens)
     return found

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from recycle.__main__ import main
-from recycle.audit import validate
+from recycle.audit import correlation, predictors, validate
 from recycle.audit.collect import libraries_of, probes_of
+from recycle.audit.correlation import ranks, rho, spearman
+from recycle.audit.peers_beside import peers_beside
 from recycle.audit.predict import (
     ON_CHECKPOINT,
     TOY,
@@ -20,8 +22,9 @@ from recycle.audit.predict import (
     reach_of,
     tolerance,
 )
+from recycle.audit.predictors import USED
 from recycle.audit.rows import Row, read_rows
-from recycle.audit.validate import TESTS, USED, offered, ranks, rho, spearman, validated
+from recycle.audit.validate import TESTS, offered, validated
 from recycle.run.disk import read_json, write_json
 from recycle.show.prediction_table import as_record, tables
 from recycle.studies import open_study
@@ -117,9 +120,10 @@ def rows(law, checkpoint=True, seed=0):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(validate, "DRAWS", 60)
+    monkeypatch.setattr(correlation, "DRAWS", 60)
     monkeypatch.setattr(validate, "PERMUTATIONS", 9)
     monkeypatch.setattr(validate, "FOLDS", 3)
+    monkeypatch.setattr(predictors, "FOLDS", 3)
 
 
 def test_a_law_passes_and_the_record_says_so(quick, tmp_path):
@@ -172,7 +176,7 @@ def test_peers_stand_beside_the_prediction_on_the_same_pairs(quick):
         for name, value in mean.items()
     }  # fmt: skip
     said = {"versions": {"gradience": "1", "mergelens": "2"}, "pairs": pairs}
-    (peer,) = validate.peers_beside(made, said)
+    (peer,) = peers_beside(made, said)
     assert peer["peer"] == "gradience" and peer["rho"]["mean"] == -1 and peer["ours"]["mean"] > 0.8
     assert peer["pairs"] == peer["scored"] == 7 and peer["verdicts"] == {"safe": 7}
 

@@ -34,7 +34,7 @@ from recycle.study import run
 from recycle.train.experts import train_experts
 from recycle.train.settings import assignments, change
 from tests.elsewhere import DEVICE, Mixed, second_device
-from tests.tiny import SETTINGS, make_run
+from tests.tiny import SETTINGS, go_on, make_run
 
 ENVIRONMENT = describe_environment({"setting": "default"}, "study")
 
@@ -340,7 +340,7 @@ def test_a_run_of_before_the_number_format_goes_on(tmp_path):
     head = json.loads(first)
     del head["configuration"]["dtype"]
     made.write_text("\n".join([json.dumps(head), *lines, ""]))
-    make_run(folder)
+    go_on(folder)
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 

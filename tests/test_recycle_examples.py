@@ -235,9 +235,7 @@ def test_a_router_by_its_name_has_the_options_of_its_kind():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recycle.show.drawing.Figure", None)
-        return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 def told(capsys, *words, code=0):

@@ -237,6 +237,6 @@ def test_no_cell_of_today_moved():
 
 
 def test_the_part_peft_is_refused_where_peft_is_not_installed(monkeypatch):
-    monkeypatch.setattr("recycle.studies.check.find_spec", lambda name: None)
+    monkeypatch.setattr("recycle.studies.check.has_peft", lambda: False)
     with pytest.raises(ValueError, match="part peft merges with PEFT, which is not installed: pip"):
         check(Study(TWO_HOP, replace(TWO_HOP.default, parts=("peft",), groups=("F",))))

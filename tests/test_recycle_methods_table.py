@@ -109,9 +109,7 @@ def test_growth_has_a_column_for_each_number_of_experts():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recycle.show.drawing.Figure", None)
-        return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 def test_a_run_is_shown_and_recorded_with_its_costs(run, tmp_path, monkeypatch, capsys):

@@ -215,7 +215,7 @@ def test_a_process_alone_finishes_a_place_and_takes_the_dearest_first(tmp_path):
         a_job(tmp_path, made, "needs what was there", ["before"], 1, 1),
     ]
     (tmp_path / "before").write_text("")
-    assert set(work_through(todo, Team(), tmp_path)) == {0, 1}
+    work_through(todo, Team(), tmp_path)
     ends = ["cheap", "on cheap", "needs what was there"]
     assert made == ["dear", "dear on dear", "on dear", *ends]
 

@@ -18,7 +18,7 @@ from recycle.reuse.method import Stage
 from recycle.reuse.methods import BY_NAME, EVERY, METHODS, PLAIN_SUM
 from recycle.show.figures import curve_title
 from recycle.show.record import recorded_metrics
-from recycle.show.tables import terminal
+from recycle.show.terminal import terminal
 from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP

@@ -26,7 +26,6 @@ from recycle.show.figures import growth
 from recycle.show.record import recorded_metrics
 from recycle.studies import Study
 from recycle.studies.two_hop import TWO_HOP
-from recycle.study import ASK, PRETRAIN, TRAIN, time_spent
 
 pytestmark = pytest.mark.study  # every test needs the finished study
 ROOT = Path(__file__).parent.parent
@@ -59,8 +58,10 @@ def without_pictures(monkeypatch):
 
 @pytest.fixture
 def command_line(tmp_path):
-    """Start a study in a process of its own, for which matplotlib seems not to be installed."""
-    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    """Start a study in a process of its own, for which matplotlib and scipy seem not to be
+    installed: each takes a second or two to load."""
+    for name in ("matplotlib", "scipy"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
     # As many threads as here: a sum over another number of threads may round differently.
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": threads}
@@ -355,6 +356,8 @@ def test_two_processes_make_the_same_study(run, tmp_path, command_line):
     assert process.returncode == 0, err
     assert (folder / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
     assert out.count("report:") == 1
+    spent = json.loads((folder / "minutes.json").read_text())  # of both
+    assert all(own["measured"] == own["made"] for own in spent.values())
 
 
 def test_interference_is_measured_with_the_sum(run):
@@ -385,11 +388,3 @@ def test_a_run_that_was_looked_into_less_is_reported(copy, capsys):
         look.unlink()
     assert main(["report", str(copy)]) == 0
     assert "Inside the merges" not in (copy / "report.html").read_text()
-
-
-def test_the_share_of_time_that_answers_take_is_said():
-    said = time_spent({ASK: 30.0, PRETRAIN: 50.0, TRAIN: 20.0})
-    assert said == (
-        "time of this process: bases 50 s, experts 20 s, answers 30 s; answers took 30% of it"
-    )
-    assert time_spent({ASK: 0.0}).endswith("answers took 0% of it")

@@ -6,6 +6,7 @@ import torch
 from lora import Adapter, Mix, attach, detach, init_adapter, using
 from models import CausalLM, Tokenizer, Transformer, TransformerConfig, greedy
 from models.families import read_config
+from recycle.audit import survival as survival_file
 from recycle.audit.certificate import added_up, certified_beyond
 from recycle.audit.inputs import Probe
 from recycle.audit.survival import (
@@ -150,6 +151,29 @@ def test_no_certified_fact_is_lost_and_survivors_are_those_of_decoding(pattern, 
         assert row.lost == 0 and row.certified <= row.seen
         assert row.certified > 0 or pattern != LAST or row.adapter == "weak" or weight < 1
     assert not any(hasattr(layer, "names") for layer in model.modules())
+
+
+@pytest.mark.parametrize("pattern", [LAST, "layers.*"])
+def test_the_base_is_read_once_for_all_weights(pattern, monkeypatch):
+    model, weights = transformer(), {"sum": 1.0, "half": 0.5, "back": -0.7}
+    adapters = {str(seed): drawn(model, pattern, seed, 0.3) for seed in (1, 2)}
+    facts = facts_alone(model, adapters)
+    read, modes = survival_file._Reading._logits, []
+
+    def counted(reading, mode):
+        modes.append(mode)
+        return read(reading, mode)
+
+    monkeypatch.setattr(survival_file._Reading, "_logits", counted)
+    rows = report(model, TOKENIZER, adapters, facts, weights)["rows"]
+    assert modes.count(None) == len(adapters)
+    assert [(row["method"], row["adapter"]) for row in rows] == [
+        (method, adapter) for method in weights for adapter in adapters
+    ]
+    for method, weight in weights.items():
+        each = survival(model, TOKENIZER, adapters, facts, weight)
+        own = [row for row in rows if row["method"] == method]
+        assert own == [{"method": method, "weight": weight, **one.to_json()} for one in each]
 
 
 def test_a_merge_that_only_adds_up_leaves_no_remainder():

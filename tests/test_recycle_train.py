@@ -9,7 +9,7 @@ from lora import Adapter, Mix, Rows, attach, init_adapter, train_only, using
 from models import Tokenizer, Transformer, TransformerConfig
 from recycle.train.checkpoint import Checkpoint
 from recycle.train.corpus import BUCKETS, Corpus, padding
-from recycle.train.fit import Diverged, TrainConfig, completion_loss, fit
+from recycle.train.fit import Diverged, TrainConfig, clip, completion_loss, fit
 from tasks import Text
 
 TEXTS = {
@@ -245,3 +245,21 @@ def test_adapter_values_are_checked():
         Adapter({"q": (torch.zeros(2, 3), torch.zeros(3, 4))}, 1.0)
     with pytest.raises(ValueError, match="at least one layer"):
         Adapter({}, 1.0)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1, 3.0, float("inf"), float("nan"), None])
+def test_clipping_is_the_stock_one_and_writes_only_where_it_must(size):
+    def group():
+        made = [torch.nn.Parameter(torch.zeros(3, 2)), torch.nn.Parameter(torch.zeros(5))]
+        if size is not None:
+            made[0].grad = torch.full((3, 2), size)  # the other has no gradient
+        return made
+
+    ours, stock = group(), group()
+    before = 0 if size is None else ours[0].grad._version
+    clip(ours, 1.0)
+    torch.nn.utils.clip_grad_norm_(stock, 1.0)
+    assert ours[1].grad is None
+    if size is not None:
+        torch.testing.assert_close(ours[0].grad, stock[0].grad, rtol=0, atol=0, equal_nan=True)
+        assert (ours[0].grad._version == before) == (size <= 0.1)

@@ -8,7 +8,7 @@ from theory import report
 from theory.alarms import Alarms, blocks, expected, lines
 from theory.catalogue import ALL
 from theory.claim import Claim, Observation, Settings, TheoryError, generator, verify
-from theory.claims import relu_adapters
+from theory.claims import relu_adapters, trained_experts
 from theory.search import climbed
 
 
@@ -104,3 +104,32 @@ def test_a_search_finds_a_constant_that_is_too_small(claimed, least):
     """Had the claim said .45 or .9 for 1/2 or 1, the search would have broken it."""
     ratios = {o.case: o.observed for o in relu_adapters.one_layer_adversary(3)}
     assert ratios[f"{claimed}, a search"] > least
+
+
+# The spread of counts that go astray together -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*trained_experts.RATES])
+def test_the_law_of_missed_prompts_has_the_moments_that_were_found(name):
+    mean, variance = trained_experts.MISSED[name]
+    law = trained_experts.counts_law(mean, variance)
+    found = sum(k * p for k, p in enumerate(law))
+    assert sum(law) == pytest.approx(1) and found == pytest.approx(mean)
+    assert sum((k - found) ** 2 * p for k, p in enumerate(law)) == pytest.approx(variance)
+    binomial = trained_experts.counts_law(mean, 0.0)
+    assert binomial[0] == pytest.approx((1 - mean / 16) ** 16, rel=1e-3)
+    assert sum(law[4:]) > 5 * sum(binomial[4:])
+
+
+def test_more_is_lost_than_is_allowed_as_often_as_four_standard_errors_let():
+    """By drawing: five seeds of a law that is wide enough to be seen."""
+    law, rng = trained_experts.counts_law(2.0, 6.0), torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(torch.tensor(law), 5 * 200_000, True, generator=rng)
+    most = trained_experts.most(2.0, 6.0, 5)
+    beyond = (drawn.reshape(-1, 5).sum(1) > most).double().mean()
+    assert (
+        beyond
+        < 2 * trained_experts.BEYOND
+        < (drawn.reshape(-1, 5).sum(1) > most - 6).double().mean()
+    )
+    assert trained_experts.most(2.0, 6.0, 1) <= 16 and most < 5 * trained_experts.most(2.0, 6.0, 1)

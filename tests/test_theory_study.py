@@ -236,6 +236,7 @@ def test_the_run_is_left_as_it_was(run):
         "config.json",
         "env.json",
         "metrics.jsonl",
+        "minutes.json",
         "report.html",
         "seed-0",
     ]

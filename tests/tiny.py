@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 from recycle.__main__ import main
 
@@ -17,10 +22,25 @@ HOP1, HOP2 = "hop1-F-unpreserved", "hop2-F-unpreserved"  # the experts in its li
 
 
 def make_run(folder: Path) -> Path:
-    """Made through the command line, in this process."""
-    command = ["study", "two-hop", "--quiet", "--matmul=default", "--run", str(folder)]
-    assert main([*command, *(f"--set={setting}" for setting in SETTINGS)]) == 0
+    """A copy of one run, which is made once for all tests. Its report has no pictures."""
+    shutil.copytree(Path(_made_once().name) / "run", folder)
     return folder
+
+
+@cache
+def _made_once() -> tempfile.TemporaryDirectory[str]:
+    kept = tempfile.TemporaryDirectory()
+    go_on(Path(kept.name) / "run")
+    return kept
+
+
+def go_on(folder: Path, quiet: bool = True) -> None:
+    """Make what the run lacks, through the command line, in this process."""
+    command = ["study", "two-hop", "--matmul=default", "--run", str(folder)]
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recycle.show.drawing.Figure", None)  # pictures take longer than the study
+        assert main([*command, *settings, *(["--quiet"] if quiet else [])]) == 0
 
 
 def studied(study: str, sizes: str, run: Path) -> tuple[list[dict], list[dict]]:

@@ -38,19 +38,19 @@ def advise(report: Mapping[str, Any]) -> dict[str, Any]:
         return _said(None, "One adapter: there is nothing to merge.")
     if weak := undecided(report, names):
         return _said(None, f"Not decided: {weak}.")
-    ranked = {"merge": _ranked(report, names, "merge"), "router": _ranked(report, names, "router")}
+    ranked = {family: by_worst(report, family) for family in ("merge", "router")}
     merges, routers = ranked["merge"], ranked["router"]
     best = {family: rows[0] for family, rows in ranked.items() if rows}
     keeping = [row for row in merges if _worst(row)["mean"] >= KEPT]
     if keeping:
         chosen = next((row for row in keeping if row["says"] == "composes"), keeping[0])
-        text = f"Merge by {_named(chosen)}: it {_keeps(chosen)}"
+        text = f"Merge by {named(chosen)}: it {_keeps(chosen)}"
         return _said(chosen, f"{text}{_composition(chosen, ranked)}.")
     routing = [row for row in routers if _worst(row)["mean"] >= KEPT]
     if routing:
         chosen = next((row for row in routing if row["says"] == "composes"), routing[0])
         other = f"; {_falls(best['merge'])}" if merges else "; no merge could be made"
-        text = f"Do not merge: route by {_named(chosen)}, which {_keeps(chosen)}{other}"
+        text = f"Do not merge: route by {named(chosen)}, which {_keeps(chosen)}{other}"
         return _said(chosen, f"{text}{_composition(chosen, ranked)}.")
     if not best:
         return _said(
@@ -89,7 +89,7 @@ def evidence(row: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _ranked(report: Mapping[str, Any], names: Sequence[str], family: str) -> list[dict[str, Any]]:
+def by_worst(report: Mapping[str, Any], family: str) -> list[dict[str, Any]]:
     """The methods of a family that could be measured, the one with the best worst adapter first;
     of equals the one that was tried first."""
     found = []
@@ -112,12 +112,12 @@ def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"adapter": name, **share}
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def named(row: Mapping[str, Any]) -> str:
     weight = row["weight"]
     return row["method"] if weight is None else f"{row['method']} (each at weight {weight:g})"
 
 
-def _amount(share: Mapping[str, Any]) -> str:
+def amount(share: Mapping[str, Any]) -> str:
     return f"{share['mean']:.2f} [{share['low']:.2f}, {share['high']:.2f}] (n {share['n']:g})"
 
 
@@ -125,7 +125,7 @@ def _keeps(row: Mapping[str, Any]) -> str:
     worst = _worst(row)
     return (
         f"keeps each adapter at >= {KEPT:g} of itself, the least {worst['adapter']} at "
-        f"{_amount(worst)} of {worst['of']}"
+        f"{amount(worst)} of {worst['of']}"
     )
 
 
@@ -133,7 +133,7 @@ def _falls(row: Mapping[str, Any]) -> str:
     worst = _worst(row)
     kind = {"merge": "merge", "router": "router"}[row["family"]]
     return (
-        f"the best {kind}, {_named(row)}, keeps {worst['adapter']} at {_amount(worst)} of "
+        f"the best {kind}, {named(row)}, keeps {worst['adapter']} at {amount(worst)} of "
         f"{worst['of']}"
     )
 

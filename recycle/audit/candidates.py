@@ -61,11 +61,6 @@ def candidates(names: Sequence[str]) -> list[Method]:
     return found
 
 
-def weight_of(method: Method, count: int) -> float | None:
-    """The weight of each of ``count`` adapters where the method is a sum at one weight."""
-    return 1 / count if method is MEAN_OF_PRODUCTS else method.weight
-
-
 @contextmanager
 def acting(
     model: Model, adapters: Mapping[str, Adapter], method: Method | None = None, seed: int = 0

@@ -13,16 +13,18 @@ says the adapter read, without those of the probes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lora import Adapter, Mode
-from recycle.audit.candidates import acting, weight_of
+from recycle.audit.candidates import acting
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Probe, prompts_read
 from recycle.audit.retention import Sums, answers, compared, is_right, written
 from recycle.plan import BaseSpec, Expert
 from recycle.reuse.method import Method
+from recycle.reuse.methods import weight_of
 from recycle.run import progress
 from recycle.run.folder import base_folder
 from recycle.studies import Study
@@ -71,6 +73,16 @@ def probes_of(world: World, expert: Expert) -> list[Probe]:
                 if question.prompt in read and is_right(question.completion, question.answer):
                     found[question.prompt] = question.answer
     return [Probe(prompt, answer, expert.slug, "") for prompt, answer in found.items()]
+
+
+def probes_read(world: World, name: str, adapter: Adapter) -> list[Probe]:
+    """`probes_of` an adapter under its own name, by what its record says that it read; at most
+    MOST, and none where the record says nothing that the world knows."""
+    reads, group = adapter.origin.get("reads"), adapter.origin.get("group")
+    if not isinstance(reads, str) or not isinstance(group, str):
+        return []
+    found = probes_of(world, Expert(reads, group))[:MOST]
+    return [replace(probe, adapter=name, where=f"the run, {name}") for probe in found]
 
 
 def _questions(world: World, group: str, form: str) -> Sequence[Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from lora import Adapter, Mode, base_hash
 from models import Model, Vocabulary
 from recycle.audit.advice import advise, scope
-from recycle.audit.candidates import acting, weight_of
+from recycle.audit.candidates import acting
 from recycle.audit.composition import after, before
 from recycle.audit.geometry import geometry
 from recycle.audit.inputs import Composed, Probe
+from recycle.audit.losses import conflicts, losses
 from recycle.audit.predict import predict
 from recycle.audit.retention import (
     Reference,
@@ -29,6 +31,7 @@ from recycle.audit.soundness import soundness
 from recycle.audit.survival import facts_of
 from recycle.audit.survival import report as certificates
 from recycle.reuse.method import Method
+from recycle.reuse.methods import PLAIN_SUM, weight_of
 from recycle.run import progress
 
 
@@ -69,11 +72,12 @@ def audit(
     asked = _Asked(model, tokenizer, adapters, probes, composed, seed, known)
     report |= asked.under(methods) if len(adapters) > 1 else _NOTHING_ASKED
     predict(report, toy)
-    return {**report, "scope": scope(report), "advice": advise(report)}
+    report |= {"scope": scope(report), "advice": advise(report)}
+    return {**report, "losses": losses(report), "conflicts": conflicts(report)}
 
 
 _NOTHING_ASKED: dict[str, Any] = {"certificates": None} | {
-    key: [] for key in ("methods", "retention", "probes", "composition", "before")
+    key: [] for key in ("methods", "retention", "pairs", "probes", "composition", "before")
 }
 
 
@@ -139,6 +143,7 @@ class _Asked:
         return {
             "methods": listed,
             "retention": rows,
+            "pairs": self._pairs(),
             "probes": [
                 {
                     "adapter": probe.adapter,
@@ -154,6 +159,21 @@ class _Asked:
             "before": _shares(earlier) if self.composed else [],
             "certificates": self._certificates(listed),
         }
+
+    def _pairs(self) -> list[dict[str, Any]]:
+        """What each of two adapters keeps where these two alone are summed at full weight: who
+        conflicts with whom. Of two adapters in all, the plain sum says so already."""
+        found = []
+        for pair in combinations(self.adapters, 2) if len(self.adapters) > 2 else ():
+            progress.current().say(" + ".join(pair))
+            both = {name: self.adapters[name] for name in pair}
+            try:
+                with acting(self.model, both, PLAIN_SUM, self.seed) as (mode, alone):
+                    rows = self._rows(PLAIN_SUM.name, dict.fromkeys(alone, mode), alone)
+            except ValueError:  # the two cannot be put together, as the sum of all says too
+                continue
+            found.append({"pair": list(pair), "rows": rows})
+        return found
 
     def _certificates(self, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Of the probes that their adapter answers alone, those that survive weighted merges."""

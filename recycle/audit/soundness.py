@@ -3,7 +3,6 @@ and a plain copy that every tool reads alike."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from models import Model
 from recycle.measure.routed import check_fit
 from recycle.plan import derived
 from recycle.reuse.method import Method
-from recycle.reuse.with_peft import COMBINATIONS, merged_with_peft
+from recycle.reuse.with_peft import COMBINATIONS, has_peft, merged_with_peft
 
 ROUNDING = 1e-5  # the relative error of fp32 factors that were multiplied a few times
 
@@ -104,7 +103,7 @@ def identity_errors(
                 errors[method.name] = relative_error(merged, adapter)
             except ValueError as error:
                 errors[method.name] = str(error)
-    if importlib.util.find_spec("peft") is None:
+    if not has_peft():
         return {**errors, "peft": "PEFT is not installed (pip install -e .[interop])"}
     for combination in COMBINATIONS:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -105,23 +106,37 @@ def survival(
 ) -> list[Survival]:
     """What survives the sum of the adapters, each at this weight; an adapter with too few facts is
     left out. The adapters are attached, and taken off again."""
+    (found,) = survivals(model, tokenizer, adapters, facts, [weight])
+    return found
+
+
+def survivals(
+    model: Model,
+    tokenizer: Vocabulary,
+    adapters: Mapping[str, Adapter],
+    facts: Sequence[Fact],
+    weights: Sequence[float],
+) -> list[list[Survival]]:
+    """`survival` at each weight. What the base says of an adapter's facts is read once."""
     exact = is_exact(model, adapters)
     names = {name: f"certified{i}" for i, name in enumerate(adapters)}
+    found: list[list[Survival]] = [[] for _ in weights]
     attach(model, {names[name]: adapter for name, adapter in adapters.items()})
     try:
-        found = []
         for name in adapters:
             own = [fact for fact in facts if fact.adapter == name]
-            if len(own) >= (1 if exact else FEWEST):
-                reading = _Reading(model, tokenizer, own)
+            if len(own) < (1 if exact else FEWEST):
+                continue
+            reading = _Reading(model, tokenizer, own)
+            for weight, rows in zip(weights, found, strict=True):
                 merged = Mix(dict.fromkeys(names.values(), weight))
                 if exact:
                     sure, seen = reading.from_norms(adapters, name, weight, merged)
-                    found.append(_counted(name, sure, seen))
+                    rows.append(_counted(name, sure, seen))
                 else:
                     alone = [Mix({each: weight}) for each in names.values()]
                     sure, seen, remainders = reading.with_remainder(alone, merged)
-                    found.append(_counted(name, sure, seen, remainders))
+                    rows.append(_counted(name, sure, seen, remainders))
     finally:
         detach(model)
     return found
@@ -148,12 +163,21 @@ class _Reading:
         self.of = torch.tensor([i for i, fact in enumerate(facts) for _ in fact.tokens])
         self.ids = torch.tensor([token for fact in facts for token in fact.tokens])
 
+    @cached_property
+    def base(self) -> Tensor:
+        """(tokens, vocabulary): the logits without any adapter."""
+        return self._logits(None)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(tokens, width): what the last down_proj reads; adapters on it alone do not change it."""
+        return self._read(None, self.model.layers[-1].get_submodule("mlp.down_proj"))
+
     def from_norms(
         self, adapters: Mapping[str, Adapter], name: str, weight: float, merged: Mode
     ) -> tuple[Tensor, Tensor]:
         """(certified, seen), both (facts,) bool."""
-        last = self.model.layers[-1].get_submodule("mlp.down_proj")
-        keys, base = self._read(None, last), self._logits(None)
+        keys, base = self.keys, self.base
         path, norm = last_down_proj(self.model), self.model.norm.weight.double()
         factors: list[Factors] = []
         for adapter in adapters.values():
@@ -174,7 +198,7 @@ class _Reading:
         self, alone: Sequence[Mode], merged: Mode
     ) -> tuple[Tensor, Tensor, list[float]]:
         """(certified, seen), both (facts,) bool, and the remainders of either half."""
-        foreseen = added_up(self._logits(None), [self._logits(mode) for mode in alone])
+        foreseen = added_up(self.base, [self._logits(mode) for mode in alone])
         expected, found = self._lead(foreseen), self._lead(self._logits(merged))
         sure, remainders = certified_beyond(expected, found)
         return sure, found > 0, remainders
@@ -240,10 +264,11 @@ def report(
         return _none(
             f"they take {few} or more probes that an adapter answers alone, and no adapter has them"
         )
+    by_weight = survivals(model, tokenizer, adapters, facts, list(weights.values()))
     rows = [
         {"method": method, "weight": weight, **each.to_json()}
-        for method, weight in weights.items()
-        for each in survival(model, tokenizer, adapters, facts, weight)
+        for (method, weight), of_weight in zip(weights.items(), by_weight, strict=True)
+        for each in of_weight
     ]
     return {"kind": kind, "says": SAYS[kind], "rows": rows}
 

@@ -1,7 +1,7 @@
 """Is the prediction any good? It is tested on what it has not seen, beside simpler ones and nulls.
 
 Everything here was fixed before a test set was looked at: the features and the fit
-(recycle/audit/predict.py), the sets, the nulls and the rule.
+(recycle/audit/predict.py, predictors.py), the sets, the nulls and the rule.
 
     set                        fitted on                            tested on
     another library            all toy libraries but one            that one, in turn
@@ -28,28 +28,27 @@ audit says only what it measured.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from recycle.audit.predict import (
-    BASE_ONLY,
-    GEOMETRY,
-    ON_CHECKPOINT,
-    RETENTION,
-    TOY,
-    fit,
-    reach_of,
-    tolerance,
+from recycle.audit.correlation import rho, spearman
+from recycle.audit.peers_beside import peers_beside
+from recycle.audit.predict import ON_CHECKPOINT, TOY, fit, tolerance
+from recycle.audit.predictors import (
+    FOLDS,
+    PREDICTORS,
+    USED,
+    Fold,
+    Table,
+    grouped,
+    jackknifed,
+    predicted,
 )
 from recycle.audit.rows import Row
 
 KIND = "audit prediction"
-USED = (*RETENTION, *BASE_ONLY, *GEOMETRY)  # the features of the prediction
-BASE_RECALL = "base's recall"  # needs questions, so it is no feature of the prediction
 TESTS = (
     "another library",
     "another seed",
@@ -59,153 +58,12 @@ TESTS = (
 )
 NO_AUDIT = ("method alone", "task alone", "method and task")
 NULLS = ("among all rows", "within libraries", "within methods")
-FOLDS = 10  # of libraries, where an interval or a null is fitted again and again
-DRAWS, PERMUTATIONS = 500, 99
+PERMUTATIONS = 99
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 FEWEST = 20  # rows of a test
-PAIRS = 8  # of a task, for a correlation within it
 
 
-# What is compared ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows as columns: features x (n, ..) by name, shares y, and the labels that means go by."""
-
-    rows: Sequence[Row]
-    x: Mapping[str, np.ndarray]
-    y: np.ndarray
-    library: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], found: Sequence[Mapping[str, float]]) -> Table:
-        x = {name: np.array([each[name] for each in found]) for name in USED}
-        x[BASE_RECALL] = np.array([row.base_recall for row in rows])
-        y = np.array([row.y for row in rows])
-        return cls(rows, x, y, np.unique([row.library for row in rows], return_inverse=True)[1])
-
-    def part(self, names: Sequence[str]) -> np.ndarray:
-        return np.column_stack([self.x[name] for name in names])
-
-
-Fold = tuple[np.ndarray, np.ndarray]  # rows to fit on, rows to test on
-Predictor = Callable[[Table, np.ndarray, Fold], np.ndarray]
-
-
-def _fitted(names: Sequence[str]) -> Predictor:
-    def predict(table: Table, y: np.ndarray, fold: Fold) -> np.ndarray:
-        x = table.part(names)
-        return fit(x[fold[0]], y[fold[0]], names).shares(x[fold[1]])
-
-    return predict
-
-
-def _means(*labels: str) -> Predictor:
-    """The mean of the rows alike in the labels; of those alike in the first where there are none,
-    and of all where there are none of these."""
-
-    def predict(table: Table, y: np.ndarray, fold: Fold) -> np.ndarray:
-        keys = [tuple(getattr(row, label) for label in labels) for row in table.rows]
-        sums: dict[Any, list[float]] = {}
-        for i in fold[0]:
-            for key in (keys[i], keys[i][:1], ()):
-                sums.setdefault(key, []).append(y[i])
-        means = {key: float(np.mean(values)) for key, values in sums.items()}
-        return np.array(
-            [next(means[k] for k in (keys[i], keys[i][:1], ()) if k in means) for i in fold[1]]
-        )
-
-    return predict
-
-
-def _kept(table: Table, y: np.ndarray, fold: Fold) -> np.ndarray:
-    return 1 / (1 + np.exp(-table.x["kept"][fold[1]]))
-
-
-PREDICTORS: Mapping[str, Predictor] = {
-    "prediction": _fitted(USED),
-    "retention alone": _fitted(RETENTION),
-    "geometry alone": _fitted(GEOMETRY),
-    "base knowledge alone": _fitted((*BASE_ONLY, BASE_RECALL)),
-    "kept share as it is": _kept,
-    "method alone": _means("method"),
-    "task alone": _means("reads"),
-    "method and task": _means("method", "reads"),
-}
-
-
-def predicted(table: Table, y: np.ndarray, folds: Sequence[Fold], name: str) -> np.ndarray:
-    """The prediction of each row that some fold tests; NaN for the others."""
-    found = np.full(len(y), np.nan)
-    for fold in folds:
-        found[fold[1]] = PREDICTORS[name](table, y, fold)
-    return found
-
-
-def grouped(labels: Sequence[Any], at_most: int | None = None) -> list[Fold]:
-    """Leave out each label in turn, or each of so many groups of labels."""
-    kinds = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    group = np.array([kinds[label] % (at_most or len(kinds)) for label in labels])
-    return [(np.flatnonzero(group != g), np.flatnonzero(group == g)) for g in np.unique(group)]
-
-
-# Numbers ------------------------------------------------------------------------------------------
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0 on; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
-
-
-def spearman(p: np.ndarray, y: np.ndarray) -> float:
-    """0 where one of them is constant."""
-    a, b = (ranks(np.round(each, 9)) for each in (p, y))
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size else 0.0
-
-
-def rho(p: np.ndarray, y: np.ndarray, library: np.ndarray) -> dict[str, float]:
-    """Spearman's rho with the 95 % interval of a bootstrap over libraries."""
-    generator = np.random.default_rng(0)
-    members = [np.flatnonzero(library == each) for each in np.unique(library)]
-    drawn = []
-    for _ in range(DRAWS):
-        rows = np.concatenate(
-            [members[i] for i in generator.integers(0, len(members), len(members))]
-        )
-        drawn.append(spearman(p[rows], y[rows]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": spearman(p, y), "low": float(low), "high": float(high)}
-
-
-def exchanged(table: Table, null: str, generator: np.random.Generator) -> np.ndarray:
-    """The shares, exchanged among rows at random."""
-    labels = {
-        "among all rows": np.zeros(len(table.y), int),
-        "within libraries": table.library,
-        "within methods": np.unique([row.method for row in table.rows], return_inverse=True)[1],
-    }[null]
-    y = table.y.copy()
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        y[rows] = y[generator.permutation(rows)]
-    return y
-
-
-def jackknifed(table: Table, rows: np.ndarray) -> float:
-    """q of the prediction's interval out of these rows alone: libraries are left out in FOLDS."""
-    labels = table.library[rows]
-    p = np.empty(len(rows))
-    x, y = table.part(USED)[rows], table.y[rows]
-    for fitted, left in grouped(labels.tolist(), FOLDS):
-        p[left] = fit(x[fitted], y[fitted], USED).shares(x[left])
-    return reach_of(y, p)
-
-
-# Sets ---------------------------------------------------------------------------------------------
+# Sets -------------------------------------------------------------------------------------------
 
 
 def tests_of(rows: Sequence[Row]) -> dict[str, tuple[Table, list[Fold], list[Fold]] | None]:
@@ -307,52 +165,21 @@ def _bins(p: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
     ]  # fmt: skip
 
 
-# All together -------------------------------------------------------------------------------------
+def exchanged(table: Table, null: str, generator: np.random.Generator) -> np.ndarray:
+    """The shares, exchanged among rows at random."""
+    labels = {
+        "among all rows": np.zeros(len(table.y), int),
+        "within libraries": table.library,
+        "within methods": np.unique([row.method for row in table.rows], return_inverse=True)[1],
+    }[null]
+    y = table.y.copy()
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        y[rows] = y[generator.permutation(rows)]
+    return y
 
 
-def peers_beside(rows: Sequence[Row], said: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How each peer's score goes with what its pairs keep: the mean recall over both adapters and
-    all methods, and each strategy's counts; beside the prediction's mean for the same pairs."""
-    toy = [row for row in rows if not row.checkpoint and (row.read or row.own)]
-    table = Table.of(toy, [row.read or row.own or {} for row in toy])
-    p = predicted(table, table.y, grouped(table.library.tolist()), "prediction")
-    pairs = sorted({row.library for row in toy} & set(said["pairs"]))
-    of = {pair: [i for i, row in enumerate(toy) if row.library == pair] for pair in pairs}
-    kept = np.array([table.y[of[pair]].mean() for pair in pairs])
-    found = []
-    for peer in said["versions"]:
-        answers = [said["pairs"][pair].get(peer, {}) for pair in pairs]
-        there = [i for i, answer in enumerate(answers) if answer.get("score") is not None]
-        if peer not in ("gradience", "mergelens") or not there:
-            continue
-        scores = np.array([answers[i]["score"] for i in there])
-        ours = np.array([p[of[pairs[i]]].mean() for i in there])
-        each = np.arange(len(there))
-        tasks = [toy[of[pairs[i]][0]].task for i in there]
-        found.append(
-            {
-                "peer": peer,
-                "version": said["versions"][peer],
-                "pairs": len(pairs),
-                "scored": len(there),
-                "refused": next((a["refused"] for a in answers if "refused" in a), None),
-                "verdicts": dict(Counter(str(answers[i]["verdict"]) for i in there)),
-                "strategies": dict(Counter(str(answers[i]["strategy"]) for i in there)),
-                "rho": rho(scores, kept[there], each),
-                "ours": rho(ours, kept[there], each),
-                "within": [
-                    {
-                        "task": task,
-                        "pairs": int(own.sum()),
-                        "rho": rho(scores[own], kept[there][own], each[own]),
-                        "ours": rho(ours[own], kept[there][own], each[own]),
-                    }
-                    for task in dict.fromkeys(tasks)
-                    if (own := np.array([task == other for other in tasks])).sum() >= PAIRS
-                ],
-            }
-        )
-    return found
+# All together -----------------------------------------------------------------------------------
 
 
 def validated(rows: Sequence[Row], said: Mapping[str, Any]) -> dict[str, Any]:

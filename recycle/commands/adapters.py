@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lora import Adapter, load_adapter, save_adapter
+from lora import Adapter, load_adapter, save_adapter, use_ways
 from recycle.decide.statistics import wilson
 from recycle.measure.ask import encode_prompt, tally
 from recycle.measure.beside import READS, compare
@@ -31,6 +31,7 @@ from recycle.run.environment import describe_checkout, describe_environment, why
 from recycle.run.folder import base_folder
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import did_you_mean, inside, listing, plain_file, unknown
+from recycle.run.ways import ways_of_run
 from recycle.show.record import record_second
 from recycle.studies import open_study
 from recycle.studies.check import check_expert
@@ -237,6 +238,7 @@ def open_named(options: Namespace) -> Base:
             f"{seeds}; run the study first"
         )
     choose_matmul(options.matmul)
+    use_ways(ways_of_run(options.run) or {})
     if options.dtype:
         made = replace(made, config=replace(made.config, dtype=options.dtype))
     return made.open_base(seed, made.design.base(options.base), options.run, device)

@@ -11,7 +11,8 @@ from pathlib import Path
 from lora import Adapter, load_adapter, save_adapter
 from models import Model, Vocabulary
 from recycle.audit.candidates import TRIED, candidates
-from recycle.audit.inputs import Reader, check_place, prompts_read, short_names
+from recycle.audit.collect import probes_read
+from recycle.audit.inputs import Probe, Reader, check_place, prompts_read, short_names
 from recycle.audit.run import audit as run_audit
 from recycle.audit.soundness import check_one_base, plain, relative_error
 from recycle.commands.adapters import each_once, library_of, open_named
@@ -27,8 +28,9 @@ from recycle.train.base import load_base
 @dataclass(frozen=True)
 class Brought:
     """The base, and the adapters by short name with their folders. ``names`` are {as given: short
-    name}, ``read`` prompts that a run's record says an adapter has read. Nothing is written into
-    the folders of ``base_folders``. ``toy``: a study here pretrained the base."""
+    name}, ``read`` prompts that a run's record says an adapter has read, ``questions`` those of
+    the run that it can be probed with. Nothing is written into the folders of ``base_folders``.
+    ``toy``: a study here pretrained the base."""
 
     model: Model
     tokenizer: Vocabulary
@@ -37,12 +39,17 @@ class Brought:
     folders: Mapping[str, Path]
     base_folders: Sequence[Path] = ()
     read: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    questions: Sequence[Probe] = ()
     toy: bool = False
 
 
 def audit(options: Namespace) -> None:
     """Everything is read, and every place is checked, before any work begins."""
     methods = candidates(options.methods or TRIED)
+    if options.run_probes and (options.run is None or options.probes is not None):
+        raise ValueError(
+            "--run-probes asks a run's own questions: give it --run, and no --probes beside it"
+        )
     brought = _from_run(options) if options.run is not None else _on_checkpoint(options)
     adapters, theirs = brought.adapters, [*brought.base_folders, *brought.folders.values()]
     out = check_place(options.out or _usual_place(adapters), "--out", theirs)
@@ -50,6 +57,8 @@ def audit(options: Namespace) -> None:
     check_one_base(brought.model, adapters)
     reader = Reader(brought.model, brought.tokenizer, brought.names)
     probes = reader.probes(options.probes) if options.probes else []
+    if options.run_probes:
+        probes = _run_probes(brought)
     composed = reader.composed(options.compose) if options.compose else []
     if len(adapters) < 2 and (probes or composed):
         raise ValueError("--probes and --compose ask merges: name two adapters or more")
@@ -79,6 +88,15 @@ def audit(options: Namespace) -> None:
     for made in report["copies"]:
         print(f"plain copy: {made['folder']}, relative error {made['error']:.1e}")
     print(f"report: {out / 'report.html'}\n\n{audit_text(report)}")
+
+
+def _run_probes(brought: Brought) -> list[Probe]:
+    if not brought.questions:
+        raise ValueError(
+            f"--run-probes: the run asks nothing that {listing(brought.adapters, most=4)} are "
+            "recorded to have read: write your own into --probes FILE"
+        )
+    return list(brought.questions)
 
 
 def _usual_place(adapters: Mapping[str, Adapter]) -> Path:
@@ -130,6 +148,11 @@ def _from_run(options: Namespace) -> Brought:
         {names[name]: own[name] if own[name].is_dir() else Path(name) for name in given},
         [options.run],
         {names[name]: prompts_read(base.world, adapter) for name, adapter in given.items()},
+        [
+            probe
+            for name, adapter in given.items()
+            for probe in probes_read(base.world, names[name], adapter)
+        ],
         not base.config.checkpoint,
     )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import time
 import webbrowser
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from lora import use_ways
 from models.checkpoint import check_memory
 from recycle.measure.gsm import describe
 from recycle.reuse.methods import METHODS
@@ -24,11 +28,15 @@ from recycle.run.launch import launch
 from recycle.run.matmul import choose_matmul
 from recycle.run.names import plain_file
 from recycle.run.processes import Team, here, processes
+from recycle.run.ways import choose_ways
 from recycle.show.carry_over import carry_over as laid_side_by_side
+from recycle.show.lines_table import lines_markdown
+from recycle.show.minutes import keep_minutes, minutes, minutes_table
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, read_recorded, record, rejudge, write_results
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check
+from recycle.studies.shapes import adapted_shapes
 from recycle.study import is_finished
 from recycle.study import run as run_study
 from recycle.train.base import forget_base, load_base
@@ -71,9 +79,16 @@ def study(options: Namespace) -> int:
         command = "python -m recycle " + shlex.join(options.given)
         matmul = choose_matmul(options.matmul)
         environment = describe_environment(matmul, command, describe_device(device))
+        if ways := _agreed_ways(made, folder, options.matmul, matmul, team, device):
+            environment["ways"] = ways
         run_study(made, folder, environment, team, options.quiet, device)
     if team.rank == 0:
+        begun = time.monotonic()
         _write_report(made.settled(folder), folder)
+        spent = minutes(folder, time.monotonic() - begun)
+        keep_minutes(folder, spent)
+        if not options.quiet:
+            print(f"\n{minutes_table(spent)}")
     return 0
 
 
@@ -112,6 +127,21 @@ def _prepared(
     made = _with_known(made, folder)
     check(made)
     return made
+
+
+def _agreed_ways(
+    made: Study,
+    folder: Path,
+    choice: str,
+    matmul: Mapping[str, Any],
+    team: Team,
+    device: torch.device,
+) -> dict[str, str]:
+    """The ways of the study's adapted layers, in force in every process: the first one's choice."""
+    table: dict[str, str] = {}
+    if team.rank == 0 and device.type == "cpu" and made.config.dtype == "fp32":
+        table = choose_ways(choice, adapted_shapes(made), folder, matmul)
+    return use_ways(json.loads(team.wait(json.dumps(table))[0]))
 
 
 def _with_facts_asked(made: Study, device: torch.device) -> Study:
@@ -183,8 +213,14 @@ def judge_again(options: Namespace) -> None:
 
 
 def table(options: Namespace) -> None:
+    if options.minus is not None and options.lines is None:
+        raise ValueError("--minus goes with --lines: name the lines whose differences are asked")
     with _a_record(options.file):
-        shown = markdown(read_json(options.file))
+        if options.lines is None:
+            shown = markdown(read_json(options.file))
+        else:
+            recorded = read_recorded(options.file)
+            shown = lines_markdown(recorded.design, recorded.metrics, options.lines, options.minus)
     print(shown, end="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -16,10 +16,11 @@ from models import Model
 from recycle.decide.metrics import Row, itemised
 from recycle.measure.ask import Answer, ask, compare, tally
 from recycle.measure.cost import Cost, cost_of
+from recycle.measure.interaction import interactions
 from recycle.measure.mechanism import interference
 from recycle.plan import Cell, derived
 from recycle.reuse.method import Given, Prepared, Stage
-from recycle.reuse.methods import PLAIN_SUM
+from recycle.reuse.methods import PLAIN_SUM, weight_of
 from recycle.train.base import Base
 from recycle.train.experts import Trained
 from tasks import Question, Split, Text
@@ -33,17 +34,20 @@ SHOWN = 3  # answers of each form that are kept to be read
 class Measured:
     """A cell's rows, one for each form, a few answers to read, and what its method costs.
 
-    Seconds differ from machine to machine, so a cost is no part of a row: rows are the same
-    wherever they are made."""
+    ``interaction`` is that of the two experts of a weighted sum, by form (interaction.py). Seconds
+    differ from machine to machine, so a cost is no part of a row: rows are the same wherever they
+    are made, and those of older runs, which measured no interaction, are the same too."""
 
     rows: Sequence[Row]
     examples: Mapping[str, Sequence[Answer]]
     cost: Cost
+    interaction: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         shown = {form: [a.to_json() for a in answers] for form, answers in self.examples.items()}
         rows = [row.to_json() for row in self.rows]
-        return {"rows": rows, "examples": shown, "cost": self.cost.to_json()}
+        acting = {"interaction": dict(self.interaction)} if self.interaction else {}
+        return {"rows": rows, "examples": shown, "cost": self.cost.to_json(), **acting}
 
 
 def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
@@ -83,7 +87,19 @@ def measure(cell: Cell, base: Base, experts: Trained) -> Measured:
     if group != "base":  # the forms ask about the same things, one by one
         rows = _with_known(rows, answers, world.components)
     shown = {form: said[:SHOWN] for form, said in answers.items()}
-    return Measured(tuple(rows.values()), shown, cost)
+    acting = _interaction(cell, replace(base, model=model), list(adapters.values()))
+    return Measured(tuple(rows.values()), shown, cost, acting)
+
+
+def _interaction(cell: Cell, base: Base, experts: Sequence[Adapter]) -> dict[str, dict[str, Any]]:
+    """Of a weighted sum of two experts, on the questions that ask for both hops at once: the forms
+    that the world has a lens for."""
+    weight, library = weight_of(cell.method, len(experts)), cell.library
+    if weight is None or len(experts) != 2 or len(library.experts) != 2 or library.context:
+        return {}
+    forms = base.world.lens(library.group)
+    asked = {form: base.world.questions(library.group, form) for form in forms}
+    return interactions(base, asked, experts, weight)
 
 
 def _kept(values: Sequence[V], split: Split | None) -> Sequence[V]:

@@ -67,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=CHOICES,
         default="auto",
         help="auto (the default) takes the CPU's faster fp32 product where a probe finds it as "
-        "exact; default leaves PyTorch as it is",
+        "exact, and in a new run the fastest way of an adapted layer; default leaves both as they "
+        "are. A run goes on with the ways that its env.json has",
     )
     sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

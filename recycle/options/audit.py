@@ -50,6 +50,11 @@ def add_audit(command: Command) -> None:
         help='JSON lines {"prompt": .., "answer": .., "adapter": ..}: what each adapter knows',
     )
     asked.add_argument(
+        "--run-probes",
+        action="store_true",
+        help="with --run: the run's own questions that each adapter has read are its probes",
+    )
+    asked.add_argument(
         "--compose",
         type=path,
         metavar="FILE",

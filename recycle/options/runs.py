@@ -80,8 +80,21 @@ def add_records(command: Command) -> None:
     rejudge.add_argument(
         "--reason", required=True, metavar="TEXT", help="why; it is written into the record"
     )
-    table = command("table", runs.table, "print a recorded result as tables")
+    table = command(
+        "table",
+        runs.table,
+        "print a recorded result as tables",
+        "LINE is a line's title as the tables have it, 'sum of both: plain_sum', or a pattern of "
+        "titles,\n'*: plain_sum'. Chosen lines have their 95 % intervals, in each group and in the "
+        "groups of the\nclaims together.",
+    )
     table.add_argument("file", type=path, metavar="FILE")
+    table.add_argument(
+        "--lines", type=words, nargs="+", metavar="LINE", help="only these lines, with intervals"
+    )
+    table.add_argument(
+        "--minus", type=words, metavar="LINE", help="their paired differences from this line"
+    )
 
     carry_over = command(
         "carry-over",

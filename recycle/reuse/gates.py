@@ -4,8 +4,8 @@ examples. Both score a token by one vector for each expert and layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +33,21 @@ class GateRouter(ScoreRouter):
     seen: list[Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.check(len(self.vectors))
+        self.check()
+
+    @property
+    def count(self) -> int:
+        return len(self.vectors)
 
     def scores(self, x: Tensor) -> Tensor:
         scores = standardised(x) @ self.vectors.to(x).mT / x.shape[-1] ** 0.5
         return scores.masked_fill(self.absent.to(x.device), -torch.inf)
+
+    def stacked(self, others: Sequence[GateRouter], like: Tensor) -> GateRouter:
+        routers = (self, *others)
+        vectors = torch.cat([router.vectors for router in routers]).to(like)
+        absent = torch.cat([router.absent for router in routers]).to(like.device)
+        return replace(self, vectors=vectors, absent=absent, seen=None)
 
 
 @dataclass

@@ -120,6 +120,12 @@ RANDOM_ADAPTERS = Method(
     random_adapters,
 )
 
+
+def weight_of(method: Method, count: int) -> float | None:
+    """The weight of each of ``count`` adapters where the method is a sum at one weight."""
+    return 1 / count if method is MEAN_OF_PRODUCTS else method.weight
+
+
 # The order is the order of cells, rows and tables.
 ASKED: tuple[Method, ...] = (
     ALONE,

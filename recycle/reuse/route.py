@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +33,8 @@ def prototype(A: Tensor, B: Tensor) -> Tensor:
 class Router(Protocol):
     """One layer's router: tokens (T, d_in) -> gates (T, N). Tokens of padding get gates too.
 
-    Where ``seen`` is a list, the router appends the gates of every call to it."""
+    Where ``seen`` is a list, the router appends the gates of every call to it. What else `Gated`
+    says of routers, ``constant`` and ``joined``, a router may have or lack."""
 
     seen: list[Tensor] | None
 
@@ -62,26 +63,103 @@ class ScoreRouter:
     top_k: int | None
     seen: list[Tensor] | None
 
+    @property
+    def count(self) -> int:
+        """N."""
+        raise NotImplementedError
+
+    @property
+    def read_by(self) -> Tensor | None:
+        """Rows v_j (S, d_in), where the scores depend on the products x . v_j alone, else None."""
+        return None
+
+    def scored(self, products: Tensor) -> Tensor:
+        """Products x . v_j (T, S) -> scores (T, N)."""
+        raise NotImplementedError
+
     def scores(self, x: Tensor) -> Tensor:
         """Tokens (T, d_in) in float32 or wider -> (T, N); -inf for an adapter that does not address
         the layer."""
+        assert self.read_by is not None
+        return self.scored(x @ self.read_by.to(x.device, x.dtype).mT)
+
+    def stacked(self, others: Sequence[Any], like: Tensor) -> ScoreRouter:
+        """A router whose scores are this one's and those of others of its class, side by side, on
+        the device and in the type of ``like``. A class whose scores of an adapter depend on nothing
+        else of its router has this, and each subclass has its own or none."""
         raise NotImplementedError
 
-    def check(self, count: int) -> None:
+    def check(self) -> None:
         """Raises ValueError as `check_scoring` does."""
-        check_scoring(count, self.temperature, self.top_k)
+        check_scoring(self.count, self.temperature, self.top_k)
+
+    @property
+    def constant(self) -> Tensor | None:
+        """The gates (N,) where they are the same for every token: those of a lone adapter."""
+        return torch.ones(1) if self.count == 1 else None
+
+    def joined(self, others: Sequence[Any], like: Tensor) -> JoinedScores | None:
+        """This router and those of other layers as one, for tokens like these; None for routers of
+        several kinds."""
+        routers = (self, *others)
+        if "stacked" not in type(self).__dict__ or any(self._differs(other) for other in others):
+            return None
+        return JoinedScores(routers, self.stacked(others, _wide(like[:0])))
+
+    def _differs(self, other: Any) -> bool:
+        if type(other) is not type(self):
+            return True
+        mine, theirs = ((r.count, r.temperature, r.top_k) for r in (self, other))
+        return mine != theirs
+
+    def gates(self, scores: Tensor) -> Tensor:
+        """Scores (.., N) -> gates (.., N)."""
+        if self.top_k is not None and self.top_k < scores.shape[-1]:
+            largest = scores.topk(self.top_k, dim=-1)
+            others = torch.full_like(scores, -torch.inf)
+            scores = others.scatter(-1, largest.indices, largest.values)
+        if self.temperature < _COLD:  # quotients could overflow; softmax is blind to a shift
+            scores = scores - scores.amax(-1, keepdim=True)
+        if self.temperature != 1:
+            scores = scores / max(self.temperature, _COLDEST)
+        return scores.softmax(-1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits = self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))
-        if self.top_k is not None and self.top_k < logits.shape[1]:
-            largest = logits.topk(self.top_k, dim=1)
-            others = torch.full_like(logits, -torch.inf)
-            logits = others.scatter(1, largest.indices, largest.values)
-        if self.temperature < _COLD:  # quotients could overflow; softmax is blind to a shift
-            logits = logits - logits.amax(1, keepdim=True)
-        gates = (logits / max(self.temperature, _COLDEST)).softmax(1).to(x.dtype)
+        gates = self.gates(self.scores(_wide(x))).to(x.dtype)
         if self.seen is not None:
             self.seen.append(gates)
+        return gates
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32 or wider."""
+    return x.float() if x.element_size() < 4 else x
+
+
+@dataclass
+class JoinedScores:
+    """The routers of L layers that read one input: tokens (T, d_in) -> gates (T, L, N)."""
+
+    routers: Sequence[ScoreRouter]
+    stacked: ScoreRouter
+
+    @property
+    def rows(self) -> Tensor | None:
+        return self.stacked.read_by
+
+    def of_products(self, products: Tensor) -> Tensor:
+        """The gates for products of tokens with ``rows``, (T, S)."""
+        return self._gates(self.stacked.scored(products), products.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._gates(self.stacked.scores(_wide(x)), x.dtype)
+
+    def _gates(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        layers, count = len(self.routers), self.routers[0].count
+        gates = self.stacked.gates(scores.view(-1, layers, count)).to(dtype)
+        for layer, router in enumerate(self.routers):
+            if router.seen is not None:
+                router.seen.append(gates[:, layer])
         return gates
 
 
@@ -96,14 +174,27 @@ class ArrowRouter(ScoreRouter):
     seen: list[Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.check(len(self.prototypes))
-
-    def scores(self, x: Tensor) -> Tensor:
-        logits = (x @ self.prototypes.to(x.device, x.dtype).mT).abs()
+        self.check()
         absent = ~self.prototypes.any(1)
-        if bool(absent.any()):
-            logits = logits.masked_fill(absent.to(x.device), -torch.inf)
+        self._absent = absent if bool(absent.any()) else None
+
+    @property
+    def count(self) -> int:
+        return len(self.prototypes)
+
+    @property
+    def read_by(self) -> Tensor:
+        return self.prototypes
+
+    def scored(self, products: Tensor) -> Tensor:
+        logits = products.abs()
+        if self._absent is not None:
+            logits = logits.masked_fill(self._absent.to(products.device), -torch.inf)
         return logits
+
+    def stacked(self, others: Sequence[ArrowRouter], like: Tensor) -> ArrowRouter:
+        prototypes = torch.cat([router.prototypes for router in (self, *others)])
+        return replace(self, prototypes=prototypes.to(like), seen=None)
 
 
 def arrow(

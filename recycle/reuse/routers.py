@@ -7,7 +7,7 @@ A router that is learned later is a `ScoreRouter` too: it says its scores and ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,14 +34,35 @@ class SpectrRouter(ScoreRouter):
     seen: list[Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.check(len(self.ranks))
+        self.check()
         owners = [i for i, rank in enumerate(self.ranks) for _ in range(rank)]
-        self._owner = torch.tensor(owners, dtype=torch.long)
+        self._lacking = bool(self.absent.any())  # a question to the device: not at every token
+        self._owner = torch.tensor(owners, dtype=torch.long, device=self.rows.device)
 
-    def scores(self, x: Tensor) -> Tensor:
-        squares = (x @ self.rows.to(x.device, x.dtype).mT).square()
-        sums = x.new_zeros(len(x), len(self.ranks)).index_add(1, self._owner.to(x.device), squares)
-        return sums.sqrt().masked_fill(self.absent.to(x.device), -torch.inf)
+    @property
+    def count(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def read_by(self) -> Tensor:
+        return self.rows
+
+    def scored(self, products: Tensor) -> Tensor:
+        none = products.new_zeros(len(products), len(self.ranks))
+        scores = none.index_add(1, self._owner.to(products.device), products.square()).sqrt()
+        if self._lacking:
+            scores = scores.masked_fill(self.absent.to(products.device), -torch.inf)
+        return scores
+
+    def stacked(self, others: Sequence[SpectrRouter], like: Tensor) -> SpectrRouter:
+        routers = (self, *others)
+        return replace(
+            self,
+            rows=torch.cat([router.rows for router in routers]).to(like),
+            ranks=[rank for router in routers for rank in router.ranks],
+            absent=torch.cat([router.absent for router in routers]).to(like.device),
+            seen=None,
+        )
 
 
 def spectr(
@@ -76,6 +97,10 @@ class Constant:
 
     gates: Tensor
     seen: list[Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def constant(self) -> Tensor:
+        return self.gates
 
     def __call__(self, x: Tensor) -> Tensor:
         gates = self.gates.to(x).expand(len(x), -1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,6 +29,10 @@ COMBINATIONS = {
     "magnitude_prune": 0.2,
 }
 MEANS = ("ties", "dare_ties")  # types that average by themselves: their weights are 1
+
+
+def has_peft() -> bool:
+    return find_spec("peft") is not None
 
 
 def merged_with_peft(

@@ -95,7 +95,7 @@ def note_environment(run: Path, environment: dict[str, Any]) -> None:
     def identity(e: dict[str, Any]) -> list:
         keys = ("commit", "dirty", "python", "torch", "threads")
         where = e.get("device", "cpu")
-        return [*(e.get(key) for key in keys), where, e["matmul"]["setting"]]
+        return [*(e.get(key) for key in keys), where, e["matmul"]["setting"], e.get("ways", {})]
 
     others = [each for each in known if identity(each) != identity(environment)]
     earlier = [c for e in known if identity(e) == identity(environment) for c in commands_of(e)]

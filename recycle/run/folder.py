@@ -7,7 +7,7 @@ seed-0/standard/model.pt        the base, with the curve of its training in curv
 seed-0/standard/library/        its experts, a folder each; passes/ has their curves
 seed-0/standard/cells/          the rows and some answers of each cell
 seed-0/standard/inside/         looks inside the merges, by group
-metrics.jsonl, claims.json, report.html
+metrics.jsonl, claims.json, report.html, minutes.json
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "threads": int,
     "device?": str,
     "matmul": {"setting": str},
+    "ways?": {str: str},
     "command?": str,
     "commands?": [str],
 }

@@ -34,15 +34,15 @@ class Job:
     make: Callable[[], object]
 
 
-def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> dict[int, float]:
+def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> None:
     """Do these jobs, which make what a folder lacks, together with the other processes, which were
-    given the same ones. Returns when all are done: the seconds that this process worked, by stage.
+    given the same ones. Returns when all are done.
 
     A process alone finishes what it has opened before it opens something else. Of several that
     share the jobs, each takes what others wait for: the lowest stage of all that can be done."""
     left = sorted(jobs, key=lambda job: (job.stage, -job.cost))  # nobody is known to have claimed
     unmade = {job.name: job for job in jobs}
-    opened, worked = None, dict[int, float]()
+    opened = None
 
     def order(job: Job) -> tuple[bool | int, ...]:
         other = job.place != opened
@@ -60,9 +60,7 @@ def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> dict[int, flo
             left.remove(job)
             claimed = job if team.claim(job.name) else None
         if claimed is not None:
-            begun = time.monotonic()
             claimed.make()
-            worked[claimed.stage] = worked.get(claimed.stage, 0.0) + time.monotonic() - begun
             opened = claimed.place
             unmade.pop(claimed.name, None)
         elif left:
@@ -74,4 +72,3 @@ def work_through(jobs: Sequence[Job], team: Team, folder: Path) -> dict[int, flo
     team.wait()
     if team.count > 1:
         look_again(folder)
-    return worked

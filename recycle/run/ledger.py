@@ -2,8 +2,9 @@
 
     {"seed": 0, "base": "standard", "configuration": {..}, "older": []}
     {"name": "model.pt", "hash": "9f.."}
-    {"name": "cells/F.joint.alone.json", "hash": "03.."}
+    {"name": "cells/F.joint.alone.json", "hash": "03..", "seconds": 1.7}
 
+A file that says nothing of its own seconds has them in its line: what it took to make it.
 A line is written before its file, so every file has one however a run ends; a line without a file
 does no harm. A file that is made again has several lines, and is right by any of them. Files that
 an older version made without a ledger are listed as ``older``; they are taken as they stand, and so
@@ -41,7 +42,7 @@ from recycle.run.processes import rank
 NAME = "made.jsonl"
 OF_OTHERS = "made.*.jsonl"  # of the processes after the first
 _HEAD = {"seed": int, "base": str, "configuration": {str: object}, "older": [str]}
-_LINE = {"name": str, "hash": str}
+_LINE = {"name": str, "hash": str, "seconds?": float}
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,25 @@ class Ledger:
 
     def is_older(self, name: str) -> bool:
         """Whether this was made without a ledger."""
-        head, hashes = self._read()
+        head, hashes, _ = self._read()
         return head is None or (name in head["older"] and name not in hashes)
 
     def knows(self, name: str) -> bool:
         """Whether this run made something under that name."""
         return name in self._read()[1]
 
+    def seconds(self, name: str) -> float | None:
+        """What it took to make a file, each time that it was made; None where nothing says it."""
+        return self._read()[2].get(name)
+
     def holds_older(self) -> bool:
         """Whether anything here is taken without a hash."""
-        head, hashes = self._read()
+        head, hashes, _ = self._read()
         return head is None or any(name not in hashes for name in head["older"])
 
-    def sign(self, name: str, hashed: str) -> None:
-        """Note a hash, before the file is written. Nothing is noted in a folder without ledger."""
+    def sign(self, name: str, hashed: str, seconds: float | None = None) -> None:
+        """Note a hash, and what it took to make the file, before the file is written. Nothing is
+        noted in a folder without ledger."""
         if not (may_write() and self.path.exists()):
             return
         try:
@@ -102,7 +108,8 @@ class Ledger:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
                     torn = file.read(1) != b"\n"  # by a stop: that line stays for itself
-                file.write(b"\n" * torn + _line({"name": name, "hash": hashed}))
+                took = {} if seconds is None else {"seconds": round(seconds, 3)}
+                file.write(b"\n" * torn + _line({"name": name, "hash": hashed, **took}))
                 file.flush()
                 sync(file.fileno())
         except OSError as error:
@@ -116,14 +123,14 @@ class Ledger:
                 f"{NAME}): {AGAIN}"
             )
 
-    def write_json(self, name: str, value: Any) -> None:
-        self._write(name, encode_json(value))
+    def write_json(self, name: str, value: Any, seconds: float | None = None) -> None:
+        self._write(name, encode_json(value), seconds)
 
     def save_torch(self, name: str, value: Any) -> None:
         self._write(name, encode_torch(value))
 
-    def _write(self, name: str, data: bytes) -> None:
-        self.sign(name, digest(data))
+    def _write(self, name: str, data: bytes, seconds: float | None = None) -> None:
+        self.sign(name, digest(data), seconds)
         write_bytes(self.folder / name, data)
 
     def read_json(self, name: str, shape: Any) -> Any:
@@ -139,10 +146,10 @@ class Ledger:
         self.verify(name, digest(data))
         return data
 
-    def _read(self) -> tuple[dict[str, Any] | None, Mapping[str, set[str]]]:
-        """The first line, and the hashes by name, as all processes wrote them."""
+    def _read(self) -> tuple[dict[str, Any] | None, Mapping[str, set[str]], Mapping[str, float]]:
+        """The first line, and hashes and seconds by name, as all processes wrote them."""
         if not self.path.exists():
-            return None, {}
+            return None, {}, {}
         others = sorted(self.folder.glob(OF_OTHERS))
         return _joined(tuple((path, _stamp(path)) for path in (self.path, *others)))
 
@@ -160,8 +167,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _joined(
     files: tuple[tuple[Path, tuple[int, ...]], ...],
-) -> tuple[dict[str, Any], Mapping[str, set[str]]]:
-    """The first line of the first file, and the hashes by name of all, in these states.
+) -> tuple[dict[str, Any], Mapping[str, set[str]], Mapping[str, float]]:
+    """The first line of the first file, and hashes and seconds by name of all, in these states.
 
     Another line that cannot be read is passed over: a stop tore it before its file was written, or
     it is damaged, and then its file is refused."""
@@ -171,11 +178,14 @@ def _joined(
     head = decode_json(first, f"{path}, line 1", _HEAD, remedy)
     lines += [line for other, _ in others for line in read_bytes(other).split(b"\n")]
     hashes: dict[str, set[str]] = {}
+    seconds: dict[str, float] = {}
     for line in lines:
         with suppress(ValueError):
             noted = decode_json(line, path, _LINE)
             hashes.setdefault(noted["name"], set()).add(noted["hash"])
-    return head, hashes
+            if "seconds" in noted:
+                seconds[noted["name"]] = seconds.get(noted["name"], 0.0) + noted["seconds"]
+    return head, hashes, seconds
 
 
 def _line(value: Any) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from recycle.show.markup import e, folded, printable, table
 from recycle.show.style import SCRIPT, STYLE
 
+_WORDS = {"What each adapter loses": "losses", "Which adapters conflict": "conflicts"}
 _REFERENCES = ("base", "alone")  # rows that no method makes
 _SOURCES = {"written": "Texts that each adapter writes by itself", "probed": "The probes"}
 
@@ -21,6 +22,7 @@ def audit_page(report: Mapping[str, Any]) -> str:
         f"<p><small>{e(report['scope'])} Base {e(report['base_name'])}, seed {report['seed']}. "
         "Shares with 95 % intervals in brackets; the best of several methods was chosen on the "
         f"same texts, so expect a little less of it elsewhere.{_openings(report)}</small></p>",
+        *_in_words(report),
         *_retention(report, names),
         *_certificates(report),
         *_composition(report),
@@ -33,6 +35,15 @@ def audit_page(report: Mapping[str, Any]) -> str:
     )
     body = "\n".join(parts)
     return f"<!doctype html><html lang=en>{head}\n{body}\n<script>{SCRIPT}</script></html>\n"
+
+
+def _in_words(report: Mapping[str, Any]) -> list[str]:
+    """What each adapter loses, and who conflicts with whom."""
+    out: list[str] = []
+    for title, key in _WORDS.items():
+        if lines := report[key]:
+            out += [f"<h2>{title}</h2><ul>", *(f"<li>{e(line)}" for line in lines), "</ul>"]
+    return out
 
 
 def _openings(report: Mapping[str, Any]) -> str:
@@ -84,6 +95,9 @@ def audit_text(report: Mapping[str, Any]) -> str:
     lines += _certified_lines(report)
     for row in report["composition"]:
         lines.append(f"{row['method']} {row['says']}: composed {_short(row['composed'])}")
+    for title, key in _WORDS.items():
+        if report[key]:
+            lines += ["", f"{title.lower()}:", *(f"  {line}" for line in report[key])]
     return printable("\n".join([*lines, "", report["scope"], "", report["advice"]["text"]]))
 
 

@@ -20,6 +20,7 @@ from recycle.run.folder import read_config, read_environments
 from recycle.show import drawing, figures
 from recycle.show.findings import two_sentences
 from recycle.show.inside_page import inside_section
+from recycle.show.interactions import ABOUT, HEADS, Acting, beside, forms_of, interactions_of
 from recycle.show.markup import e, figure, folded, table
 from recycle.show.methods_table import methods_html
 from recycle.show.run_files import load_metrics, notes
@@ -33,9 +34,9 @@ from recycle.show.tables import (
     of_known,
     reuse_gains,
     rows_of,
-    terminal,
     title_of,
 )
+from recycle.show.terminal import terminal
 from recycle.studies import Study
 
 READ = (ALONE, PLAIN_SUM, ARROW)  # methods of which the page shows answers
@@ -47,12 +48,13 @@ def write_report(study: Study, run: Path) -> str:
     metrics = load_metrics(study, run)
     judged = study.judge(metrics)
     write_json(run / "claims.json", to_json(*judged))
-    write_text(run / "report.html", page(study, run, metrics, judged))
+    acting = interactions_of(study, run)
+    write_text(run / "report.html", page(study, run, metrics, judged, acting))
     told = "".join(f"\nNote: {note}\n" for note in notes(study, run))
-    return told + terminal(study, metrics, judged)
+    return told + terminal(study, metrics, judged, acting)
 
 
-def page(study: Study, run: Path, metrics: Metrics, judged: Judged) -> str:
+def page(study: Study, run: Path, metrics: Metrics, judged: Judged, acting: Acting) -> str:
     """The whole page as HTML that needs nothing from outside."""
     controls, claims = judged
     parts = [
@@ -60,7 +62,7 @@ def page(study: Study, run: Path, metrics: Metrics, judged: Judged) -> str:
         *_judged(controls, claims),
         "<h2>Every library and method</h2>",
         _family_filter(),
-        *(part for group in metrics.groups for part in _group(study, metrics, group)),
+        *(part for group in metrics.groups for part in _group(study, metrics, group, acting)),
         *methods_html(study, run, metrics),
         *_bases(study, metrics),
         *_pictures(study, run, metrics),
@@ -166,10 +168,12 @@ def _share(rows: Sequence[Row] | None, outcome: str = "right") -> str:
     return f"<td{ground if share.mean else ''}>{share.mean:.2f} <small>{limits}</small>"
 
 
-def _group(study: Study, metrics: Metrics, group: str) -> list[str]:
+def _group(study: Study, metrics: Metrics, group: str, acting: Acting) -> list[str]:
     """The folded tables of one group."""
+    about = [f"<p><small>{e(ABOUT)}</small></p>"] if forms_of(acting, group) else []
     main = [
-        _right_answers(study, metrics, group),
+        _right_answers(study, metrics, group, acting),
+        *about,
         folded("What the wrong answers are", [_outcomes(study, metrics, group)]),
     ]
     if len(notes_of(metrics, study.design.world.forms)) > FEW_NOTES:
@@ -184,7 +188,7 @@ def _harder(study: Study) -> list[str]:
     return [form for form in world.forms if form not in world.components]
 
 
-def _right_answers(study: Study, metrics: Metrics, group: str) -> str:
+def _right_answers(study: Study, metrics: Metrics, group: str, acting: Acting) -> str:
     world, harder = study.design.world, _harder(study)
     notes = notes_of(metrics, world.forms)
     notes = notes if len(notes) <= FEW_NOTES else []
@@ -193,6 +197,7 @@ def _right_answers(study: Study, metrics: Metrics, group: str) -> str:
     heads = [
         "library: method",
         *world.forms,
+        *(f"{form}: {head}" for form in forms_of(acting, group) for head in HEADS),
         *(f"{note} ({form})" for form, note in notes),
         *(f"{form}, {known} known" for form in harder),
         "n",
@@ -204,6 +209,8 @@ def _right_answers(study: Study, metrics: Metrics, group: str) -> str:
         at = rows_of(metrics, group, line)
         last = at[world.forms[-1]]
         cells = [_share(at[form]) for form in world.forms]
+        for form in forms_of(acting, group):
+            cells += [f"<td>{e(text)}" for text in beside(acting, group, form, line, at[form])]
         cells += [_share(at[form], note) for form, note in notes]
         cells += [_share(of_known(at[form])) for form in harder]
         cells += [f"<td>{sum(r.n for r in last)}", f"<td>{sum(r.known or 0 for r in last)}"]

@@ -24,6 +24,7 @@ from recycle.run.folder import base_folder, read_environments
 from recycle.run.ledger import Ledger
 from recycle.show import drawing, figures, prediction_table, second_table
 from recycle.show.carry_over import Recorded, carry_over
+from recycle.show.interactions import interactions_markdown, interactions_of, rounded
 from recycle.show.methods_table import costs_of, methods_markdown
 from recycle.show.run_files import inside_means, load_metrics
 from recycle.show.tables import condition_titles, lines_of, notes_of, rows_of, title_of
@@ -58,6 +59,7 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
     if reason is None and (hindrance := _hindrance(environment, judge)):
         raise ValueError(f"{hindrance}: record it with --rejudge REASON, or {_REMEDY}")
     inside, costs = json.dumps(inside_means(study, run)), costs_of(study, run)
+    acting = rounded(interactions_of(study, run))
     kept = {
         "task": study.design.name,
         "commands": commands_of(environment),
@@ -69,6 +71,7 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
         "chance": study.chance,
         "seconds": _seconds(study, run),
         **({"costs": costs} if costs else {}),
+        **({"interactions": acting} if acting else {}),
         **to_json(*study.judge(metrics)),
         "inside": json.loads(inside, parse_float=lambda text: round(float(text), 2)),
         "notes": list(dict.fromkeys(n for _, n in notes_of(metrics, study.design.world.forms))),
@@ -241,6 +244,7 @@ def markdown(recorded: Mapping[str, Any]) -> str:
             shares = [f"{estimate(rows[form]).mean:.2f}" for form in world.forms] if rows else []
             shown.append(" / ".join(shares))
         out.append(f"| {title_of(design, line)} | " + " | ".join(shown) + " |")
+    out += interactions_markdown(design, metrics, recorded.get("interactions", {}))
     out += methods_markdown(design, metrics, recorded.get("costs", {}))
     return "\n".join([*out, *_inside(recorded["inside"], condition_titles(design))]) + "\n"
 

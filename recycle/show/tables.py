@@ -1,4 +1,4 @@
-"""The lines of tables: which rows stand in each, what each is called, and tables as plain text."""
+"""The lines of tables: which rows stand in each, and what each is called."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from recycle.decide.claims import Claim, Control, Judged
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, difference, estimate
 from recycle.plan import STANDARD_BASE, STANDARD_RECIPE, Library
 from recycle.reuse.method import Family
 from recycle.reuse.methods import ALONE, BY_NAME
-from recycle.show.markup import printable
 from recycle.studies import Design, Study
 
 FEW_NOTES = 3  # a world with more notes than that has a table of their own
@@ -128,37 +126,3 @@ def reuse_gains(study: Study, metrics: Metrics, group: str) -> dict[Line, dict[s
                 if (single := best[form]) and form in rows
             }
     return gains
-
-
-def terminal(study: Study, metrics: Metrics, judged: Judged) -> str:
-    """A run's tables, controls and claims as plain text."""
-    world, design, out = study.design.world, study.design, []
-    notes = notes_of(metrics, world.forms)
-    notes = notes if len(notes) <= FEW_NOTES else []
-    every = [line for group in metrics.groups for line in lines_of(metrics, group)]
-    width = 2 + max((len(title_of(design, line)) for line in every), default=0)
-    column = max(9, *(len(form) + 2 for form in world.forms))
-    for group in metrics.groups:
-        head = "".join(f"{form:>{column}}" for form in world.forms)
-        head += "".join(f"{note:>20}" for _, note in notes)
-        out.append(f"\n{world.titles[group]}\n{'':{width}}{head}")
-        for line in lines_of(metrics, group):
-            rows = rows_of(metrics, group, line)
-            shares = "".join(f"{estimate(rows[form]).mean:{column}.2f}" for form in world.forms)
-            shares += "".join(f"{estimate(rows[form], note).mean:20.2f}" for form, note in notes)
-            out.append(f"{title_of(design, line):{width}}{shares}")
-    controls, claims = judged
-    if any(control.measured for control in controls):  # else a study of recipes: nothing to decide
-        out += ["", *_judged_text(controls, claims)]
-    return printable("\n".join(out))
-
-
-def _judged_text(controls: Sequence[Control], claims: Sequence[Claim]) -> list[str]:
-    width = max(len(control.id) for control in controls)
-    out = ["controls"]
-    for c in controls:
-        value = f"{c.amount} (needs {c.bound})"
-        out.append(f"  {c.id:{width}}  {value}  {c.state:12}  {c.statement} [{c.where}]")
-    out.append("claims")
-    out += [f"  {c.id}  {c.verdict}\n      {c.statement}\n      {c.evidence}" for c in claims]
-    return out

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from models.transformer import Block
 from recycle.plan import BaseSpec, Expert, Library
 from recycle.reuse.method import Method
 from recycle.reuse.methods import ORACLE, PEFT_ITSELF
+from recycle.reuse.with_peft import has_peft
 from recycle.studies.design import Study
 from recycle.train.base import build_world
 from recycle.train.settings import AdapterConfig, StudyConfig, change
@@ -54,7 +54,7 @@ def _check_base(study: Study, spec: BaseSpec, libraries: Sequence[Library]) -> N
     if not config.checkpoint:
         _check_rows(config, "pretrain", world)
     for library in libraries:
-        if set(library.methods) & set(PEFT_ITSELF) and find_spec("peft") is None:
+        if set(library.methods) & set(PEFT_ITSELF) and not has_peft():
             raise ValueError(
                 f"part {library.part} merges with PEFT, which is not installed: pip install peft, "
                 "the interop extra, or leave the part out"

@@ -22,7 +22,13 @@ from tasks import World
 
 _ANSWER = {"prompt": str, "right": str, "said": str, "outcome": str}
 COST = {"seconds": float, "bytes": int, "flops": int}  # older versions kept none
-CELL = {"rows": [{str: object}], "examples": {str: [_ANSWER]}, "cost?": COST}
+_ACTING = {"share": float, "rounding": float, "questions": int, "answers": int}
+CELL = {
+    "rows": [{str: object}],
+    "examples": {str: [_ANSWER]},
+    "cost?": COST,
+    "interaction?": {str: _ACTING},
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,8 @@ class Study:
         return self.design.rules.judge(metrics, self.chance)
 
     def read_cell(self, run: Path, cell: Cell) -> dict[str, Any]:
-        """A cell's file: {"rows": records, "examples": {form: answers}, "cost": what it cost}.
+        """A cell's file: {"rows": records, "examples": {form: answers}, "cost": what it cost,
+        "interaction": {form: that of two experts}}.
 
         Raises ValueError where it is not what the run wrote, or its rows are not the cell's own:
         one for each form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -65,8 +66,9 @@ class Base:
                 for kind, texts in ledger.read_json(name, {str: [[(str, bool)]]}).items()
             }
         else:
+            begun = time.monotonic()
             kept = self.answered_texts if source == "answers" else {"sampled": self.sampled_texts}
-            ledger.write_json(name, kept)
+            ledger.write_json(name, kept, time.monotonic() - begun)
         return kept, {"sampled": 1.0} if source == "sampled" else self.world.shares()
 
     @cached_property

@@ -113,7 +113,7 @@ def fit(
         tokens, learned = (part.to(device) for part in batch(step))
         losses = _learn(model, tokens, learned, len(groups), config.micro_batch)
         for group in groups:
-            torch.nn.utils.clip_grad_norm_(group, config.clip)
+            clip(group, config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         line.advance(len(groups) * config.tokens)
@@ -133,6 +133,17 @@ def fit(
             saved_at = time.monotonic()
     model.eval()
     return curve
+
+
+def clip(group: Sequence[nn.Parameter], largest: float) -> None:
+    """Scale a group's gradients so that their joint norm is at most ``largest``.
+
+    They are read once, and written to only where the norm is above that. On another device they are
+    always multiplied, by 1 where they are small: to ask for the norm would be to wait for it.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])
+    if norm.device.type != "cpu" or not norm + 1e-6 <= largest:  # also where it is not a number
+        torch.nn.utils.clip_grads_with_norm_(group, largest, norm)
 
 
 def _learn(

@@ -1,43 +1,27 @@
 """How far two experts act on one another in a trained model: `python -m theory interaction RUN`.
 
-Let l(S) be the logits of the model with the experts S, times the divisor of the final RMSNorm: a
-positive factor that no argmax sees. The interaction of two experts is
-
-    I = l(12) - l(1) - l(2) + l(0).
-
-Where I = 0 the logits are additive: no expert's part can depend on what the other one knows, so two
-hops that are both new compose no more often than the bound of `compose-additive` allows, whatever
-was learned. Adapters on the last block's down_proj or up_proj are such a case in every transformer
-of this kind. An interaction is needed for more; how much of it is enough, the theory does not say.
-
-The bound printed here takes each group's questions as bridges and each bridge's answer as one of
-the group's different answers by itself. It bounds the mean over such worlds: a share above it on
-one world is a hint, above it on the mean of many a proof that the experts interact.
+What an interaction is, and the bound where there is none, stands in recycle/measure/interaction.py.
+A study measures both in its cells and prints them in its report. This table measures any finished
+run anew, those of versions that did not measure it too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lora import Adapter, Mix, attach, detach, using
-from models import Model
 from recycle.decide.metrics import Row
 from recycle.decide.statistics import estimate
 from recycle.measure.ask import encode_prompt
+from recycle.measure.interaction import additive_bound, interaction
 from recycle.plan import BaseSpec, Library
 from recycle.reuse.method import Method
 from recycle.reuse.methods import ALONE, PLAIN_SUM
-from recycle.reuse.route import on_all_layers
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.studies import open_study as open_run
 from recycle.train.experts import open_adapter
 from theory.claim import TheoryError
-from theory.claims.additive import additive_bound
 from theory.report import RESULTS
 
 RECORDED = RESULTS / "interaction.json"
@@ -136,54 +120,6 @@ def of_base(
         first, second = (open_adapter(base.folder, e.slug) for e in library.experts)
         bound = additive_bound(len(questions), len({question.answer for question in questions}))
         yield library, interaction(base.model, prompts, first, second), bound
-
-
-def interaction(
-    model: Model, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
-) -> float:
-    """rms(I) / rms(l(12) - l(0)) at the end of prompts, over all of them and the whole vocabulary.
-    A shift of all logits of a prompt is left out: no argmax sees it."""
-    return interaction_and_rounding(model, prompts, first, second)[0]
-
-
-def interaction_and_rounding(
-    model: Model, prompts: Sequence[Sequence[int]], first: Adapter, second: Adapter
-) -> tuple[float, float]:
-    """The interaction, and what rounding alone may make of it: each of four logits w . s is off by
-    up to eps |w| |s| in the model's number format, s the stream times the final norm's gains."""
-    attach(model, on_all_layers({"1": first, "2": second}))
-    modes = (None, Mix({"1": 1.0}), Mix({"2": 1.0}), Mix({"1": 1.0, "2": 1.0}))
-    states = [last_states(model, prompts, mode) for mode in modes]
-    detach(model)
-    none, one, other, both = (logits(model, each) for each in states)
-    joint, change = both - one - other + none, (both - none).square().mean().sqrt()
-    rows = getattr(model, "lm_head", model.embed_tokens).weight
-    size = rows.double().norm() / len(rows) ** 0.5 * states[0].double().norm(dim=1).mean()
-    rounding = len(modes) * torch.finfo(states[0].dtype).eps * size.cpu() / change
-    return (joint.square().mean().sqrt() / change).item(), rounding.item()
-
-
-@torch.no_grad()
-def last_states(model: Model, prompts: Sequence[Sequence[int]], mode: Mix | None) -> Tensor:
-    """The stream at the last token times the gains of the final norm, without its divisor:
-    (prompts, width), the shortest prompts first."""
-    streams: list[Tensor] = []
-    hook = model.norm.register_forward_pre_hook(lambda _, given: streams.append(given[0][:, -1]))
-    try:
-        with using(model, mode):
-            for length in sorted({len(prompt) for prompt in prompts}):
-                model.hidden_states(torch.tensor([p for p in prompts if len(p) == length]))
-    finally:
-        hook.remove()
-    return torch.cat(streams) * model.norm.weight
-
-
-@torch.no_grad()
-def logits(model: Model, states: Tensor) -> Tensor:
-    """The logits of states, each prompt's mean taken off, in double precision on the CPU: (prompts,
-    vocabulary)."""
-    scaled = model.unembed(states).double().cpu()
-    return scaled - scaled.mean(-1, keepdim=True)
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -19,17 +19,17 @@ from lora import Adapter
 from recycle.audit.candidates import acting
 from recycle.audit.inputs import Probe
 from recycle.audit.retention import is_right, probed
-from recycle.audit.survival import Fact, facts_of, is_exact, last_down_proj, survival
+from recycle.audit.survival import Fact, facts_of, is_exact, last_down_proj, survivals
 from recycle.decide.metrics import Metrics
 from recycle.measure.ask import encode_prompt
+from recycle.measure.interaction import additive_bound, interaction_and_rounding
 from recycle.plan import STANDARD_BASE, Library
 from recycle.reuse.methods import ALONE, PLAIN_SUM
 from recycle.show.run_files import load_metrics
 from recycle.studies import Study
 from recycle.train.base import Base
 from recycle.train.experts import open_adapter
-from theory.against_study.interaction import FORM, interaction_and_rounding
-from theory.claims.additive import additive_bound
+from theory.against_study.interaction import FORM
 
 HOPS = ("hop1", "hop2")
 WEIGHTS = {"1": 1.0, "3/4": 0.75, "1/2": 0.5}
@@ -110,7 +110,8 @@ def calculated(base: Base, pair: Library) -> Iterator[Seen]:
         }
     for version, adapters in versions.items():
         exact = is_exact(base.model, adapters)
-        share, rounding = interaction_and_rounding(base.model, prompts, *adapters.values())
+        first, second = adapters.values()
+        share, rounding = interaction_and_rounding(base.model, prompts, first, second)
         name, bound = f"interaction: {version}", 0.0 if exact else None
         yield Seen(name, "==", bound, share, near=rounding)
         yield from certificates(base, pair.group, adapters, version)
@@ -129,8 +130,8 @@ def certificates(
     that survive the certified ones."""
     facts = known_facts(base, group, adapters)
     exact = is_exact(base.model, adapters)
-    for written, weight in WEIGHTS.items():
-        rows = survival(base.model, base.tokenizer, adapters, facts, weight)
+    by_weight = survivals(base.model, base.tokenizer, adapters, facts, list(WEIGHTS.values()))
+    for written, rows in zip(WEIGHTS, by_weight, strict=True):
         n, seen = sum(row.facts for row in rows), sum(row.seen for row in rows)
         name = f"weight {written}, {version}"
         if n:

@@ -12,21 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from recycle.measure.interaction import additive_bound
 from theory.claim import Claim, Observation, Settings, averaged, generator, normal
 from theory.claims.composition import INDEPENDENT, PROOF
-
-
-def additive_bound(n: int, answers: int | None = None) -> float:
-    """T2: the largest expected accuracy that additive logits allow on n bridges; with `answers`,
-    for second hops that map each bridge to one of so many answers by itself."""
-    total = 0.0
-    for k in range(1, n + 1):
-        if answers is None:
-            sets, most = math.comb(n, k) / math.factorial(k), 1 - (k > 1) / math.factorial(n)
-        else:
-            sets, most = math.comb(n, k) * math.comb(answers + k - 1, k) / answers**k, 1.0
-        total += min(most, sets)
-    return total / n
 
 
 def partitions(n: int, most: int) -> Iterator[tuple[int, ...]]:

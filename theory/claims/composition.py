@@ -48,6 +48,11 @@ work, for the sum over different x would not cancel; the proof varies r~1 at one
 Maps onto M answers that are not one-to-one: if every r~2(u) is uniform on M answers by itself, the
 same argument with multisets gives C(N, k) C(M + k - 1, k) / M^k in place of C(N, k) / k!.
 
+Answers of several tokens, decoded greedily, change nothing, if the logits of each token are of the
+form above after the tokens before it. The multiset T of answers says which first tokens there are,
+and these have one heaviest matching with S; the bridges that share a first token then have one with
+their second tokens, and so on. So r restricted to S is again one map for each pair (S, T).
+
 Converse. Interaction is enough: an adapter of rank 2 on V beside one on W composes (claim
 compose-rank-two in `interacting.py`), while W and W never do.
 """

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from models import Transformer, TransformerConfig
+from recycle.measure.interaction import additive_bound
 from theory.adapter import Adapter
 from theory.claim import Claim, Observation, Settings, averaged, generator, normal
-from theory.claims.additive import additive_bound, mean_lis
+from theory.claims.additive import mean_lis
 from theory.claims.capacity import circle
 from theory.claims.editing import all_edits, changes
 from theory.claims.leakage import kernel
