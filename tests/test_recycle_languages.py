@@ -5,9 +5,9 @@ import pytest
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
 from recycle.studies import languages_claims
-from recycle.studies.gaps import LEARNERS, PAPERS, SUM
+from recycle.studies.gaps import LEARNERS, PAPERS, RESCALED, SUM
 from recycle.studies.languages import LANGUAGES, PARTS
-from recycle.studies.languages_claims import RULES, SINGLES
+from recycle.studies.languages_claims import EXPERTS, RULES, SINGLES
 from tasks.languages import ARMS
 from tests.planted import Planted, verdicts
 from tests.tiny import studied
@@ -23,6 +23,9 @@ def paper():
     rows.put(["base"], "none", "alone", known=1.0, crossed=0.95)
     for single in SINGLES:
         rows.put(ARMS, single, "alone", both=0.0)
+    for expert in EXPERTS:
+        for weight in RESCALED:
+            rows.put(ARMS, expert, weight, both=0.0)
     rows.put(ARMS, "L", "alone", language=0.98)
     rows.put(ARMS, "A", "alone", algorithm=0.98)
     rows.put(ARMS, "joint", "alone", both=0.97)
@@ -60,6 +63,15 @@ def test_each_claim_can_be_refuted():
     for name, _ in LEARNERS:
         rows.put(ARMS, "L and A", name, both=0.1)
     assert judged(rows)["M8"] == "refuted"
+
+
+def test_a_merge_as_good_as_one_expert_at_another_weight_refutes_reuse():
+    rows = paper()
+    rows.put(["shared"], "L", RESCALED[0], both=0.9)
+    assert judged(rows)["M4-languages"] == "refuted"
+    main = [library for library in LANGUAGES.libraries if library.part == "main"]
+    libraries = {one.name: {m.name for m in one.methods} for one in main}
+    assert all({"alone", *RESCALED} <= libraries[expert] for expert in EXPERTS)
 
 
 def test_the_arms_decide_apart():

@@ -24,16 +24,17 @@ from recycle.studies.gaps import (
     SUM,
     above,
     answers,
-    best_single,
     between_groups,
     gap,
     over_noise,
     places,
     said,
+    singles_to_beat,
 )
 
 ARMS = ("shared", "inlined", "renamed")
-SINGLES = ("none", "L", "A", "helper")
+EXPERTS = ("L", "A")
+SINGLES = ("none", *EXPERTS, "helper")
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -118,19 +119,21 @@ def _needs(*arms: str) -> tuple[str, ...]:
 def _reuse(metrics: Metrics, chance: float) -> Claim:
     """The counterpart of M4 (operations_claims.py) where nothing can be mismatched but the arm."""
 
-    def both(library: str, method: str = "alone") -> list[Row]:
+    def both(library: str, method: str) -> list[Row]:
         return answers(metrics, "shared", library, "both", method)
 
-    best, alone = best_single({name: both(name) for name in SINGLES})
+    methods, to_beat = (*PAPERS, SUM), singles_to_beat(both, SINGLES, EXPERTS)
     gaps = {
-        f"{method} - {best}": gap(both("L and A", method), alone, len(PAPERS) + 1)
-        for method in (*PAPERS, SUM)
+        f"{method} - {name}": gap(both("L and A", method), rows, len(methods) * len(to_beat))
+        for method in methods
+        for name, rows in to_beat
     }
     return Claim(
         "M4-languages",
         "an expert on an algorithm and an expert on a language write the algorithm in the language",
-        "arm shared, both of the paper's methods and the sum minus the best single, paired by "
-        f"question: lower limits > {CLEAR}; refuted if an upper limit is < {CLEAR}",
+        "arm shared, both of the paper's methods and the sum, minus the best single and minus the "
+        f"best single at another weight, paired by question: lower limits > {CLEAR}; refuted if an "
+        f"upper limit is < {CLEAR}",
         above(gaps, CLEAR),
         said(gaps),
     )

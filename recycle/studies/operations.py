@@ -1,8 +1,9 @@
 """The operations study: does a merge of a plus expert and a times expert solve problems with both?
 
 Groups are renderings. No problem is longer than all experts and the base have read, and mixing is
-known to the base from two neutral operations (tasks/operations.py), so nothing is new but that two
-experts are needed. The claims stand in operations_claims.py.
+known to the base from pairs of neutral operations, which it also mixes where it has read them apart
+(tasks/operations.py): nothing is new but that two experts are needed. The claims stand in
+operations_claims.py.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from typing import Any
 
 from recycle.plan import STANDARD_BASE, BaseSpec, Expert, Library, Recipe
 from recycle.reuse.claimed import CLAIMED
-from recycle.reuse.methods import ALONE, AT_HALF, BY_NAME, EVERY_BUT_ORACLE, MAIN
+from recycle.reuse.methods import ALONE, BY_NAME, EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.gaps import LEARNERS, OTHER
+from recycle.studies.gaps import LEARNERS, OTHER, RESCALED
 from recycle.studies.operations_claims import BASES, RULES
 from tasks import Operations
 from tasks.operations import NEW
 
 UNMIXED = BaseSpec(BASES[1], {"task.mixed": 0.0}, "no mixing read")
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3}, "full fine-tuning")
+WEIGHTED = (ALONE, *(BY_NAME[name] for name in RESCALED))
 LEARNED = tuple(BY_NAME[name] for pair in LEARNERS for name in pair)
 # Every method that papers claim: merges, routers and one expert at other weights; those that learn
 # stand in a part of their own.
@@ -40,7 +42,7 @@ def _main(group: str) -> list[Library]:
     matched, mismatched = _pair(group, group), _pair(group, other)
     return [
         Library("none", group),
-        *(Library(e.reads, group, (e,), (ALONE, AT_HALF)) for e in matched),
+        *(Library(e.reads, group, (e,), WEIGHTED) for e in matched),
         Library("times, mismatched", group, mismatched[1:]),
         Library("joint", group, (Expert("joint", group),)),
         Library("target", group, (Expert("target", group),)),
