@@ -1,15 +1,15 @@
 """Word problems of fixed length with complementary operations, solved in three renderings.
 
-Worked example. Numbers go round a clock of 16 hours, so every operation can follow every other:
+Worked example. Numbers go round a clock of 8 hours, so every operation can follow every other:
 
-    there are 5 apples . apples plus 3 make pears . pears times 3 make figs . how many figs are
+    there are 5 apples . apples plus 6 make pears . pears times 3 make figs . how many figs are
     there ? in prose :
 
-    prose     apples are 5 . pears are apples plus 3 so 5 plus 3 which is 8 .
-              figs are pears times 3 so 8 times 3 which is 8 . the answer is 8 .
-    markdown  - step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 8
-              - step 3 : figs = pears * 3 = 8 * 3 = 8 - answer : 8
-    python    apples = 5 ; pears = apples + 3 ; figs = pears * 3 ; answer = figs % 16
+    prose     apples are 5 . pears are apples plus 6 so 5 plus 6 which is 3 .
+              figs are pears times 3 so 3 times 3 which is 1 . the answer is 1 .
+    markdown  - step 1 : apples = 5 - step 2 : pears = apples + 6 = 5 + 6 = 3
+              - step 3 : figs = pears * 3 = 3 * 3 = 1 - answer : 1
+    python    apples = 5 ; pears = apples + 6 ; figs = pears * 3 ; answer = figs % 8
 
 The base reads derivations of 1 to 4 calculations with four neutral operations: minus, and meet,
 join and xor, which take numbers bit by bit (Python's &, | and ^; so the clock has 8, 16 or 32
@@ -103,7 +103,7 @@ class OperationsConfig:
         ),
         "renderings": some_of(RENDERINGS),
     }
-    hours: int = 16
+    hours: int = 8
     mixed: float = 0.5
     problems: int = 12_000  # that the base reads, each in all of ``renderings``
     expert_problems: int = 6_000  # that one expert reads

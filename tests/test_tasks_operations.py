@@ -30,8 +30,8 @@ SMALL = OperationsConfig(problems=200, expert_problems=60, questions=12)
 EXAMPLE = Problem(
     (
         Step("apples", "", 5, 0, 5),
-        Step("pears", "+", "apples", 3, 8),
-        Step("figs", "*", "pears", 3, 8),
+        Step("pears", "+", "apples", 6, 3),
+        Step("figs", "*", "pears", 3, 1),
     ),
     ("plus", "times"),
     "how many {name} are there ?",
@@ -83,8 +83,9 @@ def brute_force(prompt, hours):
 
 
 def test_ten_thousand_problems_against_brute_force():
-    rng, hours = random.Random(0), 16
+    rng = random.Random(0)
     for i in range(10_000):
+        hours = (8, 16, 32)[i % 3]
         pair = (*PAIRS, NEW)[i % 7]
         counts = GRID[i % len(GRID)]
         problem = draw(ordered(pair, counts, rng), hours, rng)
@@ -191,17 +192,15 @@ def test_planted_leaks_are_found():
         world.check_leaks()
     world = Operations(SMALL, 0)
     pair = world.held_out[0]
-    world.read_by["base"].append(
-        draw(ordered(pair, (2, 2), random.Random(0)), 16, random.Random(0))
-    )
+    world.read_by["base"].append(draw(ordered(pair, (2, 2), random.Random(0)), 8, random.Random(0)))
     with pytest.raises(Leak, match=f"base reads {' and '.join(pair)} in one problem"):
         world.check_leaks()
 
 
-PYTHON = "apples = 5 ; pears = apples + 3 ; figs = pears * 3 ; answer = figs % 16"
+PYTHON = "apples = 5 ; pears = apples + 6 ; figs = pears * 3 ; answer = figs % 8"
 PROSE = (
-    "apples are 5 . pears are apples plus 3 so 5 plus 3 which is 8 . "
-    "figs are pears times 3 so 8 times 3 which is 8 . the answer is 8 ."
+    "apples are 5 . pears are apples plus 6 so 5 plus 6 which is 3 . "
+    "figs are pears times 3 so 3 times 3 which is 1 . the answer is 1 ."
 )
 
 
@@ -209,18 +208,18 @@ PROSE = (
     "rendering, said, outcome",
     [
         ("python", PYTHON, "right"),
-        ("python", PYTHON.replace("apples + 3", "3 + apples"), "right"),
+        ("python", PYTHON.replace("apples + 6", "6 + apples"), "right"),
         ("python", PYTHON.replace("pears * 3", "pears + 3"), "wrong operation"),
         ("python", PYTHON.replace("pears * 3", "pears * 2"), "wrong quantity"),
-        ("python", PYTHON.replace("figs % 16", "figs"), "wrong quantity"),
-        ("python", PYTHON.replace("figs % 16", "8"), "right answer, wrong trace"),
-        ("python", PYTHON.replace("figs % 16", "figs % 7"), "wrong quantity"),
+        ("python", PYTHON.replace("figs % 8", "figs"), "wrong quantity"),
+        ("python", PYTHON.replace("figs % 8", "1"), "right answer, wrong trace"),
+        ("python", PYTHON.replace("figs % 8", "figs % 7"), "wrong quantity"),
         ("python", PYTHON.replace("apples = 5 ;", "apples = 5 ; ;"), "malformed"),
-        ("python", PYTHON.replace(" ; answer = figs % 16", ""), "stopped early"),
-        ("python", PYTHON + " ; nuts = 8", "right answer, wrong trace"),
+        ("python", PYTHON.replace(" ; answer = figs % 8", ""), "stopped early"),
+        ("python", PYTHON + " ; nuts = 1", "right answer, wrong trace"),
         ("prose", PROSE, "right"),
-        ("prose", PROSE.replace("is 8 . figs", "is 9 . figs"), "right answer, wrong trace"),
-        ("prose", PROSE.replace("which is 8 . the answer is 8", "which is 24 . the answer is 24"),
+        ("prose", PROSE.replace("is 3 . figs", "is 4 . figs"), "right answer, wrong trace"),
+        ("prose", PROSE.replace("which is 1 . the answer is 1", "which is 9 . the answer is 9"),
          "wrong arithmetic"),
         ("prose", "", "stopped early"),
     ],
