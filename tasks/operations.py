@@ -75,7 +75,7 @@ class ReadingShares:
     LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(
         ("facts", "signs", *RENDERINGS), READING_SHARE
     )
-    facts: float = 0.1
+    facts: float = 0.2
     signs: float = 0.02
     prose: float = 0.3
     markdown: float = 0.3
