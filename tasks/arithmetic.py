@@ -5,10 +5,10 @@ It scores a model's program without trusting the program.
     apples = 5 ; pears = apples + 3 ; answer = pears        ->  5, 8, 8
 
 Python never executes the text. The text is parsed to a syntax tree, and the tree may hold names,
-whole numbers, + - * // % and a leading minus. There is no power, so a number has at most one digit
-more for each character of the program. Everything else (calls, attributes, subscripts, imports,
-strings, ...) ends the run. Limits on the length of the text, on its statements, on its depth and on
-the size of every number bound the work before it begins.
+whole numbers, + - * // % & | ^ and a leading minus. There is neither power nor shift, so a number
+has at most one digit more for each character of the program. Everything else (calls, attributes,
+subscripts, imports, strings, ...) ends the run. Limits on the length of the text, on its
+statements, on its depth and on the size of every number bound the work before it begins.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ OPERATORS: Mapping[type, tuple[str, Callable[[int, int], int]]] = {
     ast.Mult: ("*", operator.mul),
     ast.FloorDiv: ("//", operator.floordiv),
     ast.Mod: ("%", operator.mod),
+    ast.BitAnd: ("&", operator.and_),
+    ast.BitOr: ("|", operator.or_),
+    ast.BitXor: ("^", operator.xor),
 }
 
 

@@ -1,10 +1,16 @@
-"""Three small languages for straight-line programs, written, read and run.
+"""Five small languages for straight-line programs, written, read and run.
 
 The same program, which adds all values and takes the first away, calls the helper total in each:
 
     ada    t = total ( a , b ) ; t = total ( t , c ) ; r = t - a ; give r
     bob    let t be call total a b . let t be call total t c . let r be sub t a . give back r .
     cyd    a b : total > t | t c : total > t | t a less > r | r !
+    dan    do total with a b gives t / do total with t c gives t / t cut a gives r / the end is r
+    eve    t is total from a and b , t is total from t and c , r is t minus a , show r ,
+
+No two have a sign's word or a mark in common. The first four have four orders: the name that is
+assigned comes first or last, the sign before, between or after its values. Eve orders as ada does,
+in words and marks of its own.
 
 A text is read by the patterns below, statement by statement, and written again as the assignments
 that tasks/arithmetic.py runs; Python never executes it. Helpers are no functions of a model's own:
@@ -120,6 +126,22 @@ LANGUAGES: Mapping[str, Language] = {
         "|",
         False,
         {"+": "plus", "-": "less", "*": "by"},
+    ),
+    "dan": Language(
+        "{left} {does} {right} gives {name}",
+        "do {does} with {left} {right} gives {name}",
+        "the end is {result}",
+        "/",
+        False,
+        {"+": "join", "-": "cut", "*": "grow"},
+    ),
+    "eve": Language(
+        "{name} is {left} {does} {right}",
+        "{name} is {does} from {left} and {right}",
+        "show {result}",
+        ",",
+        True,
+        {"+": "more", "-": "minus", "*": "times"},
     ),
 }
 

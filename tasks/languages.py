@@ -1,26 +1,29 @@
 """Programs in small languages: does an algorithm carry over to a language that others know?
 
-Worked example. The algorithms over the values a b c, in the language ada:
+An algorithm is the name of a pair: how it combines the values, and what it does at the end. Over
+the values a b c, in the language ada:
 
     sum     t = total ( a , b ) ; t = total ( t , c ) ; give t
-    fall    t = a - b ; t = t - c ; give t
-    pile    t = a + b ; t = t + c ; r = t * a ; give r
+    drop    t = a - b ; t = t - c ; r = t - a ; give r
+    press   t = a + b ; t = t + c ; r = t * c ; give r
     rest    t = total ( a , b ) ; t = total ( t , c ) ; r = t - a ; give r
 
-The base reads sum, fall and pile in ada and bob. The expert L reads them in a third language, cyd
-(tasks/language_syntax.py). The expert A reads a fourth algorithm, rest, in ada and bob. Asked is
-rest in cyd: "write rest of a b c in cyd :".
+The base reads 26 algorithms in four languages (tasks/language_syntax.py), but each of them in three
+of the four alone. So a base that writes a held-out pair ("crossed") knows algorithms and languages
+as two things. The expert L reads the 26 in a fifth language, eve. The expert A reads one algorithm
+more, rest, in the four. Asked is rest in eve: "write rest of a b c in eve :".
 
 Groups are arms of one question: is reusable code a bridge between experts? They differ in how A
-adds the values. A program of one arm has as many statements as one of another.
+combines the values. A program of one arm has as many statements as one of another.
 
-    shared    t = total ( a , b )     the helper that sum calls, which L knows in cyd
-    inlined   t = a + b               no helper; pile adds so, and L knows it in cyd
+    shared    t = total ( a , b )     a helper, whose name is the same in all languages
+    inlined   t = a + b               no helper; the sign is another word in each language
     renamed   t = gather ( a , b )    a helper that the base and L have read in no program
 
-A program is run on inputs that nobody has seen: it is right where it gives what the algorithm
-gives, whatever its text is. Whether it is the text that an expert would have written is noted
-apart. A list of values belongs to the test or to training, in all languages and algorithms.
+The base and L know the first two ways, and what rest does at the end, from other algorithms. A
+program is run on inputs that nobody has seen: it is right where it gives what the algorithm gives,
+whatever its text is. Whether it is the text that an expert would have written is noted apart. A
+list of values belongs to the test or to training, in all languages and algorithms.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import permutations
+from itertools import permutations, product
 from random import Random
 from typing import ClassVar
 
@@ -38,15 +41,28 @@ from tasks.language_syntax import HELPERS, LANGUAGES, Program, Statement, result
 from tasks.legal import COUNT, READING_SHARE, Legal, check, whole
 from tasks.world import Leak, Text
 
-ARMS = {"shared": "total", "inlined": "+", "renamed": "gather"}  # how A adds
-OLD, NEW = ("sum", "fall", "pile"), "rest"
-KNOWN, THIRD = ("ada", "bob"), "cyd"
-FORMS = ("known", "language", "algorithm", "both")
+ARMS = {"shared": "total", "inlined": "+", "renamed": "gather"}  # how A combines the values
+End = tuple[str, int] | None  # what is done at the end, with which of the values
+ENDS: tuple[End, ...] = (None, *product("-+*", (0, -1)))
+NEW, AT_ITS_END = "rest", ("-", 0)
+NAMES = """sum wrap pack ring span lift pile heap stack fold lean press fall drop bend slide swing
+shift tilt blow burst roll spin twist scale trim"""
+# How an old algorithm combines the values, and its end: all pairs but those of an arm of the new.
+WAYS = ("total", "+", "-", "*")
+PARTS = [
+    (does, at_end)
+    for does, at_end in product(WAYS, ENDS)
+    if at_end != AT_ITS_END or does not in ARMS.values()
+]
+OLD: Mapping[str, tuple[str, End]] = dict(zip(NAMES.split(), PARTS, strict=True))
+*KNOWN, FURTHER = LANGUAGES
+FORMS = ("known", "crossed", "language", "algorithm", "both")
 OUTCOMES = ("right", "another language", "wrong result", "does not run")
 VALUES = "abcdefghijkl"
 SHORTEST = 2
-INPUTS = 4  # that a program is run on
+INPUTS, LARGEST = 4, 49  # inputs that a program is run on; 49^7 is a number that it may reach
 PROMPT = "write {algorithm} of {values} in {language} :"
+Pair = tuple[str, str]  # an algorithm and a language
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,8 @@ class ReadingShares:
     """The share of programs, and of all ``words`` by themselves."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(("words", "programs"), READING_SHARE)
-    words: float = 0.05
-    programs: float = 0.95
+    words: float = 0.15  # with .05 an expert hardly learns a language of such words (LOG.md)
+    programs: float = 0.85
 
     def __post_init__(self) -> None:
         check(ReadingShares, vars(self), "task.shares.")
@@ -63,17 +79,18 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class LanguagesConfig:
-    """Counts of the lists of values that the base and one expert read, each in all of their
-    algorithms and languages, and of questions; the ``longest`` list."""
+    """Counts of the lists of values that the base reads, each in all of its pairs of an algorithm
+    and a language, that one expert reads, each in one of its pairs, and of questions; the
+    ``longest`` list."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
         **dict.fromkeys(("lists", "expert_lists", "questions"), COUNT),
         "longest": whole(3, 6),
     }
-    lists: int = 2_000
+    lists: int = 400
     expert_lists: int = 1_000
     questions: int = 60
-    longest: int = 4
+    longest: int = 3
     shares: ReadingShares = field(default_factory=ReadingShares)
 
     def __post_init__(self) -> None:
@@ -81,14 +98,14 @@ class LanguagesConfig:
 
 
 def written(algorithm: str, values: Sequence[str], adds: str = "total") -> Program:
-    """An algorithm over a list of names. ``adds`` says how the fourth one adds two values."""
-    does = {"sum": "total", "fall": "-", "pile": "+", "rest": adds}[algorithm]
+    """An algorithm over a list of names. ``adds`` says how the new one combines two values."""
+    does, at_end = OLD.get(algorithm, (adds, AT_ITS_END))
     statements = [Statement("t", does, values[0], values[1])]
     statements += [Statement("t", does, "t", value) for value in values[2:]]
-    last = {"pile": "*", "rest": "-"}.get(algorithm)
-    if last is None:
+    if at_end is None:
         return Program(tuple(statements), "t")
-    return Program((*statements, Statement("r", last, "t", values[0])), "r")
+    sign, which = at_end
+    return Program((*statements, Statement("r", sign, "t", values[which])), "r")
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,8 @@ class Languages(world.World):
     def __init__(self, config: LanguagesConfig, seed: int):
         self.config, self.seed = config, seed
         self.longest = 16 * (config.longest + 1)  # tokens: room for two statements too many
+        self.crossed = [(algorithm, self._held_out_in(algorithm)) for algorithm in OLD]
+        self.known = [pair for pair in product(OLD, KNOWN) if pair not in self.crossed]
         lists = [
             each
             for n in range(SHORTEST, config.longest + 1)
@@ -131,6 +150,12 @@ class Languages(world.World):
         self.read_by_base = self._draw("base", self._read, config.lists)
         self.read_by_experts = self._draw("experts", self._read, config.expert_lists)
         self.check_leaks()
+
+    def _held_out_in(self, algorithm: str) -> str:
+        """The language in which nobody reads an algorithm: for the ways to combine that go with one
+        end it is another one each. The next seed takes the next language."""
+        does, at_end = OLD[algorithm]
+        return KNOWN[(WAYS.index(does) + ENDS.index(at_end) + self.seed) % len(KNOWN)]
 
     def _of_test(self, values: Sequence[str]) -> bool:
         """One tenth of the lists are for the test."""
@@ -152,7 +177,7 @@ class Languages(world.World):
                 f"{len(found)} lists found of the {count} for {use}: raise task.longest = "
                 f"{self.config.longest}, or ask for fewer"
             )
-        return found[:count]
+        return rng.sample(found[:count], count)
 
     # Texts to read --------------------------------------------------------------------------------
 
@@ -166,18 +191,17 @@ class Languages(world.World):
         return list(dict.fromkeys([*fixed, *OLD, NEW, *LANGUAGES, *HELPERS, "r", *VALUES]))
 
     @staticmethod
-    def _text(algorithm: str, values: Sequence[str], language: str, adds: str = "total") -> Text:
+    def _text(algorithm: str, language: str, values: Sequence[str], adds: str = "total") -> Text:
         prompt = PROMPT.format(algorithm=algorithm, values=" ".join(values), language=language)
         return Text(prompt, LANGUAGES[language].write(written(algorithm, values, adds)))
 
     def base_texts(self) -> dict[str, list[Text]]:
-        """``programs``: three algorithms in two languages; ``words``: every word said after itself,
-        so that none is new to the base."""
+        """``programs``: the old algorithms in the known languages, without the crossed pairs;
+        ``words``: every word said after itself, so that none is new to the base."""
         programs = [
-            self._text(algorithm, values, language)
+            self._text(algorithm, language, values)
             for values in self.read_by_base
-            for algorithm in OLD
-            for language in KNOWN
+            for algorithm, language in self.known
         ]
         said = [Text(f"say {word} :", word) for word in self.words()]
         return {"words": said, "programs": programs}
@@ -186,19 +210,19 @@ class Languages(world.World):
         return {kind: share for kind, share in asdict(self.config.shares).items() if share > 0}
 
     def expert_texts(self, reads: str, group: str) -> list[Text]:
-        """The curricula, in an arm (``group``):
+        """The curricula, in an arm (``group``); each has as many texts, joint those of two:
 
-        L        sum, fall and pile in the third language; the same in every arm
-        helper   sum in the third language: the helper alone
-        A        rest in the two known languages
+        L        the old algorithms in the further language; the same in every arm
+        helper   sum in the further language: the helper alone
+        A        rest in the known languages
         joint    the texts of L and of A
-        target   rest in the third language
+        target   rest in the further language
         """
-        curricula = {
-            "L": (OLD, (THIRD,)),
-            "helper": (OLD[:1], (THIRD,)),
-            "A": ((NEW,), KNOWN),
-            "target": ((NEW,), (THIRD,)),
+        curricula: dict[str, list[Pair]] = {
+            "L": [(algorithm, FURTHER) for algorithm in OLD],
+            "helper": [("sum", FURTHER)],
+            "A": [(NEW, language) for language in KNOWN],
+            "target": [(NEW, FURTHER)],
         }
         if reads == "joint":
             return self.expert_texts("L", group) + self.expert_texts("A", group)
@@ -207,12 +231,10 @@ class Languages(world.World):
                 f"no expert reads {reads!r} in {group!r}: choose {', '.join(curricula)} or joint, "
                 f"in {', '.join(ARMS)}"
             )
-        algorithms, languages = curricula[reads]
+        pairs = curricula[reads]
         return [
-            self._text(algorithm, values, language, ARMS[group])
-            for values in self.read_by_experts
-            for algorithm in algorithms
-            for language in languages
+            self._text(*pairs[i % len(pairs)], values, ARMS[group])
+            for i, values in enumerate(self.read_by_experts)
         ]
 
     # Questions ------------------------------------------------------------------------------------
@@ -220,25 +242,28 @@ class Languages(world.World):
     def questions(self, group: str, form: str) -> list[Question]:
         """The same lists of the test in every group and form.
 
-        known      sum, fall and pile in the known languages
-        language   sum, fall and pile in the third language
+        known      old algorithms in known languages, pairs that the base has read
+        crossed    the same, pairs that nobody has read
+        language   old algorithms in the further language
         algorithm  rest in the known languages
-        both       rest in the third language
+        both       rest in the further language
 
-        The group ``base`` asks what the base has read in every form.
+        The group ``base`` asks "known" in the forms that need an expert.
         """
         return [self._question(group, form, i, each) for i, each in enumerate(self.asked)]
 
     def _question(self, group: str, form: str, i: int, values: tuple[str, ...]) -> Question:
-        if group == "base":
-            group, form_asked = "shared", "known"
-        else:
-            form_asked = form
-        old = form_asked in ("known", "language")
-        algorithm = OLD[i % len(OLD)] if old else NEW
-        language = THIRD if form_asked in ("language", "both") else KNOWN[i // len(OLD) % 2]
-        adds = ARMS[group]
-        prompt, completion, _ = self._text(algorithm, values, language, adds)
+        old, new = "crossed" if form == "crossed" else "known", [(NEW, each) for each in KNOWN]
+        pairs = {
+            "known": self.known,
+            "crossed": self.crossed,
+            "language": [(algorithm, FURTHER) for algorithm in OLD],
+            "algorithm": new,
+            "both": [(NEW, FURTHER)],
+        }[old if group == "base" else form]
+        algorithm, language = pairs[i % len(pairs)]
+        adds = ARMS.get(group, "total")
+        prompt, completion, _ = self._text(algorithm, language, values, adds)
         program = written(algorithm, values, adds)
         return Question(form, prompt, completion, completion, language, values, program)
 
@@ -263,7 +288,7 @@ class Languages(world.World):
     def _inputs(self, values: Sequence[str]) -> list[dict[str, int]]:
         """Values that a program is run on; no text has numbers, so nobody has seen them."""
         rng = Random(f"languages {self.seed} inputs {' '.join(values)}")
-        return [{name: rng.randint(2, 99) for name in values} for _ in range(INPUTS)]
+        return [{name: rng.randint(2, LARGEST) for name in values} for _ in range(INPUTS)]
 
     def score(self, question: Question, completion: str) -> str:
         """One of OUTCOMES, by running the completion."""
@@ -301,8 +326,8 @@ class Languages(world.World):
     # Leaks ----------------------------------------------------------------------------------------
 
     def check_leaks(self) -> None:
-        """Raise Leak where somebody reads a list of the test, or anybody but the target expert the
-        fourth algorithm in the third language."""
+        """Raise Leak where somebody reads a list of the test or a crossed pair, or anybody but the
+        target expert the new algorithm in the further language."""
         asked = set(self.asked)
         for reader, lists in (("base", self.read_by_base), ("experts", self.read_by_experts)):
             if read := asked.intersection(lists):
@@ -311,6 +336,8 @@ class Languages(world.World):
         for group in ARMS:
             for reads in ("L", "A", "helper"):
                 texts += [(reads, text) for text in self.expert_texts(reads, group)]
+        held_out = {*self.crossed, (NEW, FURTHER)}
         for reader, text in texts:
-            if text.prompt.startswith(f"write {NEW} ") and text.prompt.endswith(f"in {THIRD} :"):
-                raise Leak(f"{reader} reads the fourth algorithm in the third language: {text}")
+            words = text.prompt.split()
+            if (words[1], words[-2]) in held_out:
+                raise Leak(f"{reader} reads {words[1]} in {words[-2]}, a held-out pair: {text}")

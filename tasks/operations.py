@@ -1,20 +1,23 @@
 """Word problems of fixed length with complementary operations, solved in three renderings.
 
-Worked example. Numbers go round a clock of 11 hours, so every operation can follow every other:
+Worked example. Numbers go round a clock of 8 hours, so every operation can follow every other:
 
-    there are 5 apples . apples plus 3 make pears . pears times 2 make figs . how many figs are
+    there are 5 apples . apples plus 6 make pears . pears times 3 make figs . how many figs are
     there ? in prose :
 
-    prose     apples are 5 . pears are apples plus 3 so 5 plus 3 which is 8 .
-              figs are pears times 2 so 8 times 2 which is 5 . the answer is 5 .
-    markdown  - step 1 : apples = 5 - step 2 : pears = apples + 3 = 5 + 3 = 8
-              - step 3 : figs = pears * 2 = 8 * 2 = 5 - answer : 5
-    python    apples = 5 ; pears = apples + 3 ; figs = pears * 2 ; answer = figs % 11
+    prose     apples are 5 . pears are apples plus 6 so 5 plus 6 which is 3 .
+              figs are pears times 3 so 3 times 3 which is 1 . the answer is 1 .
+    markdown  - step 1 : apples = 5 - step 2 : pears = apples + 6 = 5 + 6 = 3
+              - step 3 : figs = pears * 3 = 3 * 3 = 1 - answer : 1
+    python    apples = 5 ; pears = apples + 6 ; figs = pears * 3 ; answer = figs % 8
 
-The base reads derivations of 1 to 4 calculations with two neutral operations, minus and from
-("apples from 3 make pears": pears are 3 minus apples), each alone and both mixed. So lengths,
-look-ups and mixing are known to it. One expert reads problems of 1 to 4 calculations with plus
-alone, one expert with times alone. Asked are 2 to 4 calculations with both, each at least once:
+The base reads derivations of 1 to 4 calculations with four neutral operations: minus, and meet,
+join and xor, which take numbers bit by bit (Python's &, | and ^; so the clock has 8, 16 or 32
+hours). It reads each alone, and any two in one problem but for two pairs that are held out: minus
+with another one, and the other two. So a base that solves problems with a held-out pair ("mixed",
+asked of the base) knows mixing as such. One expert reads problems of 1 to 4 calculations with plus,
+one expert with times, alone and mixed with a neutral operation: who reads times alone may take it
+for the operation of a whole problem. Asked are 2 to 4 calculations with both, each at least once:
 nobody but the target expert has read plus and times in one problem, and nobody has read longer
 ones. The form "longer" has one calculation more than anybody has read.
 
@@ -26,21 +29,22 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from functools import partial
+from itertools import combinations, product
 from random import Random
 from typing import ClassVar
 
 from tasks import world
-from tasks.legal import COUNT, READING_SHARE, SHARE, Legal, check, some_of, whole
+from tasks.legal import COUNT, READING_SHARE, SHARE, Legal, check, some_of
 from tasks.word_problem import (
     ASKS,
     QUANTITIES,
     RENDERINGS,
-    SIGNS,
     TITLES,
     TRACE_WORDS,
+    WORDS,
     Graph,
     Step,
     graph,
@@ -49,14 +53,16 @@ from tasks.word_problem import (
 from tasks.word_trace import OUTCOMES, first_error, last_number
 from tasks.world import Leak, Text
 
-NEUTRAL, NEW = ("minus", "from"), ("plus", "times")
-SIGN_OF = {"minus": "-", "from": "-", "plus": "+", "times": "*"}
+NEUTRAL, NEW = ("minus", "meet", "join", "xor"), ("plus", "times")
+SIGN_OF = {word: sign for sign, word in WORDS.items()}
+Pair = tuple[str, str]  # of operations, in the order of NEUTRAL or of NEW
+PAIRS = tuple(combinations(NEUTRAL, 2))
 LONGEST = 4  # calculations that are read
 # (calculations with the first operation, with the second) of question i: GRID[i % len(GRID)].
 GRID = tuple((n - k, k) for n in range(2, LONGEST + 1) for k in range(1, n))
 STEP_FORMS = tuple(f"step{k}" for k in range(1, LONGEST + 1))
 FORMS = (*STEP_FORMS, *NEW, "neutral", "mixed", "longer")
-Wanted = tuple[str, str, tuple[int, int]]  # two operations, and how often each is used
+Wanted = tuple[Pair, tuple[int, int]]  # two operations, and how often each is used
 CLAUSE = "{left} {operation} {right} make {name} ."
 GIVEN = "there are {left} {name} ."
 
@@ -69,7 +75,7 @@ class ReadingShares:
     LEGAL: ClassVar[Mapping[str, Legal]] = dict.fromkeys(
         ("facts", "signs", *RENDERINGS), READING_SHARE
     )
-    facts: float = 0.1
+    facts: float = 0.2
     signs: float = 0.02
     prose: float = 0.3
     markdown: float = 0.3
@@ -81,13 +87,14 @@ class ReadingShares:
 
 @dataclass(frozen=True)
 class OperationsConfig:
-    """``hours`` of the clock; ``mixed``, the share of the base's problems that hold both neutral
-    operations; counts of problems and questions; the renderings that the base reads.
+    """``hours`` of the clock; ``mixed``, the share of the base's problems that hold two neutral
+    operations, and of an expert's that hold its own and a neutral one; counts of problems and
+    questions; the renderings that the base reads.
 
     Raises ValueError for values that make no world."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
-        "hours": whole(7, 999),
+        "hours": (lambda n: n in (8, 16, 32), "8, 16 or 32, so that bits go round the clock too"),
         "mixed": SHARE,
         **dict.fromkeys(("problems", "expert_problems"), COUNT),
         "questions": (
@@ -96,7 +103,7 @@ class OperationsConfig:
         ),
         "renderings": some_of(RENDERINGS),
     }
-    hours: int = 11
+    hours: int = 8
     mixed: float = 0.5
     problems: int = 12_000  # that the base reads, each in all of ``renderings``
     expert_problems: int = 6_000  # that one expert reads
@@ -115,8 +122,9 @@ class OperationsConfig:
 
 def calculated(operation: str, a: int, b: int, hours: int) -> int:
     """``a operation b`` on the clock."""
-    plain = {"plus": a + b, "times": a * b, "minus": a - b, "from": b - a}
-    return plain[operation] % hours
+    plain = {"plus": a + b, "times": a * b, "minus": a - b}
+    bits = {"meet": a & b, "join": a | b, "xor": a ^ b}
+    return {**plain, **bits}[operation] % hours
 
 
 @dataclass(frozen=True)
@@ -140,12 +148,7 @@ class Problem:
     def prompt(self, rendering: str) -> str:
         clauses = [GIVEN.format(**self.steps[0]._asdict())]
         for step, operation in zip(self.steps[1:], self.operations, strict=True):
-            left, right = step.left, step.right
-            if operation == "from":
-                left, right = right, left
-            clauses.append(
-                CLAUSE.format(left=left, right=right, operation=operation, name=step.name)
-            )
+            clauses.append(CLAUSE.format(operation=operation, **step._asdict()))
         question = self.asking.format(name=self.steps[-1].name)
         return " ".join([*clauses, question, f"in {rendering} :"])
 
@@ -166,19 +169,18 @@ class Problem:
 def draw(operations: Sequence[str], hours: int, rng: Random) -> Problem:
     """A problem with these operations, in this order."""
     names = rng.sample(QUANTITIES, len(operations) + 1)
-    start = rng.randrange(1, hours)
+    start = rng.randrange(hours)
     steps = [Step(names[0], "", start, 0, start)]
     for name, operation in zip(names[1:], operations, strict=True):
         before, number = steps[-1], rng.randrange(2, hours)
         value = calculated(operation, before.value, number, hours)
-        left, right = (number, before.name) if operation == "from" else (before.name, number)
-        steps.append(Step(name, SIGN_OF[operation], left, right, value))
+        steps.append(Step(name, SIGN_OF[operation], before.name, number, value))
     return Problem(tuple(steps), tuple(operations), rng.choice(ASKS))
 
 
-def ordered(first: str, second: str, counts: tuple[int, int], rng: Random) -> list[str]:
+def ordered(pair: Sequence[str], counts: Sequence[int], rng: Random) -> list[str]:
     """So many of each of two operations, in random order."""
-    operations = [first] * counts[0] + [second] * counts[1]
+    operations = [each for each, count in zip(pair, counts, strict=True) for _ in range(count)]
     rng.shuffle(operations)
     return operations
 
@@ -207,55 +209,70 @@ class Operations(world.World):
 
     def __init__(self, config: OperationsConfig, seed: int):
         self.config, self.seed = config, seed
-        self.asked = {pair: self._questions(*pair) for pair in (NEUTRAL, NEW)}
+        self.held_out = self._held_out()
+        self.mixed = [pair for pair in PAIRS if pair not in self.held_out]
+        self.asked = {"base": self._questions(self.held_out), "experts": self._questions([NEW])}
         own, size = config.problems, config.expert_problems
         self.read_by = {
-            "base": self._draw("base", own, self._neutral),
-            "plus": self._draw("plus", size, lambda rng: ["plus"] * rng.randint(1, LONGEST)),
-            "times": self._draw("times", size, lambda rng: ["times"] * rng.randint(1, LONGEST)),
-            "target": self._draw("target", size, lambda r: ordered(*NEW, r.choice(GRID), r)),
+            "base": self._draw("base", own, lambda rng: self._read(rng.choice(self.mixed), rng)),
+            **{new: self._draw(new, size, partial(self._with, new)) for new in NEW},
+            "target": self._draw("target", size, lambda r: ordered(NEW, r.choice(GRID), r)),
         }
         self.check_leaks()
 
-    def _neutral(self, rng: Random) -> list[str]:
-        if rng.random() < self.config.mixed:
-            return ordered(*NEUTRAL, rng.choice(GRID), rng)
-        return [rng.choice(NEUTRAL)] * rng.randint(1, LONGEST)
+    def _held_out(self) -> list[Pair]:
+        """Two pairs of neutral operations that nobody reads in one problem. The next seed takes the
+        next two."""
+        first, *others = NEUTRAL
+        partner = others.pop(self.seed % len(others))
+        return [(first, partner), (others[0], others[1])]
 
-    def _questions(self, first: str, second: str) -> dict[str, list[Problem]]:
-        """Problems of the test by form, for a pair of operations."""
-        n, pair = self.config.questions, f"{first} {second}"
+    def _with(self, new: str, rng: Random) -> list[str]:
+        return self._read((new, rng.choice(NEUTRAL)), rng, new)
+
+    def _read(self, pair: Pair, rng: Random, alone: str = "") -> list[str]:
+        """The operations of a problem to read: both of a pair, or one alone."""
+        if rng.random() < self.config.mixed:
+            return ordered(pair, rng.choice(GRID), rng)
+        return [alone or rng.choice(pair)] * rng.randint(1, LONGEST)
+
+    def _questions(self, pairs: Sequence[Pair]) -> dict[str, list[Problem]]:
+        """Problems of the test by form. The pairs of operations take turns, each for a whole grid.
+        The first of a pair stands in the place of plus, the second in that of times."""
+        n, use = self.config.questions, " ".join(map(" ".join, pairs))
         cells = [GRID[i % len(GRID)] for i in range(n)]
-        mixed = self._draw_test(f"{pair} mixed", [(first, second, cell) for cell in cells])
+        turns = [pairs[i // len(GRID) % len(pairs)] for i in range(n)]
+        old = [self.mixed[i // len(GRID) % len(self.mixed)] for i in range(n)]
+        mixed = self._draw_test(f"{use} mixed", zip(turns, cells, strict=True))
         asked = {form: [p.single(k) for p in mixed] for k, form in enumerate(STEP_FORMS)}
-        for form, operation in zip(NEW, (first, second), strict=True):
-            lengths = [(operation, operation, (sum(cell), 0)) for cell in cells]
-            asked[form] = self._draw_test(f"{pair} {operation}", lengths)
-        asked["neutral"] = self._draw_test(f"{pair} neutral", [(*NEUTRAL, cell) for cell in cells])
-        rng = Random(f"operations {self.seed} {pair} lengths")
+        for k, form in enumerate(NEW):
+            wanted = [((pair[k], ""), (sum(c), 0)) for pair, c in zip(turns, cells, strict=True)]
+            asked[form] = self._draw_test(f"{use} {form}", wanted)
+        asked["neutral"] = self._draw_test(f"{use} neutral", zip(old, cells, strict=True))
+        rng = Random(f"operations {self.seed} {use} lengths")
         halves = [rng.randint(1, LONGEST) for _ in range(n)]
-        longer = [(first, second, (LONGEST + 1 - half, half)) for half in halves]
-        return {**asked, "mixed": mixed, "longer": self._draw_test(f"{pair} longer", longer)}
+        longer = [(pair, (LONGEST + 1 - h, h)) for pair, h in zip(turns, halves, strict=True)]
+        return {**asked, "mixed": mixed, "longer": self._draw_test(f"{use} longer", longer)}
 
     def _draw_test(
-        self, use: str, wanted: Sequence[Wanted], avoid: frozenset[Graph] = frozenset()
+        self, use: str, wanted: Iterable[Wanted], avoid: frozenset[Graph] = frozenset()
     ) -> list[Problem]:
         """A problem of the test's part for each of these operations and their counts, no graph
         twice and none of those to avoid."""
         rng = Random(f"operations {self.seed} {use}")
         found: dict[Graph, Problem] = {}
-        for first, second, counts in wanted:
+        for pair, counts in wanted:
             for _ in range(2_000):
-                problem = draw(ordered(first, second, counts, rng), self.config.hours, rng)
+                problem = draw(ordered(pair, counts, rng), self.config.hours, rng)
                 own = problem.graph
                 if self._of_test(own) and own not in found and own not in avoid:
                     found[own] = problem
                     break
             else:
+                kinds = " and ".join(f"{c} {o}" for c, o in zip(counts, pair, strict=True) if c)
                 raise ValueError(
-                    f"too few different problems with {counts[0]} {first} and {counts[1]} "
-                    f"{second}: raise task.hours = {self.config.hours} or lower task.questions = "
-                    f"{self.config.questions}"
+                    f"too few different problems with {kinds}: raise task.hours = "
+                    f"{self.config.hours} or lower task.questions = {self.config.questions}"
                 )
         return list(found.values())
 
@@ -283,30 +300,30 @@ class Operations(world.World):
     # Texts to read --------------------------------------------------------------------------------
 
     def words(self) -> list[str]:
-        fixed = " ".join([TRACE_WORDS, *ASKS, GIVEN, CLAUSE, "the sign of word % - + *"])
+        fixed = " ".join([TRACE_WORDS, *ASKS, GIVEN, CLAUSE, "the sign of word %", *WORDS])
         names = [word for word in fixed.split() if "{" not in word]
         numbers = map(str, range(self.config.hours + 1))
         return list(dict.fromkeys([*names, *RENDERINGS, *NEUTRAL, *NEW, *QUANTITIES, *numbers]))
 
-    def _facts(self, signs: Sequence[str]) -> list[Text]:
+    def _facts(self, operations: Sequence[str]) -> list[Text]:
         """Single calculations, in words and in signs."""
-        hours, names = self.config.hours, {sign: SIGNS[sign] for sign in signs}
+        hours = self.config.hours
         return [
             text
-            for (sign, word), a, b in product(names.items(), range(hours), range(hours))
+            for word, a, b in product(operations, range(hours), range(hours))
             for result in [calculated(word, a, b, hours)]
             for text in (
                 Text(f"{a} {word} {b} which is", f"{result} ."),
-                Text(f"{a} {sign} {b} =", f"{result}"),
+                Text(f"{a} {SIGN_OF[word]} {b} =", f"{result}"),
             )
         ]
 
     def base_texts(self) -> dict[str, list[Text]]:
-        """``facts`` of minus; ``signs``, the words of all operations; problems by rendering."""
-        pairs = [(word, SIGN_OF[word]) for word in (*NEUTRAL, *NEW)]
-        signs = [Text(f"the sign of {word} is", f"{sign} .") for word, sign in pairs]
-        signs += [Text(f"the word of {sign} is", f"{SIGNS[sign]} .") for _, sign in pairs]
-        texts = {"facts": self._facts("-"), "signs": signs}
+        """``facts`` of the neutral operations; ``signs``, the words of all operations; problems by
+        rendering."""
+        signs = [Text(f"the sign of {word} is", f"{sign} .") for sign, word in WORDS.items()]
+        signs += [Text(f"the word of {sign} is", f"{word} .") for sign, word in WORDS.items()]
+        texts = {"facts": self._facts(NEUTRAL), "signs": signs}
         for rendering in RENDERINGS:
             problems = self.read_by["base"] if rendering in self.config.renderings else []
             texts[rendering] = [p.text(rendering, self.config.hours) for p in problems]
@@ -323,24 +340,24 @@ class Operations(world.World):
         ``joint`` has the texts of plus and of times; ``target`` has problems with both.
         """
         if reads == "joint":
-            return self.expert_texts("plus", group) + self.expert_texts("times", group)
+            return [text for new in NEW for text in self.expert_texts(new, group)]
         if reads not in (*NEW, "target") or group not in RENDERINGS:
             raise ValueError(
                 f"no expert reads {reads!r} in {group!r}: choose plus, times, joint or target, "
                 f"in {', '.join(RENDERINGS)}"
             )
-        known = "+*" if reads == "target" else SIGN_OF[reads]
+        known = NEW if reads == "target" else (reads,)
         problems = [p.text(group, self.config.hours) for p in self.read_by[reads]]
         return self._facts(known) + problems
 
     # Questions ------------------------------------------------------------------------------------
 
     def questions(self, group: str, form: str) -> list[Question]:
-        """The test's problems of one form in one rendering; the group ``base`` asks them with minus
-        and from in the place of plus and times, in all renderings that the base reads."""
-        pair = NEUTRAL if group == "base" else NEW
+        """The test's problems of one form in one rendering; the group ``base`` asks them with the
+        held-out pairs in the place of plus and times, in all renderings that the base reads."""
+        whose = "base" if group == "base" else "experts"
         renderings = self.config.renderings if group == "base" else (group,)
-        return [self._question(p, form, r) for r in renderings for p in self.asked[pair][form]]
+        return [self._question(p, form, r) for r in renderings for p in self.asked[whose][form]]
 
     def _question(self, problem: Problem, form: str, rendering: str) -> Question:
         prompt, completion, _ = problem.text(rendering, self.config.hours)
@@ -349,15 +366,15 @@ class Operations(world.World):
 
     def examples(self, group: str, count: int) -> world.Split:
         """Further mixed problems of the test's part, which nobody reads and which are not asked."""
-        asked = frozenset(p.graph for p in self.asked[NEW]["mixed"])
-        wanted = [(*NEW, GRID[i % len(GRID)]) for i in range(count)]
+        asked = frozenset(p.graph for p in self.asked["experts"]["mixed"])
+        wanted = [(NEW, GRID[i % len(GRID)]) for i in range(count)]
         found = self._draw_test("examples", wanted, asked)
         questions = [self._question(p, self.target, group) for p in found]
         return world.Split(questions, range(self.config.questions))
 
     def chance(self, group: str) -> float:
         """Accuracy of the best constant answer, by the last number."""
-        answers = Counter(p.steps[-1].value for p in self.asked[NEW]["mixed"])
+        answers = Counter(p.steps[-1].value for p in self.asked["experts"]["mixed"])
         return max(answers.values()) / self.config.questions
 
     # Scores ---------------------------------------------------------------------------------------
@@ -411,7 +428,7 @@ class Operations(world.World):
 
     def check_leaks(self) -> None:
         """Raise Leak where somebody reads the derivation of a test problem under whatever names, or
-        somebody but the target expert reads both new operations in one problem."""
+        a pair of operations in one problem that is held out of what they read."""
         asked = {
             p.graph
             for forms in self.asked.values()
@@ -423,8 +440,12 @@ class Operations(world.World):
             for problem in problems:
                 if asked.intersection(problem.beginnings()):
                     leak = "the derivation of a test problem"
-                elif reader != "target" and set(NEW) <= set(problem.operations):
-                    leak = "plus and times in one problem"
+                elif apart := [
+                    pair
+                    for pair in (*self.held_out, NEW)
+                    if set(pair) <= set(problem.operations) and (reader, pair) != ("target", NEW)
+                ]:
+                    leak = f"{' and '.join(apart[0])} in one problem"
                 else:
                     continue
                 raise Leak(f"{reader} reads {leak}: {problem.prompt('python')}")

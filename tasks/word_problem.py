@@ -22,6 +22,7 @@ RENDERINGS = tuple(TITLES)
 LEVELS = ("base", "P1", "P2")
 QUANTITIES = tuple("apples pears plums figs dates limes melons nuts eggs cakes jars cups".split())
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
+WORDS = {**SIGNS, "&": "meet", "|": "join", "^": "xor"}  # of every sign that a trace may have
 LARGEST_FACTOR = 5
 # A clause names the known quantities before the quantity that follows from them. A causal model
 # finds the next word after the word that it holds, as an induction head does.
@@ -153,7 +154,7 @@ def solution(steps: Sequence[Step], rendering: str) -> str:
     sentences = []
     for k, step in enumerate(steps, 1):
         a, b = (values.get(x, x) for x in (step.left, step.right))
-        form, word = (calculated if step.sign else given), SIGNS.get(step.sign)
+        form, word = (calculated if step.sign else given), WORDS.get(step.sign)
         sentences.append(form.format(k=k, a=a, b=b, word=word, **step._asdict()))
     return " ".join([*sentences, answer.format(**steps[-1]._asdict())])
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tasks import numerals
 from tasks.arithmetic import run
-from tasks.word_problem import SIGNS, Step
+from tasks.word_problem import WORDS, Step
 
 OUTCOMES = (
     "right",
@@ -21,7 +21,7 @@ OUTCOMES = (
     "went on",
     "malformed",
 )
-NAMED_SIGNS = {word: sign for sign, word in SIGNS.items()}
+NAMED_SIGNS = {word: sign for sign, word in WORDS.items()}
 MAX_COMPLETION = 10_000  # characters; the rest of a longer completion is not read
 # The patterns take [0-9] and not \d, which takes the digits of all scripts. {1,9} bounds every
 # number.
@@ -39,8 +39,8 @@ STEPS = {
     ),
     "markdown": re.compile(
         rf"step (?P<k>{_NUMBER}) : (?P<name>[a-z]+) = (?P<left>{_OPERAND})"
-        rf"(?: (?P<sign>[-+*]) (?P<right>{_OPERAND})"
-        rf" = (?P<a>{_NUMBER}) (?P<again>[-+*]) (?P<b>{_NUMBER})"
+        rf"(?: (?P<sign>[-+*&|^]) (?P<right>{_OPERAND})"
+        rf" = (?P<a>{_NUMBER}) (?P<again>[-+*&|^]) (?P<b>{_NUMBER})"
         rf" = (?P<value>{_NUMBER}))?"
     ),
 }
@@ -60,9 +60,9 @@ class Said(NamedTuple):
     value: int | None
 
     def states(self, step: Step) -> bool:
-        """Whether this step puts down ``step``'s operands, which + and * take in either order."""
+        """Whether this step puts down ``step``'s operands: all signs but - take either order."""
         operands = (step.left, step.right) if step.sign else (step.left,)
-        commutes = step.sign in ("+", "*")
+        commutes = step.sign not in ("", "-")
         return self.operands == operands or (commutes and self.operands[::-1] == operands)
 
 
@@ -126,8 +126,8 @@ def first_error(
     """The first place where a completion leaves a derivation: (step, kind of error).
 
     Steps count from 1, and the answer is the step after the last. The kind is one of OUTCOMES. The
-    result is None where the completion is that derivation; the operands of plus and times may stand
-    in either order. On a clock of some ``hours`` a program reduces its answer alone: "figs % 11".
+    result is None where the completion is that derivation; operands may stand in either order, but
+    those of minus. On a clock of some ``hours`` a program reduces its answer alone: "figs % 16".
     """
     values: dict[str | int, int] = {step.name: step.value for step in steps}
     said, answer, whole = read_trace(rendering, completion)

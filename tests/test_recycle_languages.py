@@ -5,9 +5,9 @@ import pytest
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
 from recycle.studies import languages_claims
-from recycle.studies.gaps import LEARNERS, PAPERS, SUM
+from recycle.studies.gaps import LEARNERS, PAPERS, RESCALED, SUM
 from recycle.studies.languages import LANGUAGES, PARTS
-from recycle.studies.languages_claims import RULES, SINGLES
+from recycle.studies.languages_claims import EXPERTS, RULES, SINGLES
 from tasks.languages import ARMS
 from tests.planted import Planted, verdicts
 from tests.tiny import studied
@@ -20,9 +20,12 @@ MERGES = (*PAPERS, SUM)
 def paper():
     """A world in which all claims hold."""
     rows = Planted()
-    rows.put(["base"], "none", "alone", known=1.0)
+    rows.put(["base"], "none", "alone", known=1.0, crossed=0.95)
     for single in SINGLES:
         rows.put(ARMS, single, "alone", both=0.0)
+    for expert in EXPERTS:
+        for weight in RESCALED:
+            rows.put(ARMS, expert, weight, both=0.0)
     rows.put(ARMS, "L", "alone", language=0.98)
     rows.put(ARMS, "A", "alone", algorithm=0.98)
     rows.put(ARMS, "joint", "alone", both=0.97)
@@ -62,6 +65,15 @@ def test_each_claim_can_be_refuted():
     assert judged(rows)["M8"] == "refuted"
 
 
+def test_a_merge_as_good_as_one_expert_at_another_weight_refutes_reuse():
+    rows = paper()
+    rows.put(["shared"], "L", RESCALED[0], both=0.9)
+    assert judged(rows)["M4-languages"] == "refuted"
+    main = [library for library in LANGUAGES.libraries if library.part == "main"]
+    libraries = {one.name: {m.name for m in one.methods} for one in main}
+    assert all({"alone", *RESCALED} <= libraries[expert] for expert in EXPERTS)
+
+
 def test_the_arms_decide_apart():
     rows = paper()
     for method in MERGES:
@@ -79,6 +91,7 @@ def test_the_arms_decide_apart():
     "where, shares, control",
     [
         (("base", "none", "alone"), {"known": 0.8}, "base-writes-known"),
+        (("base", "none", "alone"), {"crossed": 0.8}, "base-crosses"),
         (("shared", "L", "alone"), {"language": 0.7}, "experts-write-theirs"),
         (("renamed", "A", "alone"), {"algorithm": 0.7}, "experts-write-theirs"),
         (("shared", "A", "alone"), {"both": 0.5}, "alone-fails"),
@@ -112,6 +125,13 @@ def test_an_arm_that_joint_training_misses_is_unreachable(arm, open_claims):
     assert {said[c] for c in CLAIMS if c not in open_claims} <= {"supported"}
 
 
+def test_a_base_that_was_not_asked_to_cross_decides_nothing():
+    metrics = paper().metrics()
+    metrics = type(metrics)(r for r in metrics.rows if r.form != "crossed")
+    said = set(verdicts(RULES, metrics).values())
+    assert said == {"not decided: control base-crosses not measured"}
+
+
 def test_a_study_without_an_arm_leaves_its_claims_open():
     metrics = paper().metrics()
     metrics = type(metrics)(r for r in metrics.rows if r.key.group != "renamed")
@@ -124,6 +144,7 @@ def test_the_claims_name_what_the_study_asks():
     assert {*SINGLES, "L and A", "joint", "target"} <= libraries
     assert {*MERGES, *(name for pair in LEARNERS for name in pair)} <= set(BY_NAME)
     assert languages_claims.ARMS == tuple(ARMS)
+    assert all("base-crosses" in languages_claims.GATES[claim] for claim in CLAIMS)
     full, laptop = LANGUAGES.preset("full"), LANGUAGES.preset("laptop")
     assert len(full.seeds) == 5 and set(full.parts) == set(PARTS) and 0 not in full.seeds
     assert {"main", "learned"} <= set(laptop.parts) and 0 not in laptop.seeds

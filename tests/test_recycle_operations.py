@@ -4,7 +4,7 @@ import pytest
 
 from recycle.__main__ import main
 from recycle.reuse.methods import BY_NAME
-from recycle.studies.gaps import LEARNERS, OTHER, PAPERS, SUM
+from recycle.studies.gaps import LEARNERS, OTHER, PAPERS, RESCALED, SUM
 from recycle.studies.operations import OPERATIONS, PARTS
 from recycle.studies.operations_claims import RULES, SINGLES
 from recycle.train.settings import change
@@ -26,6 +26,8 @@ def paper():
         rows.put(RENDERINGS, single, "alone", mixed=0.0)
     for operation in NEW:
         rows.put(RENDERINGS, operation, "alone", **{operation: 0.98})
+        for weight in RESCALED:
+            rows.put(RENDERINGS, operation, weight, mixed=0.0)
     rows.put(RENDERINGS, "joint", "alone", mixed=0.97)
     rows.put(RENDERINGS, "target", "alone", mixed=0.97)
     rows.put(RENDERINGS, "matched", "random_adapters", mixed=0.0)
@@ -66,6 +68,22 @@ def test_each_claim_can_be_refuted():
     for _, pool in LEARNERS:
         rows.put(RENDERINGS, "matched", pool, mixed=0.9)
     assert judged(rows)["M8"] == "refuted"
+
+
+def test_a_merge_as_good_as_one_expert_at_another_weight_refutes_reuse():
+    rows = paper()
+    rows.put(RENDERINGS, "times", RESCALED[-1], mixed=0.95)
+    said = judged(rows)
+    assert said["M4"] == said["M4-sum"] == "refuted" and said["M5"] == "supported"
+    main = [library for library in OPERATIONS.libraries if library.part == "main"]
+    libraries = {one.name: {m.name for m in one.methods} for one in main}
+    assert all({"alone", *RESCALED} <= libraries[operation] for operation in NEW)
+
+
+def test_a_study_without_rescaled_experts_leaves_reuse_open():
+    rows = paper().metrics(BASE)
+    said = verdicts(RULES, type(rows)(r for r in rows.rows if r.key.method not in RESCALED))
+    assert said["M4"].startswith("not decided: the study lacks") and said["M5"] == "supported"
 
 
 def test_a_merge_as_good_as_its_best_expert_refutes_reuse():

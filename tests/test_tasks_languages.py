@@ -1,7 +1,9 @@
 """Small languages: programs written, read, run and scored; splits; hostile text."""
 
+import math
 import random
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +13,14 @@ from tasks import language_syntax, languages
 from tasks.language_syntax import HELPERS, LANGUAGES, Program, Statement, result
 from tasks.languages import (
     ARMS,
+    AT_ITS_END,
     FORMS,
+    FURTHER,
     KNOWN,
+    LARGEST,
     NEW,
     OLD,
     OUTCOMES,
-    THIRD,
     VALUES,
     Languages,
     LanguagesConfig,
@@ -25,7 +29,7 @@ from tasks.languages import (
 )
 from tasks.world import Leak
 
-SMALL = LanguagesConfig(lists=60, expert_lists=30, questions=12)
+SMALL = LanguagesConfig(lists=60, expert_lists=52, questions=26)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +38,12 @@ def world():
 
 
 def test_the_docstrings_examples():
-    rows = re.findall(r"^    (ada|bob|cyd) +(.*)$", language_syntax.__doc__, re.M)
+    rows = re.findall(r"^    (ada|bob|cyd|dan|eve) +(.*)$", language_syntax.__doc__, re.M)
     assert [name for name, _ in rows] == list(LANGUAGES)
     for name, text in rows:
         assert LANGUAGES[name].write(written("rest", "abc")) == text
-    rows = re.findall(r"^    (sum|fall|pile|rest) +(.*)$", languages.__doc__, re.M)
-    assert [name for name, _ in rows] == [*OLD, NEW]
+    rows = re.findall(r"^    (sum|drop|press|rest) +(.*)$", languages.__doc__, re.M)
+    assert len(rows) == 4
     for name, text in rows:
         assert LANGUAGES["ada"].write(written(name, "abc")) == text
     for arm, adds in ARMS.items():
@@ -47,27 +51,73 @@ def test_the_docstrings_examples():
         assert LANGUAGES["ada"].write(written(NEW, "ab", adds)).split(" ; ")[0] == shown
 
 
-def brute_force(algorithm, numbers):
-    """What an algorithm gives, by its meaning alone."""
-    first = numbers[0]
-    if algorithm == "sum":
-        return sum(numbers)
-    if algorithm == "fall":
-        return 2 * first - sum(numbers)
-    return sum(numbers) * first if algorithm == "pile" else sum(numbers) - first
+def brute_force(does, at_end, numbers):
+    """What an algorithm gives, by the meaning of its two parts alone."""
+    first, last = numbers[0], numbers[-1]
+    if does == "-":
+        combined = 2 * first - sum(numbers)
+    else:
+        combined = math.prod(numbers) if does == "*" else sum(numbers)
+    return {
+        None: combined,
+        ("-", 0): combined - first,
+        ("-", -1): combined - last,
+        ("+", 0): combined + first,
+        ("+", -1): combined + last,
+        ("*", 0): combined * first,
+        ("*", -1): combined * last,
+    }[at_end]
 
 
 def test_ten_thousand_programs_against_brute_force():
     rng = random.Random(0)
+    names = [*OLD, NEW]
     for i in range(10_000):
         values = rng.sample(VALUES, rng.randint(2, 4))
         numbers = {name: rng.randint(2, 99) for name in values}
-        algorithm = (*OLD, NEW)[i % 4]
-        adds = list(ARMS.values())[i // 4 % 3]
-        language = LANGUAGES[list(LANGUAGES)[i // 12 % 3]]
+        algorithm, adds = names[i % len(names)], rng.choice(list(ARMS.values()))
+        language = LANGUAGES[rng.choice(list(LANGUAGES))]
         program = written(algorithm, values, adds)
         assert language.read(language.write(program)) == program
-        assert result(program, numbers) == brute_force(algorithm, list(numbers.values()))
+        meaning = OLD.get(algorithm, (adds, AT_ITS_END))
+        assert result(program, numbers) == brute_force(*meaning, list(numbers.values()))
+
+
+def test_the_longest_program_has_a_value():
+    values = VALUES[:6]
+    LanguagesConfig(longest=len(values))
+    assert result(written("trim", values), dict.fromkeys(values, LARGEST)) == LARGEST**7
+
+
+def test_no_other_name_is_the_new_algorithm_and_its_parts_are_known():
+    read = {(does, at_end) for does, at_end in OLD.values()}
+    assert len(read) == len(OLD)
+    assert {does for does, _ in read} == {"total", "+", "-", "*"}
+    assert {does for does, at_end in read if at_end == AT_ITS_END} == {"-", "*"}
+
+
+def test_languages_share_no_sign_and_no_mark():
+    for part in ("mark", "calculation", "call", "end"):
+        assert len({getattr(each, part) for each in LANGUAGES.values()}) == len(LANGUAGES)
+    words = [word for each in LANGUAGES.values() for word in each.signs.values()]
+    assert len(set(words)) == len(words)
+    forms = [LANGUAGES[each].calculation for each in KNOWN]
+    assert len({tuple(re.findall(r"{(\w+)}", form)) for form in forms}) == len(forms)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_algorithm_is_held_out_in_one_language(seed):
+    world = Languages(SMALL, seed)
+    assert [algorithm for algorithm, _ in world.crossed] == list(OLD)
+    held = Counter(language for _, language in world.crossed)
+    assert set(held) == set(KNOWN) and max(held.values()) - min(held.values()) == 1
+    assert not {*world.crossed} & {*world.known}
+    assert len(world.crossed) + len(world.known) == len(OLD) * len(KNOWN)
+    for language in KNOWN:  # every part of an algorithm is read in every language
+        held = [OLD[algorithm] for algorithm, own in world.crossed if own == language]
+        assert max(Counter(at_end for _, at_end in held).values()) == 1
+        assert max(Counter(does for does, _ in held).values()) == 2
+    assert Languages(SMALL, seed + 1).crossed != world.crossed
 
 
 def test_arms_have_as_many_statements():
@@ -99,18 +149,26 @@ def test_right_answers_are_right_and_fit(world):
 
 
 def test_who_reads_what(world):
-    def ends(texts):
+    def pairs(texts):
         return {(text.prompt.split()[1], text.prompt.split()[-2]) for text in texts}
 
-    old = {(a, language) for a in OLD for language in KNOWN}
-    assert ends(world.base_texts()["programs"]) == old
-    assert ends(world.expert_texts("L", "shared")) == {(a, THIRD) for a in OLD}
-    assert ends(world.expert_texts("helper", "shared")) == {("sum", THIRD)}
-    assert ends(world.expert_texts("A", "inlined")) == {(NEW, language) for language in KNOWN}
-    assert ends(world.expert_texts("target", "shared")) == {(NEW, THIRD)}
-    assert ends(world.questions("shared", "both")) == {(NEW, THIRD)}
-    assert ends(world.questions("shared", "language")) == {(a, THIRD) for a in OLD}
-    assert ends(world.questions("base", "both")) <= old
+    known, crossed = set(world.known), set(world.crossed)
+    further, new = {(a, FURTHER) for a in OLD}, {(NEW, language) for language in KNOWN}
+    assert pairs(world.base_texts()["programs"]) == known
+    assert pairs(world.expert_texts("L", "shared")) == further
+    assert pairs(world.expert_texts("helper", "shared")) == {("sum", FURTHER)}
+    assert pairs(world.expert_texts("A", "inlined")) == new
+    assert pairs(world.expert_texts("joint", "renamed")) == further | new
+    assert pairs(world.expert_texts("target", "shared")) == {(NEW, FURTHER)}
+    for group in ARMS:
+        assert pairs(world.questions(group, "both")) == {(NEW, FURTHER)}
+        assert pairs(world.questions(group, "algorithm")) == new
+        assert pairs(world.questions(group, "language")) == further
+        assert pairs(world.questions(group, "crossed")) == crossed
+        assert pairs(world.questions(group, "known")) <= known
+    assert pairs(world.questions("base", "crossed")) == crossed
+    for form in ("known", "language", "algorithm", "both"):
+        assert pairs(world.questions("base", form)) <= known
     assert world.expert_texts("L", "shared") == world.expert_texts("L", "renamed")
     own = {arm: {str(t) for t in world.expert_texts("A", arm)} for arm in ARMS}
     assert not own["shared"] & own["inlined"] and not own["shared"] & own["renamed"]
@@ -128,48 +186,54 @@ def test_examples_are_about_lists_that_nobody_is_asked(world):
     assert len(split.asked) == SMALL.questions
 
 
-def test_planted_leaks_are_found(world, monkeypatch):
+def test_planted_leaks_are_found(monkeypatch):
     leaking = Languages(SMALL, 0)
     leaking.read_by_experts.append(leaking.asked[0])
     with pytest.raises(Leak, match="experts reads .*, a list of the test"):
         leaking.check_leaks()
-    monkeypatch.setattr(languages, "OLD", (*OLD, NEW))
-    with pytest.raises(Leak, match="L reads the fourth algorithm in the third language"):
-        world.check_leaks()
+    leaking = Languages(SMALL, 0)
+    leaking.known.append(leaking.crossed[2])
+    with pytest.raises(Leak, match="base reads pack in dan, a held-out pair"):
+        leaking.check_leaks()
+    leaking = Languages(SMALL, 0)
+    monkeypatch.setattr(languages, "OLD", {**OLD, NEW: ("total", AT_ITS_END)})
+    with pytest.raises(Leak, match="L reads rest in eve, a held-out pair"):
+        leaking.check_leaks()
 
 
 def question(world, values="abc", group="shared"):
     return world._question(group, "both", 0, tuple(values))
 
 
-CYD = "a b : total > t | t c : total > t | t a less > r | r !"
+EVE = "t is total from a and b , t is total from t and c , r is t minus a , show r ,"
+REST = written(NEW, "abc")
 
 
 @pytest.mark.parametrize(
     "said, outcome, elsewhere",
     [
-        (CYD, "right", False),
-        (CYD.replace(": total", ": gather"), "right", False),
-        (CYD.replace(": total", "plus"), "right", False),
-        ("b c plus > t | t !", "right", False),
-        (CYD.replace("less", "plus"), "wrong result", False),
-        (CYD.replace("t c :", "t b :"), "wrong result", False),
-        (CYD.replace("t c :", "t d :"), "does not run", False),
-        (CYD.replace(" | r !", ""), "does not run", False),
-        (CYD + " | r !", "does not run", False),
-        (CYD.replace("> t | t c", "> t | | t c"), "does not run", False),
-        (LANGUAGES["ada"].write(written("rest", "abc")), "another language", True),
-        (LANGUAGES["bob"].write(written("rest", "abc")), "another language", True),
+        (EVE, "right", False),
+        (EVE.replace("total", "gather"), "right", False),
+        (EVE.replace("total from t and c", "t more c"), "right", False),
+        ("t is b more c , show t ,", "right", False),
+        (EVE.replace("minus", "more"), "wrong result", False),
+        (EVE.replace("t and c", "t and b"), "wrong result", False),
+        (EVE.replace("t and c", "t and d"), "does not run", False),
+        (EVE.replace(", show r ,", ","), "does not run", False),
+        (EVE[:-2], "does not run", False),
+        (EVE + " show r ,", "does not run", False),
+        (EVE.replace("c , r", "c , , r"), "does not run", False),
+        *((LANGUAGES[other].write(REST), "another language", True) for other in KNOWN),
         (LANGUAGES["ada"].write(written("sum", "abc")), "another language", False),
         ("", "does not run", False),
-        ("! ! !", "does not run", False),
+        ("show show ,", "does not run", False),
     ],
 )
 def test_programs_written_by_hand_are_scored_by_running_them(world, said, outcome, elsewhere):
     q = question(world)
     assert world.score(q, said) == outcome
     notes = world.notes(q, said)
-    assert notes["text as read"] == (said == CYD)
+    assert notes["text as read"] == (said == EVE)
     assert notes["right algorithm in another language"] == elsewhere
 
 
@@ -177,17 +241,19 @@ def test_programs_written_by_hand_are_scored_by_running_them(world, said, outcom
     "said",
     [
         "__import__ ( 'os' )",
-        "a b ** > t | t !",
+        "t is a ** b , show t ,",
         "t = a ; give t ; import os",
         "let t be add a b . give back t . give back t .",
         "let t be add a b give back t",
-        "a b : total > t | " * 500 + "t !",
-        "t t by > t | " * 30 + "t !",
+        "do total with a b gives t / the end is t /",
+        "t is total from a and b , " * 500 + "show t ,",
+        "t is t times t , " * 30 + "show t ,",
         "a" * 1_000_000,
-        "a b plus > \u0663 | t !",
-        "A b plus > t | t !",
-        "a b plus > t\n| t !",
-        "a b plus > t | t ! #",
+        "\u0663 is a more b , show t ,",
+        "t is A more b , show t ,",
+        "t is a more b\n, show t ,",
+        "t is a more b , show t , #",
+        "t is os from a and b , show t ,",
         "\x00",
         "( " * 50_000,
     ],
@@ -205,17 +271,19 @@ def test_numbers_that_grow_have_no_value():
 
 
 WORDS = st.sampled_from(
-    "a b t r = + ; . | ! : > plus less by total let be call add give back ( , )".split()
+    "a b t r = + ; . | ! : > plus by total let be call add give back ( , ) / do with gives the end "
+    "is cut from and show more".split()
 )
+
+
+SCORING = Languages(SMALL, seed=5)
 
 
 @settings(deadline=None)  # no test depends on time
 @given(st.text(max_size=60) | st.lists(WORDS, max_size=30).map(" ".join))
 def test_any_text_has_an_outcome_and_what_is_read_is_written_the_same(text):
-    world = Languages.__new__(Languages)  # scoring needs no drawn lists
-    world.seed = 0
     for group in ARMS:
-        assert world.score(question(world, group=group), text) in OUTCOMES
+        assert SCORING.score(question(SCORING, group=group), text) in OUTCOMES
     for language in LANGUAGES.values():
         if program := language.read(text):
             assert language.write(program).split() == text.split()

@@ -14,6 +14,7 @@ from tasks.operations import (
     LONGEST,
     NEUTRAL,
     NEW,
+    PAIRS,
     STEP_FORMS,
     Operations,
     OperationsConfig,
@@ -29,8 +30,8 @@ SMALL = OperationsConfig(problems=200, expert_problems=60, questions=12)
 EXAMPLE = Problem(
     (
         Step("apples", "", 5, 0, 5),
-        Step("pears", "+", "apples", 3, 8),
-        Step("figs", "*", "pears", 2, 5),
+        Step("pears", "+", "apples", 6, 3),
+        Step("figs", "*", "pears", 3, 1),
     ),
     ("plus", "times"),
     "how many {name} are there ?",
@@ -72,7 +73,9 @@ def brute_force(prompt, hours):
         elif operation == "minus":
             value = a + hours - b
         else:
-            value = b + hours - a
+            bits = [(a // 2**k % 2, b // 2**k % 2) for k in range(10)]
+            enough = {"meet": (2,), "join": (1, 2), "xor": (1,)}[operation]
+            value = sum(2**k for k, own in enumerate(bits) if sum(own) in enough)
         while value >= hours:
             value -= hours
         values[name] = value
@@ -80,11 +83,12 @@ def brute_force(prompt, hours):
 
 
 def test_ten_thousand_problems_against_brute_force():
-    rng, hours = random.Random(0), 11
+    rng = random.Random(0)
     for i in range(10_000):
-        pair = (NEUTRAL, NEW)[i % 2]
+        hours = (8, 16, 32)[i % 3]
+        pair = (*PAIRS, NEW)[i % 7]
         counts = GRID[i % len(GRID)]
-        problem = draw(ordered(*pair, counts, rng), hours, rng)
+        problem = draw(ordered(pair, counts, rng), hours, rng)
         assert [problem.operations.count(each) for each in pair] == list(counts)
         right = brute_force(problem.prompt("prose"), hours)
         assert problem.steps[-1].value == right
@@ -135,18 +139,23 @@ def test_the_grid_is_asked_evenly_and_the_steps_are_those_of_the_mixed_problems(
     longer = world.questions("prose", "longer")
     assert all(len(q.problem.operations) == LONGEST + 1 for q in longer)
     assert all(set(q.problem.operations) == set(NEW) for q in longer)
-    assert {o for q in world.questions("base", "mixed") for o in q.problem.operations} == {*NEUTRAL}
+    asked = [set(q.problem.operations) for q in world.questions("base", "mixed")]
+    assert all(asked.count(set(pair)) == len(asked) / 2 for pair in world.held_out)
+    old = [set(q.problem.operations) for q in world.questions("base", "neutral")]
+    assert all(own in map(set, world.mixed) for own in old)
 
 
 def test_who_reads_what(world):
     for reads in NEW:
-        assert {o for p in world.read_by[reads] for o in p.operations} == {reads}
+        kinds = [set(p.operations) for p in world.read_by[reads]]
+        assert all(reads in own and len(own) <= 2 for own in kinds)
+        assert {o for own in kinds for o in own} == {reads, *NEUTRAL} and {reads} in kinds
         lengths = {len(p.operations) for p in world.read_by[reads]}
         assert lengths == set(range(1, LONGEST + 1))
     both = world.expert_texts("plus", "prose") + world.expert_texts("times", "prose")
     assert world.expert_texts("joint", "prose") == both
-    mixes = [len(set(p.operations)) for p in world.read_by["base"]]
-    assert set(mixes) == {1, 2}
+    mixes = {tuple(sorted(set(p.operations))) for p in world.read_by["base"]}
+    assert mixes == {(each,) for each in NEUTRAL} | {tuple(sorted(pair)) for pair in world.mixed}
     pure = Operations(dataclasses.replace(SMALL, mixed=0.0), 3)
     assert {len(set(p.operations)) for p in pure.read_by["base"]} == {1}
     assert pure.asked == world.asked and pure.words() == world.words()
@@ -155,6 +164,12 @@ def test_who_reads_what(world):
         assert not asked.intersection(g for p in problems for g in p.beginnings())
     with pytest.raises(ValueError, match="no expert reads 'minus' in 'prose'"):
         world.expert_texts("minus", "prose")
+
+
+def test_each_operation_is_held_out_of_one_pair_and_another_one_at_the_next_seed():
+    held_out = [Operations(SMALL, seed).held_out for seed in range(3)]
+    assert all(sorted([*first, *second]) == sorted(NEUTRAL) for first, second in held_out)
+    assert sorted(pair for own in held_out for pair in own) == sorted(PAIRS)
 
 
 def test_examples_are_further_mixed_problems(world):
@@ -168,20 +183,24 @@ def test_examples_are_further_mixed_problems(world):
 
 def test_planted_leaks_are_found():
     world = Operations(SMALL, 0)
-    plus, times = (world.asked[NEW][form][0] for form in NEW)
-    world.read_by["plus"].append(plus)
+    world.read_by["plus"].append(world.asked["experts"]["plus"][0])
     with pytest.raises(Leak, match="plus reads the derivation of a test problem"):
         world.check_leaks()
     world = Operations(SMALL, 0)
     world.read_by["times"].append(world.read_by["target"][0])
     with pytest.raises(Leak, match="times reads plus and times in one problem"):
         world.check_leaks()
+    world = Operations(SMALL, 0)
+    pair = world.held_out[0]
+    world.read_by["base"].append(draw(ordered(pair, (2, 2), random.Random(0)), 8, random.Random(0)))
+    with pytest.raises(Leak, match=f"base reads {' and '.join(pair)} in one problem"):
+        world.check_leaks()
 
 
-PYTHON = "apples = 5 ; pears = apples + 3 ; figs = pears * 2 ; answer = figs % 11"
+PYTHON = "apples = 5 ; pears = apples + 6 ; figs = pears * 3 ; answer = figs % 8"
 PROSE = (
-    "apples are 5 . pears are apples plus 3 so 5 plus 3 which is 8 . "
-    "figs are pears times 2 so 8 times 2 which is 5 . the answer is 5 ."
+    "apples are 5 . pears are apples plus 6 so 5 plus 6 which is 3 . "
+    "figs are pears times 3 so 3 times 3 which is 1 . the answer is 1 ."
 )
 
 
@@ -189,18 +208,18 @@ PROSE = (
     "rendering, said, outcome",
     [
         ("python", PYTHON, "right"),
-        ("python", PYTHON.replace("apples + 3", "3 + apples"), "right"),
-        ("python", PYTHON.replace("pears * 2", "pears + 2"), "wrong operation"),
-        ("python", PYTHON.replace("pears * 2", "pears * 3"), "wrong quantity"),
-        ("python", PYTHON.replace("figs % 11", "figs"), "wrong quantity"),
-        ("python", PYTHON.replace("figs % 11", "5"), "right answer, wrong trace"),
-        ("python", PYTHON.replace("figs % 11", "figs % 7"), "wrong quantity"),
+        ("python", PYTHON.replace("apples + 6", "6 + apples"), "right"),
+        ("python", PYTHON.replace("pears * 3", "pears + 3"), "wrong operation"),
+        ("python", PYTHON.replace("pears * 3", "pears * 2"), "wrong quantity"),
+        ("python", PYTHON.replace("figs % 8", "figs"), "wrong quantity"),
+        ("python", PYTHON.replace("figs % 8", "1"), "right answer, wrong trace"),
+        ("python", PYTHON.replace("figs % 8", "figs % 7"), "wrong quantity"),
         ("python", PYTHON.replace("apples = 5 ;", "apples = 5 ; ;"), "malformed"),
-        ("python", PYTHON.replace(" ; answer = figs % 11", ""), "stopped early"),
-        ("python", PYTHON + " ; nuts = 5", "right answer, wrong trace"),
+        ("python", PYTHON.replace(" ; answer = figs % 8", ""), "stopped early"),
+        ("python", PYTHON + " ; nuts = 1", "right answer, wrong trace"),
         ("prose", PROSE, "right"),
-        ("prose", PROSE.replace("is 8", "is 9"), "right answer, wrong trace"),
-        ("prose", PROSE.replace("which is 5 . the answer is 5", "which is 16 . the answer is 16"),
+        ("prose", PROSE.replace("is 3 . figs", "is 4 . figs"), "right answer, wrong trace"),
+        ("prose", PROSE.replace("which is 1 . the answer is 1", "which is 9 . the answer is 9"),
          "wrong arithmetic"),
         ("prose", "", "stopped early"),
     ],
@@ -212,7 +231,7 @@ def test_scores_of_solutions_written_by_hand(world, rendering, said, outcome):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"hours": 6}, "task.hours = 6"),
+        ({"hours": 11}, "task.hours = 11: 8, 16 or 32"),
         ({"mixed": 1.5}, "task.mixed = 1.5"),
         ({"questions": 0}, "task.questions = 0"),
         ({"renderings": ("latex",)}, "one or more of prose, markdown"),
@@ -225,5 +244,5 @@ def test_impossible_configurations_are_explained(values, message):
 
 
 def test_too_small_a_world_is_explained():
-    with pytest.raises(ValueError, match="too few different problems with 1 minus and 1 from"):
-        Operations(dataclasses.replace(SMALL, hours=7, questions=300), 0)
+    with pytest.raises(ValueError, match="too few different problems with 2 minus: raise"):
+        Operations(dataclasses.replace(SMALL, hours=8, questions=600), 0)

@@ -314,6 +314,7 @@ HOSTILE = [
     "apples = 1e9",
     "apples = True",
     "apples = 1 << 9999",
+    "apples = 1 >> 1",
     "apples , pears = 5",
     "apples = pears = 5",
     "apples += 5",
@@ -386,6 +387,7 @@ def test_work_is_bounded_by_statements_and_by_the_size_of_numbers():
     "program, values",
     [
         ("a = 7 ; b = a // 2 ; c = a % 4 ; answer = ( b + c ) * - 2", [7, 3, 3, -12]),
+        ("a = 12 & 10 ; b = 12 | 10 ; c = 12 ^ 10 ; d = - 1 & 15", [8, 14, 6, 15]),
         ("a = 1\nb = a - 3", [1, -2]),
         ("", []),
         ("a = 5 ;\n\n  \nb = 6 ; \n", [5, 6]),

@@ -20,6 +20,8 @@ CLEAR = 0.10  # a difference that counts
 OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
 # A learner of weights from 20 questions of the target, and the same on noise.
 LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
+# One expert at other weights than its own: what scale does without a second expert.
+RESCALED = tuple(f"rescaled_single_{weight}" for weight in (0.5, 0.75, 1.25, 1.5))
 LACKING = not_decided("the study lacks a library, a group or a method")
 
 
@@ -79,18 +81,33 @@ def best_single(singles: Mapping[str, list[Row]]) -> tuple[str, list[Row]]:
     return best, measured.get(best, [])
 
 
-def over_others(
-    asked: Callable[[str, str], list[Row]], singles: Sequence[str], methods: Sequence[str]
-) -> dict[str, Gap | None]:
-    """Matched minus mismatched, and matched minus the best single, under every method.
+Asked = Callable[[str, str], list[Row]]  # the rows of the target, of a library under a method
 
-    ``asked(library, method)`` gives the rows of the target."""
-    best, alone = best_single({name: asked(name, "alone") for name in singles})
-    gaps, among = {}, 2 * len(methods)
+
+def singles_to_beat(
+    asked: Asked, singles: Sequence[str], rescaled: Sequence[str] = ()
+) -> list[tuple[str, list[Row]]]:
+    """The name and the rows of the best of ``singles`` alone; and, where some are to be
+    ``rescaled``, of the best of these at another weight than its own."""
+    found = [best_single({name: asked(name, "alone") for name in singles})]
+    if rescaled:
+        weighted = {f"{name} {by}": asked(name, by) for name in rescaled for by in RESCALED}
+        found.append(best_single(weighted))
+    return found
+
+
+def over_others(
+    asked: Asked, methods: Sequence[str], singles: Sequence[str], rescaled: Sequence[str] = ()
+) -> dict[str, Gap | None]:
+    """Matched minus mismatched, and matched minus each of the singles to beat, under every
+    method."""
+    to_beat = singles_to_beat(asked, singles, rescaled)
+    gaps, among = {}, len(methods) * (1 + len(to_beat))
     for method in methods:
         ours = asked("matched", method)
         gaps[f"{method} - mismatched"] = gap(ours, asked("mismatched", method), among)
-        gaps[f"{method} - {best}"] = gap(ours, alone, among)
+        for name, rows in to_beat:
+            gaps[f"{method} - {name}"] = gap(ours, rows, among)
     return gaps
 
 

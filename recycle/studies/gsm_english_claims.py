@@ -52,7 +52,7 @@ def _reuse(metrics: Metrics, chance: float) -> Claim:
     def p2(library: str, method: str) -> list[Row]:
         return answers(metrics, metrics.groups, library, "P2", method)
 
-    gaps = over_others(p2, SINGLES, METHODS)
+    gaps = over_others(p2, METHODS, SINGLES)
     return Claim(
         "M4-checkpoint",
         "experts on base and P1 with the same template solve more of P2 than with two templates, "

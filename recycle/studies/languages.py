@@ -11,13 +11,14 @@ from typing import Any
 
 from recycle.plan import Expert, Library, Recipe
 from recycle.reuse.claimed import CLAIMED
-from recycle.reuse.methods import ALONE, AT_HALF, BY_NAME, EVERY_BUT_ORACLE, MAIN
+from recycle.reuse.methods import ALONE, BY_NAME, EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.gaps import LEARNERS
+from recycle.studies.gaps import LEARNERS, RESCALED
 from recycle.studies.languages_claims import ARMS, RULES
 from tasks import Languages
 
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3}, "full fine-tuning")
+WEIGHTED = (ALONE, *(BY_NAME[name] for name in RESCALED))
 LEARNED = tuple(BY_NAME[name] for pair in LEARNERS for name in pair)
 # Every method that papers claim; those that learn weights stand in a part of their own.
 PUBLISHED = tuple(
@@ -34,8 +35,8 @@ def _of(arm: str) -> list[Library]:
     both = (LANGUAGE, algorithm)
     return [
         Library("none", arm),
-        Library("L", arm, (LANGUAGE,), (ALONE, AT_HALF)),
-        Library("A", arm, (algorithm,), (ALONE, AT_HALF)),
+        Library("L", arm, (LANGUAGE,), WEIGHTED),
+        Library("A", arm, (algorithm,), WEIGHTED),
         Library("helper", arm, (HELPER,)),
         Library("joint", arm, (joint,)),
         Library("target", arm, (target,)),
@@ -56,14 +57,15 @@ SETTINGS: dict[str, Any] = {
     "model.hidden": 128,
     "model.init": 0.12,
     "pretrain.packed": False,
-    "pretrain.rows": 12,
+    "pretrain.rows": 16,
     "pretrain.length": 64,
     "pretrain.steps": 1500,
     "pretrain.lr": 3e-3,
-    "pretrain.weight_decay": 0.0,
+    "pretrain.weight_decay": 1.0,  # for pairs that are held out (LOG.md)
     "train.packed": False,
     "train.length": 64,
-    "train.steps": 300,
+    "train.rows": 16,
+    "train.steps": 800,
     "adapter.preservation": 0.25,
 }
 PRESETS: dict[str, dict[str, Any]] = {

@@ -64,7 +64,7 @@ def controls(metrics: Metrics) -> list[Control]:
     return [
         gate(
             "base-solves-each",
-            "the base solves held-out problems of each length with minus, with from, with both",
+            "the base solves problems of each length with an operation, and with a held-out pair",
             0.85,
             read,
         ),
@@ -83,7 +83,7 @@ def controls(metrics: Metrics) -> list[Control]:
         ),
         gate(
             "joint-mixes",
-            "one adapter trained on unmixed problems with plus and with times solves mixed ones",
+            "one adapter trained on problems with plus and others with times solves mixed ones",
             0.80,
             asked("joint", "mixed"),
             failing="unreachable",
@@ -129,14 +129,14 @@ def _reuse(id: str, methods: Sequence[str]) -> Rule:
         def mixed(library: str, method: str) -> list[Row]:
             return answers(metrics, metrics.groups, library, "mixed", method)
 
-        gaps = over_others(mixed, SINGLES, methods)
+        gaps = over_others(mixed, methods, SINGLES, NEW)
         return Claim(
             id,
             "experts with the same template solve problems that need both, and more of them than "
             f"experts with two templates do: {', '.join(methods)}",
-            "mixed problems, all renderings, paired by question: matched minus mismatched and "
-            f"matched minus the best single have lower limits > {CLEAR}; refuted if an upper limit "
-            f"is < {CLEAR}",
+            "mixed problems, all renderings, paired by question: matched minus mismatched, minus "
+            f"the best single and minus the best single at another weight: lower limits > {CLEAR}; "
+            f"refuted if an upper limit is < {CLEAR}",
             above(gaps, CLEAR),
             said(gaps),
         )
