@@ -43,6 +43,11 @@ def test_the_claims_come_out_either_way():
 def test_what_a_checkpoint_cannot_do_at_all_is_unreachable():
     rows = paper()
     rows.put(["prose"], "joint", "alone", P2=0.1)
+    said = judged(rows)
+    assert said["M4-checkpoint"] == "supported"  # a merge reaches it
+    assert said["M6-checkpoint"].startswith("not decided: unreachable")
+    for method in METHODS:
+        rows.put(RENDERINGS, "matched", method, P2=0.02)
     for verdict in judged(rows).values():
         assert verdict.startswith("not decided: unreachable: control joint-reaches-P2 at 0.10")
 

@@ -127,6 +127,12 @@ def test_a_failed_control_withholds_every_verdict(change, control):
 def test_what_joint_training_misses_is_unreachable():
     rows = paper()
     rows.put(["prose"], "joint", "alone", mixed=0.5)
+    said = judged(rows)
+    assert said.pop("M4") == said.pop("M4-sum") == "supported"  # a merge reaches it
+    for verdict in said.values():
+        assert verdict.startswith("not decided: unreachable: control joint-mixes at 0.50")
+    for method in (*PAPERS, SUM):
+        rows.put(RENDERINGS, "matched", method, mixed=0.02)
     for verdict in judged(rows).values():
         assert verdict.startswith("not decided: unreachable: control joint-mixes at 0.50")
 

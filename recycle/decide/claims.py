@@ -21,6 +21,7 @@ from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import LEVEL, Estimate, by_seed, estimate, t_quantile, wilson
 
 NOTHING = "nothing measured"
+UNREACHABLE = "unreachable"  # what it means that training itself does not reach a target
 
 
 Counts = tuple[tuple[int, int], ...]  # (right answers, answers) of each seed
@@ -34,7 +35,7 @@ class Control:
 
     With ``by_limit`` a positive control passes by its lower confidence limit and a negative one by
     its upper. ``base`` is the base that it speaks of. ``failing`` says in a word what it means for
-    a claim that the control fails: "unreachable" where training itself does not reach a target."""
+    a claim that the control fails, as UNREACHABLE."""
 
     id: str
     statement: str
@@ -150,7 +151,11 @@ def not_decided(reason: str) -> Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """``needs`` are the ids of the controls that the claim's logic rests on; None: all of them."""
+    """``needs`` are the ids of the controls that the claim's logic rests on; None: all of them.
+
+    ``by_reaching`` says that the claim is supported only where a merge solves the target itself. It
+    is then within reach, whatever training reached: no control that fails as "unreachable" speaks
+    against the claim's support, though it does against its refutation."""
 
     id: str
     statement: str
@@ -158,6 +163,12 @@ class Claim:
     verdict: Verdict
     evidence: str
     needs: tuple[str, ...] | None = None
+    by_reaching: bool = False
+
+    def is_decided_without(self, control: Control) -> bool:
+        """Whether the verdict stands though this control fails."""
+        reached = self.by_reaching and self.verdict.state is State.SUPPORTED
+        return reached and control.failing == UNREACHABLE
 
 
 Rule = Callable[[Metrics, float], Claim]
@@ -223,7 +234,8 @@ def decide(
             raise ValueError(
                 f"claim {claim.id} needs the control {unknown[0]!r}: choose {', '.join(by_id)}"
             )
-        failed = [by_id[name] for name in needs if not by_id[name].passes]
+        failing = [by_id[name] for name in needs if not by_id[name].passes]
+        failed = [control for control in failing if not claim.is_decided_without(control)]
         if failed and claim.verdict.state is not State.NOT_DECIDED:
             reason = ", ".join(control.reason for control in failed)
             claim = replace(claim, verdict=not_decided(reason))

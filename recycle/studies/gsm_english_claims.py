@@ -7,7 +7,7 @@ reach, this checkpoint cannot do at all, and the verdict says unreachable.
 
 from __future__ import annotations
 
-from recycle.decide.claims import Claim, Control, Rules, gate
+from recycle.decide.claims import UNREACHABLE, Claim, Control, Rules, gate
 from recycle.decide.metrics import Metrics, Row
 from recycle.studies.gaps import CLEAR, above, answers, between_groups, over_others, places, said
 from tasks.word_problem import RENDERINGS
@@ -35,7 +35,7 @@ def controls(metrics: Metrics) -> list[Control]:
             "one adapter trained on base and P1 together solves P2",
             0.40,
             asked("joint", "P2"),
-            failing="unreachable",
+            failing=UNREACHABLE,
         ),
         gate("P2-can-be-learned", "an expert trained on P2 solves it", 0.50, asked("P2", "P2")),
         gate(
@@ -61,6 +61,7 @@ def _reuse(metrics: Metrics, chance: float) -> Claim:
         f"refuted if an upper limit is < {CLEAR}",
         above(gaps, CLEAR),
         said(gaps),
+        by_reaching=True,
     )
 
 

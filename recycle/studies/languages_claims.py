@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recycle.decide.claims import Claim, Control, Rule, Rules, gate
+from recycle.decide.claims import UNREACHABLE, Claim, Control, Rule, Rules, gate
 from recycle.decide.metrics import Metrics, Row
 from recycle.studies.gaps import (
     CLEAR,
@@ -79,7 +79,7 @@ def controls(metrics: Metrics) -> list[Control]:
                 f"one adapter trained on the texts of both experts writes it, arm {arm}",
                 0.80,
                 [("joint", answers(metrics, arm, "joint", "both"))],
-                failing="unreachable",
+                failing=UNREACHABLE,
             )
             for arm in ARMS
         ),
@@ -116,27 +116,31 @@ def _needs(*arms: str) -> tuple[str, ...]:
 # Claims ------------------------------------------------------------------------------------------
 
 
-def _reuse(metrics: Metrics, chance: float) -> Claim:
+def _reuse(id: str, methods: Sequence[str]) -> Rule:
     """The counterpart of M4 (operations_claims.py) where nothing can be mismatched but the arm."""
 
-    def both(library: str, method: str) -> list[Row]:
-        return answers(metrics, "shared", library, "both", method)
+    def rule(metrics: Metrics, chance: float) -> Claim:
+        def both(library: str, method: str) -> list[Row]:
+            return answers(metrics, "shared", library, "both", method)
 
-    methods, to_beat = (*PAPERS, SUM), singles_to_beat(both, SINGLES, EXPERTS)
-    gaps = {
-        f"{method} - {name}": gap(both("L and A", method), rows, len(methods) * len(to_beat))
-        for method in methods
-        for name, rows in to_beat
-    }
-    return Claim(
-        "M4-languages",
-        "an expert on an algorithm and an expert on a language write the algorithm in the language",
-        "arm shared, both of the paper's methods and the sum, minus the best single and minus the "
-        f"best single at another weight, paired by question: lower limits > {CLEAR}; refuted if an "
-        f"upper limit is < {CLEAR}",
-        above(gaps, CLEAR),
-        said(gaps),
-    )
+        to_beat = singles_to_beat(both, SINGLES, EXPERTS)
+        gaps = {
+            f"{method} - {name}": gap(both("L and A", method), rows, len(methods) * len(to_beat))
+            for method in methods
+            for name, rows in to_beat
+        }
+        return Claim(
+            id,
+            "an expert on an algorithm and an expert on a language write the algorithm in the "
+            f"language, {', '.join(methods)}",
+            "arm shared, minus the best single and minus the best single at another weight, paired "
+            f"by question: lower limits > {CLEAR}; refuted if an upper limit is < {CLEAR}",
+            above(gaps, CLEAR),
+            said(gaps),
+            by_reaching=True,
+        )
+
+    return rule
 
 
 def _bridge(id: str, other: str, methods: Sequence[str]) -> Rule:
@@ -170,7 +174,8 @@ def _learned(metrics: Metrics, chance: float) -> Claim:
 
 
 CLAIMS: tuple[Rule, ...] = (
-    _reuse,
+    _reuse("M4-languages", PAPERS),
+    _reuse("M4-languages-sum", (SUM,)),
     _bridge("M7", "inlined", PAPERS),
     _bridge("M7-sum", "inlined", (SUM,)),
     _bridge("M7-names", "renamed", PAPERS),
@@ -179,6 +184,7 @@ CLAIMS: tuple[Rule, ...] = (
 )
 GATES = {
     "M4-languages": _needs("shared"),
+    "M4-languages-sum": _needs("shared"),
     "M7": _needs("shared", "inlined"),
     "M7-sum": _needs("shared", "inlined"),
     "M7-names": _needs("shared", "renamed"),

@@ -18,6 +18,7 @@ from recycle.decide.claims import (
     NOTHING,
     REFUTED,
     SUPPORTED,
+    UNREACHABLE,
     Claim,
     Control,
     Rule,
@@ -86,7 +87,7 @@ def controls(metrics: Metrics) -> list[Control]:
             "one adapter trained on problems with plus and others with times solves mixed ones",
             0.80,
             asked("joint", "mixed"),
-            failing="unreachable",
+            failing=UNREACHABLE,
         ),
         gate(
             "mixed-can-be-learned",
@@ -139,6 +140,7 @@ def _reuse(id: str, methods: Sequence[str]) -> Rule:
             f"refuted if an upper limit is < {CLEAR}",
             above(gaps, CLEAR),
             said(gaps),
+            by_reaching=True,
         )
 
     return rule

@@ -21,6 +21,7 @@ from recycle.decide.claims import (
     NOTHING,
     REFUTED,
     SUPPORTED,
+    UNREACHABLE,
     Claim,
     Control,
     Rules,
@@ -73,7 +74,7 @@ def controls(metrics: Metrics) -> list[Control]:
             "one adapter trained on base and P1 together solves P2, as a merge is asked to",
             0.70,
             asked("joint", "P2"),
-            failing="unreachable",
+            failing=UNREACHABLE,
         ),
         gate(
             "base-lacks-P2",
