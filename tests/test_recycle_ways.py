@@ -112,6 +112,15 @@ def test_the_shapes_of_a_study_are_those_that_it_trains():
     assert config.adapter.rank in {s.rank for s in shapes} and len(set(shapes)) == len(shapes)
 
 
+def test_the_shapes_of_adapters_that_take_turns_are_those_of_a_turn():
+    config = DESIGNS["two-hop"].preset("quick")
+    passes = Study(DESIGNS["two-hop"], config).passes("standard")
+    assert max(map(len, passes.values())) > 2
+    settings = {"train.micro_batch": 2, "train.rows": 3, "train.length": 20}
+    shapes = adapted_shapes(Study(DESIGNS["two-hop"], change(config, settings)))
+    assert {(s.together, s.tokens) for s in shapes} <= {(2, 20), (1, 40)}
+
+
 def test_every_process_takes_the_first_ones_table(measured, tmp_path):
     made = Study(DESIGNS["two-hop"], DESIGNS["two-hop"].preset("quick"))
     arguments = (made, tmp_path, "auto", MATMUL)

@@ -30,12 +30,13 @@ def _shapes(study: Study) -> Iterator[Shape]:
             own = change(config, together[0].recipe.settings)
             if own.adapter.kind != "lora":
                 continue
-            tokens = own.train.at_once(len(together)) * own.train.length
-            for path in matching(model, own.adapter.patterns):
-                layer = model.get_submodule(path)
-                assert isinstance(layer, nn.Linear)
-                n, k = linear_shape(layer)
-                yield Shape(tokens, k, n, own.adapter.rank, len(together))
+            for some in own.train.turns(together):
+                tokens = own.train.at_once(len(some)) * own.train.length
+                for path in matching(model, own.adapter.patterns):
+                    layer = model.get_submodule(path)
+                    assert isinstance(layer, nn.Linear)
+                    n, k = linear_shape(layer)
+                    yield Shape(tokens, k, n, own.adapter.rank, len(some))
 
 
 def _planned(config: StudyConfig) -> nn.Module:

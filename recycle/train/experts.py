@@ -59,9 +59,8 @@ def train_pass(base: Base, name: str, together: Sequence[Expert]) -> None:
     """Train the experts of a pass that are not on disk yet, in turns where their rows would not be
     in memory together."""
     if experts := untrained(base.folder, together):
-        at_once = _recipe(base, experts).train.micro_batch or len(experts)
-        for first in range(0, len(experts), at_once):
-            _train_pass(base, name, experts[first : first + at_once])
+        for some in _recipe(base, experts).train.turns(experts):
+            _train_pass(base, name, some)
 
 
 def untrained(folder: Path, experts: Sequence[Expert]) -> list[Expert]:

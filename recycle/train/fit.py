@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from recycle.train.checkpoint import Checkpoint
 from tasks.legal import COUNT, SHARE, SHARE_BELOW_1, Legal, above, check, number, whole
 
 CHECKPOINT_SECONDS = 60.0
+T = TypeVar("T")
 
 
 class Diverged(ValueError):
@@ -67,6 +68,11 @@ class TrainConfig:
     def at_once(self, groups: int) -> int:
         """The rows of each of that many adapters that are in memory at once."""
         return min(max(1, self.micro_batch // groups), self.rows) if self.micro_batch else self.rows
+
+    def turns(self, adapters: Sequence[T]) -> list[Sequence[T]]:
+        """Those that are trained together: all, or as many as there are rows in memory at once."""
+        size = self.micro_batch or max(1, len(adapters))
+        return [adapters[first : first + size] for first in range(0, len(adapters), size)]
 
     def rate(self, step: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
