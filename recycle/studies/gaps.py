@@ -13,6 +13,8 @@ from recycle.decide.claims import INCONCLUSIVE, NOTHING, REFUTED, SUPPORTED, Ver
 from recycle.decide.items import as_one_group, paired_difference
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import Estimate, estimate
+from recycle.reuse.claimed import CLAIMED
+from recycle.reuse.methods import ALONE, BY_NAME
 
 PAPERS, SUM = ("mean_of_products", "arrow"), "plain_sum"
 CLEAR = 0.10  # a difference that counts
@@ -22,6 +24,13 @@ OTHER = {"prose": "python", "markdown": "prose", "python": "prose"}
 LEARNERS = tuple((name, f"random_pool_{name}") for name in ("lorahub_20", "cat_20"))
 # One expert at other weights than its own: what scale does without a second expert.
 RESCALED = tuple(f"rescaled_single_{weight}" for weight in (0.5, 0.75, 1.25, 1.5))
+WEIGHTED = (ALONE, *(BY_NAME[name] for name in RESCALED))
+LEARNED = tuple(BY_NAME[name] for pair in LEARNERS for name in pair)
+# Every method that papers claim: merges, routers and one expert at other weights; those that learn
+# stand in a part of their own.
+PUBLISHED = tuple(
+    method for method in CLAIMED if method not in LEARNED and method.family != "oracle"
+)
 LACKING = not_decided("the study lacks a library, a group or a method")
 
 

@@ -10,20 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from recycle.plan import Expert, Library, Recipe
-from recycle.reuse.claimed import CLAIMED
-from recycle.reuse.methods import ALONE, BY_NAME, EVERY_BUT_ORACLE, MAIN
+from recycle.reuse.methods import EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.gaps import LEARNERS, RESCALED
+from recycle.studies.gaps import LEARNED, PUBLISHED, WEIGHTED
 from recycle.studies.languages_claims import ARMS, RULES
 from tasks import Languages
 
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3}, "full fine-tuning")
-WEIGHTED = (ALONE, *(BY_NAME[name] for name in RESCALED))
-LEARNED = tuple(BY_NAME[name] for pair in LEARNERS for name in pair)
-# Every method that papers claim; those that learn weights stand in a part of their own.
-PUBLISHED = tuple(
-    method for method in CLAIMED if method not in LEARNED and method.family != "oracle"
-)
 # These two read the same in every arm, so there is one of each.
 LANGUAGE, HELPER = Expert("L", ARMS[0]), Expert("helper", ARMS[0])
 

@@ -11,23 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from recycle.plan import STANDARD_BASE, BaseSpec, Expert, Library, Recipe
-from recycle.reuse.claimed import CLAIMED
-from recycle.reuse.methods import ALONE, BY_NAME, EVERY_BUT_ORACLE, MAIN
+from recycle.reuse.methods import EVERY_BUT_ORACLE, MAIN
 from recycle.studies.design import Design, Headline
-from recycle.studies.gaps import LEARNERS, OTHER, RESCALED
+from recycle.studies.gaps import LEARNED, OTHER, PUBLISHED, WEIGHTED
 from recycle.studies.operations_claims import BASES, RULES
 from tasks import Operations
 from tasks.operations import NEW
 
 UNMIXED = BaseSpec(BASES[1], {"task.mixed": 0.0}, "no mixing read")
 FULL = Recipe("full", {"adapter.kind": "full", "train.lr": 1e-3}, "full fine-tuning")
-WEIGHTED = (ALONE, *(BY_NAME[name] for name in RESCALED))
-LEARNED = tuple(BY_NAME[name] for pair in LEARNERS for name in pair)
-# Every method that papers claim: merges, routers and one expert at other weights; those that learn
-# stand in a part of their own.
-PUBLISHED = tuple(
-    method for method in CLAIMED if method not in LEARNED and method.family != "oracle"
-)
 
 
 def _pair(first: str, second: str, base: BaseSpec = STANDARD_BASE) -> tuple[Expert, Expert]:
