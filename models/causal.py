@@ -40,6 +40,17 @@ class RopeScaling:
         return (1 - kept) * frequencies / self.factor + kept * frequencies
 
 
+_KEYS = {  # of config.json
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "hidden": "intermediate_size",
+    "context": "max_position_embeddings",
+    "rope_base": "rope_theta",
+}
+
+
 @dataclass(frozen=True)
 class CheckpointConfig(TransformerConfig):
     """The shape of a checkpoint. ``head_width`` times ``heads`` may differ from ``width``.
@@ -53,6 +64,9 @@ class CheckpointConfig(TransformerConfig):
     qk_norm: bool = False
     rope_scaling: RopeScaling | None = None
     own_head: bool = False
+
+    def called(self, name: str) -> str:
+        return _KEYS.get(name, name)
 
     def check_head_width(self) -> None:
         if self.head_width < 1 or self.head_width % 2:

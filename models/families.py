@@ -177,22 +177,8 @@ def read_config(
             qk_norm=family.qk_norm,
         )
     except ValueError as error:
-        words = str(error)
-        for ours, theirs in _THEIR_NAMES.items():
-            words = words.replace(f"model.{ours} ", f"{theirs} ")
-        raise CheckpointError(f"{where}: {words}; restore the file") from None
+        raise CheckpointError(f"{where}: {error}; restore the file") from None
     return config, settings.number("vocab_size")
-
-
-_THEIR_NAMES = {  # what config.json calls the sizes of a transformer
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "hidden": "intermediate_size",
-    "context": "max_position_embeddings",
-    "rope_base": "rope_theta",
-}
 
 
 def _context(settings: Settings, family: Family, longest: int, wanted: int | None) -> int:

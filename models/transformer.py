@@ -53,7 +53,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name, (holds, words) in self.LEGAL.items():
             if not holds(value := getattr(self, name)):
-                raise ValueError(f"model.{name} = {value!r}: {words}")
+                raise ValueError(f"{self.called(name)} = {value!r}: {words}")
         self.check_head_width()
         if self.heads % self.kv_heads:
             raise ValueError(
@@ -80,6 +80,10 @@ class TransformerConfig:
     def qk_norm(self) -> bool:
         """Whether every head's queries and keys are normalised before they are rotated."""
         return False
+
+    def called(self, name: str) -> str:
+        """What a person who gives a value calls it."""
+        return f"model.{name}"
 
     def check_head_width(self) -> None:
         if self.width % self.heads or self.head_width % 2:
