@@ -99,8 +99,11 @@ def cuda_jobs(quick: bool) -> list[Job]:
     for rows, length in real.CASES:
         step = partial(real.real_step, rows, length, "cuda", dtype=torch.bfloat16)
         jobs.append(Job(f"real step {rows} x {length}, bf16", step, cuda.SECONDS))
+    for rows in (64, 1):
+        decoding = partial(real.real_decoding, rows, DECODED, "cuda", torch.bfloat16)
+        jobs.append(Job(f"real decoding {rows} rows, bf16", decoding, cuda.SECONDS))
     sweeps = growth_jobs("cuda", torch.bfloat16, SECONDS["growth"])
-    return jobs + cuda.programs() + cuda.further_layers() + sweeps
+    return [*jobs, cuda.gpu_tests(), *cuda.further_layers(), *sweeps, cuda.study()]
 
 
 def renamed(make: MakeCase, group: str) -> Case:
@@ -122,8 +125,8 @@ def step_jobs(device: str, seconds: float) -> list[Job]:
     return [
         Job("training step", one, 2 * seconds),
         Job("adapters at once", many, 2 * seconds),
-        Job("decoding", partial(steps.decode, MODEL, 3, 64, DECODED, device), seconds),
-        Job("decoding one row", partial(steps.decode, MODEL, 3, 1, DECODED, device), seconds),
+        Job("decoding", partial(steps.decode_toy, MODEL, 3, 64, DECODED, device), seconds),
+        Job("decoding one row", partial(steps.decode_toy, MODEL, 3, 1, DECODED, device), seconds),
     ]
 
 

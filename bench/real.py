@@ -27,6 +27,7 @@ from bench.steps import (
     ALPHA,
     RANK,
     agree,
+    decode,
     losses_after,
     random_adapter,
     result,
@@ -233,6 +234,15 @@ def real_step(
     for arm, loss in losses.items():
         agree("real step", arm, loss, losses["ours"], BOUNDS[dtype])
     return _rows(base, steps, models, (rows, length, count), device, budget)
+
+
+def real_decoding(
+    rows: int, limit: int, device: str, dtype: torch.dtype, budget: float
+) -> list[Row]:
+    """Greedy decoding through Arrow's gates over 3 adapters."""
+    torch.manual_seed(0)
+    base = CausalLM(SMOLLM2_135M, VOCABULARY).to(device, dtype)
+    return decode(base, 3, rows, limit, device, budget, "real decoding", 2 * BOUNDS[dtype])
 
 
 def _rows(

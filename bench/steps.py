@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -305,18 +306,39 @@ def train_many(
     return result("adapters at once", f"{K} x {rows} x {length}", timings, K * rows * length)
 
 
-def decode(
+def decode_toy(
     config: TransformerConfig, N: int, rows: int, limit: int, device: str, budget: float
 ) -> list[Row]:
+    return decode(base_model(config, device), N, rows, limit, device, budget)
+
+
+def decode(
+    base: Any,
+    N: int,
+    rows: int,
+    limit: int,
+    device: str,
+    budget: float,
+    group: str = "decoding",
+    bound: float = 1e-5,
+) -> list[Row]:
     """Greedy decoding of ``limit`` tokens for ``rows`` prompts through Arrow's gates over N
-    adapters."""
-    base = base_model(config, device).eval().requires_grad_(False)
-    adapters = {f"a{i}": random_adapter(base, i) for i in range(N)}
+    adapters. On CUDA all arms replay a recorded step, but those that say otherwise."""
+    base = base.eval().requires_grad_(False)
+    drawn = {f"a{i}": random_adapter(base, i) for i in range(N)}
+    adapters = {
+        name: Adapter(
+            {path: (A.to(device), B.to(device)) for path, (A, B) in adapter.factors.items()}, ALPHA
+        )
+        for name, adapter in drawn.items()
+    }
     routers = arrow(list(adapters.values()))
 
     def flow(path: str, linear: nn.Linear) -> ArrowFlow:
-        pairs = [adapter.factors[path] for adapter in adapters.values()]
-        factors = [(A.to(device), B.to(device)) for A, B in pairs]
+        dtype = linear.weight.dtype
+        factors = [
+            (A.to(dtype), B.to(dtype)) for A, B in (a.factors[path] for a in adapters.values())
+        ]
         return ArrowFlow(linear, factors, adapters["a0"].scale(path), routers[path])
 
     peer = replace_linears(copy.deepcopy(base), flow).requires_grad_(False)
@@ -324,11 +346,22 @@ def decode(
     attach(ours, adapters)
     prompts = random_tokens(rows, 8)
     with using(ours, Gated(tuple(adapters), routers)), torch.no_grad():
-        agree("decoding", "Arrow's flow", peer(prompts.to(device)), ours(prompts.to(device)))
+        seen = prompts.to(device)
+        agree(group, "Arrow's flow", peer(seen), ours(seen), bound)
         models = {"base alone": base, "Arrow's flow": peer, "ours": ours}
-        steps = {
+        steps: dict[str, Callable[[], object]] = {
             name: partial(greedy, model, prompts.tolist(), limit, end=-1, pad=0)
             for name, model in models.items()
         }
+        if device == "cuda":
+            steps |= {f"{name}, not recorded": _unrecorded(steps[name]) for name in models}
         timings = race(steps, lambda: None, "ours", Clock(device), budget)
-    return result("decoding", f"N={N}, {rows} rows", timings, rows * limit)
+    return result(group, f"N={N}, {rows} rows", timings, rows * limit)
+
+
+def _unrecorded(run: Callable[[], object]) -> Callable[[], object]:
+    def step_by_step() -> object:
+        with patch("models.decode.can_record", lambda *given: False):
+            return run()
+
+    return step_by_step

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lora import replay
 from lora.kept import current, steady
-from lora.modes import Mix, Mode, Rows
+from lora.modes import Gated, Mix, Mode, Rows
 from lora.modules import linear_shape, plain_weight
 from lora.products import Product, product_of
 from lora.read import ReadWeight
@@ -376,6 +376,12 @@ class LoRALinear(nn.Linear):
     def whole_batch(self) -> bool:
         """Whether the layer tells rows apart by their place in the batch: none may leave it."""
         return isinstance(self.mode, Rows)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a pass does more than its input says: its gates are drawn, or looked at."""
+        router = self.mode.routers.get(self.path) if isinstance(self.mode, Gated) else None
+        return hasattr(router, "generator") or getattr(router, "seen", None) is not None
 
     def extra_repr(self) -> str:
         names = ", ".join(self.names) or "none"

@@ -27,7 +27,14 @@ def refuse_second_derivative() -> None:
 
 def add_product(y: Tensor, u: Tensor, v: Tensor, alpha: float = 1.0) -> Tensor:
     """y += alpha u v in place, for one pair of matrices or a batch of pairs, so that no second
-    (M, n) tensor is written or read."""
+    (M, n) tensor is written or read.
+
+    A compiled graph gets the sum as a new tensor and finds out by itself that y may be written
+    over: torch 2.11 compiles the writing product in an autograd.Function to gradients of zero.
+    """
+    if torch.compiler.is_compiling():
+        add = torch.addmm if y.dim() == 2 else torch.baddbmm
+        return add(y, u, v, alpha=alpha)
     return y.addmm_(u, v, alpha=alpha) if y.dim() == 2 else y.baddbmm_(u, v, alpha=alpha)
 
 

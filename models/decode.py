@@ -11,6 +11,7 @@ from torch import Tensor
 from models.causal import CausalLM
 from models.layout import READ_ALIKE
 from models.protocol import LanguageModel, Vocabulary, device_of
+from models.recorded import RecordedSteps, Steps, can_record
 from models.transformer import Transformer
 
 MEMORY = 420_000_000  # bytes that the keys, values and logits of one batch may take
@@ -97,7 +98,8 @@ def decode(
     Prompts may differ in length: shorter prompts are padded on the left and the padding is masked.
     Rows that have ended leave the batch, so a few long answers do not cost the whole batch. They
     stay where a module tells rows apart by their place (``whole_batch``, as adapters with a part of
-    the batch each do). Raises ValueError for an empty prompt and for a limit below 1.
+    the batch each do). A CUDA device records the second step and replays it (`models.recorded`).
+    Raises ValueError for an empty prompt and for a limit below 1.
     """
     if not prompts:
         return []
@@ -120,10 +122,13 @@ def decode(
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     stay = any(getattr(module, "whole_batch", False) for module in model.modules())
     said = torch.full((len(prompts), limit), end, device=device)
+    recorded = can_record(model, cache, limit)
+    steps: Steps = Steps(model, cache, mask)
     with _steady(model):
         for step in range(limit):
-            states = model.hidden_states(tokens, cache, mask)
-            tokens = choose(model.unembed(states[:, -1]))[:, None]
+            if step == 1 and recorded:
+                steps = RecordedSteps(steps)
+            tokens = choose(steps(tokens))[:, None]
             said[rows, step] = tokens[:, 0]
             ended |= tokens[:, 0] == end
             if not bool(ended.any()):
@@ -133,8 +138,7 @@ def decode(
             if not stay:
                 going = (~ended).nonzero()[:, 0]
                 rows, tokens, ended = rows[going], tokens[going], ended[going]
-                cache.keep(going)
-                mask = None if mask is None else mask[going]
+                steps.keep(going)
     return [row[: row.index(end)] if end in row else row for row in said.tolist()]
 
 

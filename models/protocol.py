@@ -68,7 +68,8 @@ class LanguageModel(Protocol):
         """Decoding asks each for ``whole_batch``, which a module has and sets to True while it
         tells rows apart by their place in the batch, and for ``steady``: a function that modules
         share, of groups of layers that read one tensor, to a context in which modules may keep what
-        depends on weights alone."""
+        depends on weights alone; and for ``varies``, True while a pass of the module does more than
+        its input says, so that no device may replay it."""
 
 
 def device_of(model: LanguageModel) -> torch.device:

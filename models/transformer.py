@@ -104,7 +104,12 @@ class Cache:
     def __init__(self, config: TransformerConfig, rows: int, capacity: int, like: Tensor):
         shape = (config.layers, rows, config.kv_heads, capacity, config.head_width)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.length = 0
+        self.length, self.context = 0, config.context
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens each row has room for."""
+        return self.keys.shape[3]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write this step's keys and values (b, h, l, d) after the stored ones and return all that
@@ -118,6 +123,27 @@ class Cache:
         """Forget all rows but these indices, as sequences end."""
         self.keys = self.keys[:, rows]  # one after the other: no more than half is held twice
         self.values = self.values[:, rows]
+
+
+class SteadyCache(Cache):
+    """What another cache holds, for steps of one token that are all alike: the next place (1,) is a
+    tensor, and every step attends to all places, those that are not written yet masked.
+
+    So a step has the same shapes and addresses wherever it stands, and a device can record it."""
+
+    def __init__(self, cache: Cache):
+        self.keys, self.values, self.length = cache.keys, cache.values, cache.length
+        self.place = torch.tensor([cache.length], device=cache.keys.device)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        for stored, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            stored.index_copy_(2, self.place, new)
+        return self.keys[layer], self.values[layer]
+
+    def bias(self, real: Tensor | None, like: Tensor) -> Tensor:
+        """As `attention_bias`, for the one token at the place: (1, s) or (b, 1, 1, s)."""
+        seen = (torch.arange(self.capacity, device=like.device) <= self.place)[None]
+        return bias_of(seen if real is None else seen & real[:, None, None], like)
 
 
 class RMSNorm(nn.Module):
@@ -248,10 +274,16 @@ class Transformer(nn.Module):
                 f"{stop} tokens are longer than model.context = {self.config.context}: raise it"
             )
         x = self.embed_tokens(tokens)
-        bias = attention_bias(start, stop, real, x)
+        if isinstance(cache, SteadyCache):
+            cos, sin, bias = self.cos[cache.place], self.sin[cache.place], cache.bias(real, x)
+        else:
+            cos, sin = self.cos[start:stop], self.sin[start:stop]
+            bias = attention_bias(start, stop, real, x)
         for block in self.layers:
-            x = block(x, self.cos[start:stop], self.sin[start:stop], bias, cache)
-        if cache is not None:
+            x = block(x, cos, sin, bias, cache)
+        if isinstance(cache, SteadyCache):
+            cache.place += 1
+        elif cache is not None:
             cache.length = stop
         return self.norm(x)
 
@@ -268,6 +300,10 @@ def attention_bias(start: int, stop: int, real: Tensor | None, like: Tensor) -> 
     """0 where position start + i may look at position j, and the dtype's lowest number elsewhere:
     (l, s), or (b, 1, l, s) where ``real`` (b, s) is given."""
     causal = torch.ones(stop - start, stop, dtype=torch.bool, device=like.device).tril(start)
-    seen = causal if real is None else causal & real[:, None, None, :stop]
+    return bias_of(causal if real is None else causal & real[:, None, None, :stop], like)
+
+
+def bias_of(seen: Tensor, like: Tensor) -> Tensor:
+    """0 where ``seen`` is True and the lowest number of ``like``'s dtype elsewhere."""
     # A finite floor, not -inf: a row of padding sees nothing, and its softmax must not be NaN.
     return torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, torch.finfo(like.dtype).min)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora import Adapter, Gated, Mix, Rows, attach, init_adapter, lora_layers, steady, using
-from models import Transformer, TransformerConfig, greedy
+from models import Transformer, TransformerConfig, decode, greedy, recorded
 from models.layout import READ_ALIKE
 from recycle.reuse.gates import GateRouter
 from recycle.reuse.route import ArrowRouter, arrow
@@ -104,6 +104,52 @@ def test_gated_layers_give_the_same(kind, order):
     model, adapters = adapted()
     mode = Gated(NAMES, ROUTERS[kind](adapters), order)
     torch.testing.assert_close(states(model, mode, True), states(model, mode, False))
+
+
+MODES = {
+    "off": lambda a: None,
+    "mix": lambda a: Mix({"a": 1.0, "c": -0.5}),
+    "rows": lambda a: Rows(NAMES),
+    "asks the processor": lambda a: Gated(NAMES, plain(a) | slow(a)),
+    **{kind: lambda a, make=make: Gated(NAMES, make(a)) for kind, make in ROUTERS.items()},
+}
+
+
+def slow(adapters):
+    """A router that no device can record."""
+    path = adapters["a"].paths[3]
+    return {path: lambda x: x[:, :3].cpu().softmax(1).to(x.device)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", MODES)
+def test_a_device_replays_adapted_layers(monkeypatch, kind):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, adapters = adapted()
+    model.cuda()
+    prompts = [row.tolist() for row in TOKENS]
+    said = []
+    with using(model, MODES[kind](adapters)):
+        for may in (lambda *rest: False, recorded.can_record):
+            monkeypatch.setattr(decode, "can_record", may)
+            said.append(greedy(model, prompts, 20, -1, 0))
+    assert said[0] == said[1]
+
+
+def test_gates_that_are_drawn_or_looked_at_are_not_replayed():
+    model, adapters = adapted()
+    g, path = torch.Generator(), "layers.1.mlp.up_proj"
+    layer = lora_layers(model)[path]
+    assert not layer.varies
+    for routers, varies in (
+        (arrow(list(adapters.values())), False),
+        ({path: ByChance(3, g) for path in adapters["a"].paths}, True),
+    ):
+        with using(model, Gated(NAMES, routers)):
+            assert layer.varies == varies
+            routers[path].seen = []
+            assert layer.varies
 
 
 def test_adapters_of_several_ranks_give_the_same_and_have_no_mean():

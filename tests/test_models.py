@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import Cache, Tokenizer, Transformer, TransformerConfig, greedy
+from models import (
+    Cache,
+    Tokenizer,
+    Transformer,
+    TransformerConfig,
+    decode,
+    greedy,
+    recorded,
+    sample,
+)
 from models.transformer import attend, attention_bias, rotary_tables, rotate
 
 SMALL = TransformerConfig(width=32, layers=2, heads=4, kv_heads=2, hidden=48, context=32)
@@ -19,6 +28,10 @@ def small(config=SMALL, seed=0):
         for parameter in model.parameters():  # weights of order one, so that a wrong mask shows
             parameter.mul_(8 if parameter.dim() == 2 else 1)
     return model
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def tokens(rows, length, seed=0):
@@ -105,6 +118,80 @@ def test_greedy_decodes_every_row_as_if_alone():
     assert len({len(answer) for answer in expected}) > 1
     assert greedy(model, prompts, 10, end, pad=0) == expected
     assert greedy(model, [], 10, end, pad=0) == []
+
+
+def recording(monkeypatch, device="cpu"):
+    """Decoding takes recorded steps from now on, on the CPU without a device's recording. Returns
+    the recorded steps, as they are taken."""
+    taken = []
+
+    def record(step, onto=recorded.record):
+        taken.append(step)
+        return step if device == "cpu" else onto(step)
+
+    monkeypatch.setattr(recorded, "record", record)
+    if device == "cpu":
+        monkeypatch.setattr(decode, "can_record", lambda model, cache, limit: True)
+    return taken
+
+
+def endings(model, device="cpu"):
+    """Prompts of several lengths, and the token that ends some rows at once, others later."""
+    prompts = [row.tolist()[: 2 + i % 4] for i, row in enumerate(tokens(12, 6))]
+    endless = greedy(model, prompts, 10, -1, pad=0)
+    return prompts, (endless[0][4], endless[1][0], -1)
+
+
+def test_recorded_steps_say_what_others_say(monkeypatch):
+    model = small()
+    prompts, ends = endings(model)
+    expected = [greedy(model, prompts, 10, end, pad=0) for end in ends]
+    drawn = [sample(model, prompts, 10, ends[0], 0, 1.0, seeded()) for _ in range(1)]
+    taken = recording(monkeypatch)
+    assert [greedy(model, prompts, 10, end, pad=0) for end in ends] == expected
+    assert [sample(model, prompts, 10, ends[0], 0, 1.0, seeded())] == drawn
+    assert [len(row) for row in expected[2]] == [10] * 12 and len(taken) == 4
+    assert (
+        greedy(model, [[3, 4], [5, 6]], 10, -1, 0)
+        == greedy(model, [[5, 6], [3, 4]], 10, -1, 0)[::-1]
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_device_replays_what_it_would_compute(monkeypatch, dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = small().cuda().to(dtype)
+    prompts, ends = endings(model)
+    said = {}
+    for name, may in (("computed", lambda *rest: False), ("replayed", recorded.can_record)):
+        monkeypatch.setattr(decode, "can_record", may)
+        said[name] = [greedy(model, prompts, 10, end, pad=0) for end in ends]
+    if dtype == torch.float64:
+        assert said["replayed"] == said["computed"]
+    taken = recording(monkeypatch, "cuda")
+    assert [greedy(model, prompts, 10, end, pad=0) for end in ends] == said["replayed"]
+    assert taken and greedy(model, prompts, 7, -1, pad=0)  # too few steps for a recording
+
+
+def test_what_cannot_be_recorded_is_left_alone():
+    model = small()
+    cache = model.new_cache(2, 20)
+    assert not recorded.can_record(model, cache, 10)  # the CPU
+
+    class Elsewhere(type(cache.keys)):
+        is_cuda = True
+
+    cache.keys = cache.keys.as_subclass(Elsewhere)
+    assert recorded.can_record(model, cache, 10)
+    assert not recorded.can_record(model, cache, 7)
+    hook = model.layers[1].mlp.register_forward_hook(lambda *given: None)
+    assert not recorded.can_record(model, cache, 10)
+    hook.remove()
+    cache.context = 19
+    assert not recorded.can_record(model, cache, 10)  # the error of a long answer is kept
+    assert not recorded.can_record(model, object(), 10)
 
 
 def test_bad_shapes_are_explained():

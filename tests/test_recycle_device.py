@@ -190,7 +190,7 @@ def compare_devices(study, here, there):
     same = sum(row["items"] == other["items"] for row, other in zip(rows, others, strict=True))
     assert same >= 0.9 * len(rows)  # barely trained, bases hesitate between answers
     assert close(looked["interference"], seen["interference"], 1e-2)
-    assert close(looked["routing"], seen["routing"], 1e-3)
+    assert close(looked["routing"], seen["routing"], 1e-2)
     for name in ("model.pt", "library/hop1-F-full/model.pt"):
         weights, theirs = (torch.load(folder / name) for folder in (home, elsewhere))
         for key, value in weights.items():
