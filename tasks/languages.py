@@ -272,9 +272,9 @@ class Languages(world.World):
         return [frozenset([" ".join(values)]) for values in self.asked]
 
     def examples(self, group: str, count: int) -> world.Split:
-        """Further questions of the test's part, about lists that are not asked."""
-        asked = set(self.asked)
-        further = [each for each in self._test if each not in asked]
+        """Further questions, about lists that nobody reads and that are not asked."""
+        known = {*self.asked, *self.read_by_base, *self.read_by_experts}
+        further = [each for each in (*self._test, *self._read) if each not in known]
         found = self._draw("examples", further, count)
         examples = [self._question(group, self.target, i, each) for i, each in enumerate(found)]
         return world.Split(examples, range(len(self.asked)))

@@ -20,6 +20,7 @@ from recycle.show.figures import curve_title
 from recycle.show.record import recorded_metrics
 from recycle.show.terminal import terminal
 from recycle.studies import DESIGNS, Study, two_hop_claims, word_math_claims
+from recycle.studies.check import check
 from recycle.studies.composition import COMPOSITION
 from recycle.studies.two_hop import LIBRARIES, REGIMES, TWO_HOP
 from recycle.study import jobs
@@ -69,6 +70,22 @@ def test_every_preset_is_a_study(design):
     for name in design.presets:
         study = Study(design, design.preset(name))
         assert study.cells and study.config.name == design.name
+
+
+LONG_TO_BUILD = ("word-math", "operations")
+CHECKED = [
+    pytest.param(name, preset, marks=[pytest.mark.slow] if name in LONG_TO_BUILD else [])
+    for name, each in DESIGNS.items()
+    if not name.endswith("english")  # these ask a checkpoint first
+    for preset in each.presets
+]
+
+
+@pytest.mark.parametrize("name, preset", CHECKED)
+def test_every_preset_may_begin(name, preset):
+    """What is checked before hours of work finds nothing: questions, examples, rows, layers."""
+    config = DESIGNS[name].preset(preset)
+    check(Study(DESIGNS[name], replace(config, seeds=config.seeds[:1])))
 
 
 def test_claims_name_methods_and_libraries_that_exist():
