@@ -190,7 +190,9 @@ def gated(M: int, k: int, n: int, r: int, N: int, dtype: torch.dtype, device: st
     def formula(x: Tensor, A: Tensor, B: Tensor, gates: Tensor) -> Tensor:
         return reference.lora_linear(x, W.double(), None, A, B, gates * SCALE)
 
-    arms = {**frozen_arms(x, W, dy), "Arrow's flow": apart(arrow_flow), "loop": apart(loop)}
+    arms = {**frozen_arms(x, W, dy), "Arrow's flow": apart(arrow_flow)}
+    if dtype == torch.float32 or N <= 8:  # a longer sum, rounded to 16 bits N times, is too far off
+        arms["loop"] = apart(loop)
     whole = {"x": leaf(x), "A": leaf(A), "B": leaf(B), "gates": leaf(gates)}
     arms["ours"] = arm(ours, dy, whole)
     truth = exact(formula, dy, x=x, A=A, B=B, gates=gates)
