@@ -223,9 +223,9 @@ def test_a_study_beside_itself_holds_everywhere(toy, capsys):
 def test_the_page_of_results_shows_it_where_both_records_lie(toy, tmp_path):
     shutil.copy(toy, tmp_path)
     assert "## From" not in results_page(tmp_path)
-    planted(tmp_path / "two-hop-smol.json", (1, 2, 3, 4, 5), {"C4": "supported"})
+    planted(tmp_path / "two-hop-smollm2.json", (1, 2, 3, 4, 5), {"C4": "supported"})
     page = results_page(tmp_path)
-    assert page.count("## From two-hop-full to two-hop-smol\n") == 1
+    assert page.count("## From two-hop-full to two-hop-smollm2\n") == 1
     assert "| supported | supported | holds |" in page
 
 

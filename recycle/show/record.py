@@ -329,8 +329,8 @@ PAGE_HEAD = """# Recorded results
 
 `python -m recycle results` makes this page and the figures from the JSON files beside it.
 """
-# The record of a toy study beside which a record of this study stands: what carries over?
-TOY_OF = {"two-hop-english": "two-hop-full"}
+# The record of a toy study beside which a record of a checkpoint's stands: what carries over?
+TOY_OF = {"two-hop-smollm2": "two-hop-full", "two-hop-smollm2-methods": "two-hop-methods"}
 
 
 def results_page(folder: Path) -> str:
@@ -340,7 +340,7 @@ def results_page(folder: Path) -> str:
         figure = f"![{path.stem}]({path.stem}.svg)\n" if _has_figure(read_json(path)) else ""
         out.append(f"## {path.stem}\n\n{figure}\n{markdown(read_json(path))}")
     for path in sorted(folder.glob("*.json")):
-        toy = folder / f"{TOY_OF.get(read_json(path)['task'])}.json"
+        toy = folder / f"{TOY_OF.get(path.stem)}.json"
         if toy.exists():
             carried = carry_over(read_recorded(toy), read_recorded(path))
             out.append(f"## From {toy.stem} to {path.stem}\n\n{carried}")
