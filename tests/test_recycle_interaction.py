@@ -159,8 +159,8 @@ def test_the_report_the_terminal_and_the_record_print_it_beside_the_accuracy(
     table = capsys.readouterr().out
     assert "Interaction of two experts, direct" in table
     rows = [row for row in table.splitlines() if row.startswith(f"| {LIBRARY}")]
-    of_product = next(row for row in rows if "product_of_means |" in row and "- |" in row)
-    assert f"| - | {bound:.2f}" in of_product  # no weighted sum: a bound alone
+    measured = [row for row in rows if f"| {share:.2f} | {bound:.2f}" in row]
+    assert measured and not any(row.endswith(f"| - | {bound:.2f} |") for row in rows)
 
 
 def test_runs_that_measured_none_are_shown_and_widened_and_their_rows_stay(

@@ -89,7 +89,8 @@ def _share(share: float, rounding: float) -> str:
 
 
 def interactions_markdown(design: Design, metrics: Metrics, found: Acting) -> list[str]:
-    """A table for each group of which something was measured."""
+    """A table for each group of which something was measured: the merges whose interaction was, and
+    those that passed the bound."""
     out: list[str] = []
     for group in metrics.groups:
         for form in forms_of(found, group):
@@ -98,7 +99,7 @@ def interactions_markdown(design: Design, metrics: Metrics, found: Acting) -> li
             for line in lines_of(metrics, group):
                 rows = rows_of(metrics, group, line).get(form, [])
                 cells = beside(found, group, form, line, rows)
-                if rows and cells != ["-", "-"]:
+                if rows and (cells[0] != "-" or cells[1].endswith("passed")):
                     shares = f"{estimate(rows).mean:.2f} | {' | '.join(cells)}"
                     out.append(f"| {title_of(design, line)} | {shares} |")
     return [*out, "", ABOUT] if out else []
