@@ -52,7 +52,7 @@ class RecordedSteps(Steps):
     def __call__(self, tokens: Tensor) -> Tensor:
         self.tokens[self.rows] = tokens
         if self.taken == 1:
-            self.replay = record(self._step)
+            self.replay = record(self._step, self.tokens.device)
         self.taken += 1
         logits = self._step() if self.replay is None else self.replay()
         return logits[self.rows]
@@ -85,19 +85,20 @@ def _varies(module: Any) -> bool:
     return bool(hooks) or getattr(module, "varies", False)
 
 
-def record(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def record(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """The step as a CUDA graph. What cannot be recorded, as a router that asks the processor, is
     computed at every call, as before."""
-    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph):
             result = step()
     except RuntimeError:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         return step
 
     def replay() -> Tensor:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return result
 
     return replay

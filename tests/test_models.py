@@ -125,9 +125,9 @@ def recording(monkeypatch, device="cpu"):
     the recorded steps, as they are taken."""
     taken = []
 
-    def record(step, onto=recorded.record):
+    def record(step, place, onto=recorded.record):
         taken.append(step)
-        return step if device == "cpu" else onto(step)
+        return step if device == "cpu" else onto(step, place)
 
     monkeypatch.setattr(recorded, "record", record)
     if device == "cpu":
