@@ -286,8 +286,8 @@ def print_tables(args: argparse.Namespace) -> int:
         return 0
     print(PAGE + report.markdown(report.read_results(report.CLAIMS)), end="")
     print(report.gallery([claim for claim in ALL if claim.picture]), end="")
-    if show.THEOREMS.exists():
-        print("\n" + show.markdown_theorems(read_json(show.THEOREMS)), end="")
+    for run, content in show.recorded_theorems():
+        print("\n" + show.markdown_theorems(content, run), end="")
     if show.STUDY.exists():
         print("\n" + show.markdown(read_json(show.STUDY)), end="")
     if interaction.RECORDED.exists():

@@ -1,14 +1,16 @@
 """What `compare` measured, as text for a terminal, as a table, and as a picture."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recycle.run.disk import read_json
 from theory.against_study.reasons import CITY, PERSON
 from theory.pictures import BLUE, GREEN, GREY, INK, ORANGE, canvas, save
 from theory.report import RESULTS
 
-STUDY, THEOREMS = RESULTS / "study.json", RESULTS / "theorems.json"
+STUDY, THEOREMS = RESULTS / "study.json", "theorems*.json"  # of several runs
 COLUMNS = {  # of the table of types: key -> (heading, format)
     "right": ("right city", ".2f"),
     "other cities": ("other cities", ".2f"),
@@ -96,11 +98,11 @@ def _share(value: float) -> str:
     return f"{value:.4f}" if 0 < value < 0.005 else f"{value:.2f}"
 
 
-def markdown_theorems(content: dict[str, Any]) -> str:
-    """The table of the theorems, from the JSON alone."""
+def markdown_theorems(content: dict[str, Any], of: str) -> str:
+    """The table of the theorems for the experts of one run, from the JSON alone."""
     sets = content["sets"]
     lines = [
-        "## The theorems against a run's experts",
+        f"## The theorems against the experts of {of}",
         "",
         f"`{content['command']}`, torch {content['torch']}, seeds "
         f"{', '.join(map(str, content['seeds']))}. A verdict is about the mean over sets and "
@@ -117,6 +119,13 @@ def markdown_theorems(content: dict[str, Any]) -> str:
             f"{row['verdict']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def recorded_theorems() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every recorded run's name and content."""
+    for path in sorted(RESULTS.glob(THEOREMS)):
+        content = read_json(path)
+        yield content["command"].split()[4], content
 
 
 def predictions(content: dict[str, Any]) -> list[str]:
