@@ -29,6 +29,8 @@ SMALL = {
     "history": "task.people=60 task.cities=12 task.triples=8 task.set_cities=4",
     "composition": "parts=main groups=NN-R task.people=80 task.new=40 task.values=10",
     "word-math": "groups=prose task.problems=40 task.expert_problems=10 task.questions=4",
+    "operations": "groups=prose task.problems=40 task.expert_problems=10 task.questions=6",
+    "languages": "groups=shared task.lists=40 task.expert_lists=10 task.questions=6",
 }
 ODD = (
     "nan inf -inf 0 -1 1 2 3 -0.0 0.5 1.0 1.5 1e-40 1e39 1e400 1e30 99999 4294967295 4294967296 "
@@ -40,27 +42,31 @@ ODD += ["a\nb", "\x1b[31m", "\u2028", "\ud800", "1 2", "3;4", "1e5 "]
 # Legal values by the last part of a key: (least, most), which an expression may leave open.
 WHOLE = {
     "steps rows length cities triples set_cities new questions problems expert_problems": 1,
+    "lists expert_lists": 1,
     "rank layers heads kv_heads hidden width context fewest": 1,
     "people person_relations attributes values": 2,
     "limit": 8,
-    "distractors": 0,
+    "distractors micro_batch": 0,
 }
 INTERVALS = {
     "lr": "0 < x <= 10",
     "init": "0 < x <= 10",
     "alpha": "0 < x <= 1e6",
     "clip": "0 < x < inf",
-    "warmup dose reuse shuffled": "0 <= x <= 1",
+    "warmup dose reuse shuffled mixed": "0 <= x <= 1",
     "beta2 preservation": "0 <= x < 1",
     "weight_decay": "0 <= x <= 100",
     "rope_base": "1 <= x <= 1e12",
     "question_share": "0 < x <= 1",
     "held_out exposed pairs": "0 < x < 1",
     "statement hop1 hop2 direct cot identity facts prose markdown python": "0 <= x <= 1000",
+    "words programs signs": "0 <= x <= 1000",
 }
 CHOICES = {
     "kind": ("lora", "full"),
-    "preserve_from": ("corpus", "answers"),
+    "preserve_from": ("corpus", "answers", "sampled"),
+    "longest": (3, 4, 5, 6),
+    "hours": (8, 16, 32),
     "order": ("question", "possessive"),
     "packed unique_family": (True, False),
 }
@@ -130,6 +136,7 @@ def accepted(monkeypatch):
     """The studies that would be made now; nothing is trained or written."""
     made = []
     monkeypatch.setattr(runs, "run_study", lambda study, *rest: made.append(study))
+    monkeypatch.setattr(runs, "launch", lambda words, processes: 0)
     for name in (
         "_write_report",
         "describe_environment",
