@@ -19,6 +19,7 @@ from typing import Any
 from lora import Adapter
 from recycle.measure.cell import measure
 from recycle.measure.inside import look_inside
+from recycle.measure.work import cell_tokens
 from recycle.plan import BaseSpec, Cell, Expert, Library
 from recycle.run import progress
 from recycle.run.disk import look_again, write_text
@@ -165,15 +166,17 @@ def _jobs_of_base(study: Study, folder: Path, place: Place, desk: Desk) -> Itera
             partial(_all_trained, home, together),
             partial(desk.train, place, name),
         )
+    world = study.world(study.config.seeds[0])  # all seeds ask as much
     for cell in study.cells:
         if (cell.seed, cell.library.base) == place:
+            tokens = cell_tokens(world, cell.library.group, cell.method)
             yield job(
                 f"{label}/cells/{cell.slug}",
                 ASK,
-                progress.CELL_TOKENS,
+                tokens,
                 on_base | {pass_of[expert] for expert in cell.library.experts},
                 (folder / cell.path).exists,
-                partial(desk.ask, cell),
+                partial(desk.ask, cell, tokens),
             )
     for library in study.opened:
         if library.base == spec:
@@ -227,14 +230,14 @@ class Desk:
     def train(self, place: Place, name: str) -> None:
         train_pass(self.base(place), name, self._study.passes(place[1].name)[name])
 
-    def ask(self, cell: Cell) -> None:
+    def ask(self, cell: Cell, tokens: float) -> None:
         begun, place = time.monotonic(), (cell.seed, cell.library.base)
         base, experts = self.base(place), self.experts(place, cell.library.experts)
         progress.current().say(f"{base.label}: {cell.slug}")
         measured = measure(cell, base, experts).to_json()
         took = time.monotonic() - begun
         Ledger(base.folder).write_json(f"cells/{cell.slug}.json", measured, took)
-        progress.current().advance(progress.CELL_TOKENS)
+        progress.current().advance(tokens)
 
     def look(self, place: Place, library: Library) -> None:
         begun, wanted = time.monotonic(), singles(self._study, library)

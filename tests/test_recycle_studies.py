@@ -257,6 +257,23 @@ def test_a_jobs_cost_is_that_of_its_own_settings(tmp_path):
             assert costs[f"seed-{seed}/{spec.name}/passes/{name}"] == cost
 
 
+def test_a_cell_costs_what_it_asks_and_what_its_method_learns(tmp_path):
+    study = Study(TWO_HOP, change(TWO_HOP.preset("methods"), {"groups": ("F",), "seeds": (1,)}))
+    costs = {job.name: job.cost for job in jobs(study, tmp_path)}
+    of = {m: costs[f"seed-1/standard/cells/F.2-combination.{m}"] for m in BY_NAME if m in PRICED}
+    world = study.world(1)
+    asked = [q for form in world.forms for q in world.questions("F", form)]
+    words = [len(q.completion.split()) + 1 for q in asked]
+    assert of["plain_sum"] == of["arrow"] == pytest.approx(4.6 * sum(words))
+    text = sum(words) + sum(len(q.prompt.split()) for q in asked)
+    learned = [of[name] - of["plain_sum"] for name in ("lorahub_5", "lorahub_20")]
+    assert learned == pytest.approx([220 * n * text / len(asked) for n in (5, 20)])
+    assert of["phatgoose"] > of["plain_sum"]
+
+
+PRICED = ("plain_sum", "arrow", "lorahub_5", "lorahub_20", "phatgoose")
+
+
 def test_forms_stand_in_one_batch_where_the_adapters_act_alike():
     one, other = Mix({"a": 1.0}), Mix({"a": 1.0})
     stages = {

@@ -1,8 +1,9 @@
 """One line that says how far a whole study is and how long the rest of it will take.
 
-Work is counted in tokens: a training step counts the tokens that it reads, a cell counts as
-CELL_TOKENS. Progress is a matter of the process, as logging is, so nobody hands it on. Where
-several processes share a study, the line of the first counts what all of them have done.
+Work is counted in tokens: a training step counts the tokens that it reads, and what is done without
+training as the tokens that take as long (recycle/measure/work.py). Progress is a matter of the
+process, as logging is, so nobody hands it on. Where several processes share a study, the line of
+the first counts what all of them have done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-CELL_TOKENS = 5_000  # quick two-hop study, two threads: a cell takes as long as training on so many
+CELL_TOKENS = 5_000  # a small cell of the quick two-hop study, two threads
 _LINE = "{desc}: {percentage:3.0f} % |{bar}| {remaining} left{postfix}"
 
 
