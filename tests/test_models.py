@@ -35,7 +35,7 @@ def seeded(seed=0):
 
 
 def tokens(rows, length, seed=0):
-    return torch.randint(2, 20, (rows, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(2, 20, (rows, length), generator=seeded(seed))
 
 
 def test_attention_is_the_stock_one():
@@ -135,7 +135,7 @@ def recording(monkeypatch, device="cpu"):
     return taken
 
 
-def endings(model, device="cpu"):
+def endings(model):
     """Prompts of several lengths, and the token that ends some rows at once, others later."""
     prompts = [row.tolist()[: 2 + i % 4] for i, row in enumerate(tokens(12, 6))]
     endless = greedy(model, prompts, 10, -1, pad=0)
@@ -146,10 +146,10 @@ def test_recorded_steps_say_what_others_say(monkeypatch):
     model = small()
     prompts, ends = endings(model)
     expected = [greedy(model, prompts, 10, end, pad=0) for end in ends]
-    drawn = [sample(model, prompts, 10, ends[0], 0, 1.0, seeded()) for _ in range(1)]
+    drawn = sample(model, prompts, 10, ends[0], 0, 1.0, seeded())
     taken = recording(monkeypatch)
     assert [greedy(model, prompts, 10, end, pad=0) for end in ends] == expected
-    assert [sample(model, prompts, 10, ends[0], 0, 1.0, seeded())] == drawn
+    assert sample(model, prompts, 10, ends[0], 0, 1.0, seeded()) == drawn
     assert [len(row) for row in expected[2]] == [10] * 12 and len(taken) == 4
     assert (
         greedy(model, [[3, 4], [5, 6]], 10, -1, 0)

@@ -181,7 +181,7 @@ def close(one, other, tolerance):
     return one == other
 
 
-def compare_devices(study, here, there):
+def compare_devices(study, here, there, gates=1e-3):
     """Two runs of one study: the same cells, nearly the same numbers, files that name no device."""
     (rows, looked, home), (others, seen, elsewhere) = (results(f) for f in (here, there))
     named = ("seed", "base", "group", "library", "method", "form", "n")
@@ -190,7 +190,7 @@ def compare_devices(study, here, there):
     same = sum(row["items"] == other["items"] for row, other in zip(rows, others, strict=True))
     assert same >= 0.9 * len(rows)  # barely trained, bases hesitate between answers
     assert close(looked["interference"], seen["interference"], 1e-2)
-    assert close(looked["routing"], seen["routing"], 1e-2)
+    assert close(looked["routing"], seen["routing"], gates)
     for name in ("model.pt", "library/hop1-F-full/model.pt"):
         weights, theirs = (torch.load(folder / name) for folder in (home, elsewhere))
         for key, value in weights.items():
@@ -244,7 +244,7 @@ def test_a_study_on_cuda_gives_the_cells_of_the_cpu(tmp_path):
     study = small_study()
     for name in ("cpu", "cuda"):
         run(study, tmp_path / name, ENVIRONMENT, Team(), quiet=True, device=choose_device(name))
-    compare_devices(study, tmp_path / "cpu", tmp_path / "cuda")
+    compare_devices(study, tmp_path / "cpu", tmp_path / "cuda", gates=1e-2)
 
 
 @pytest.mark.gpu
