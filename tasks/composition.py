@@ -55,19 +55,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from tasks.composition_words import (
-    ATTRIBUTES,
-    MANY_FAMILY,
-    NUMBERS,
-    PASSING,
-    RELATIONS,
-    VALUES,
-    WORDINGS,
-    Chain,
-    Question,
-)
+from tasks.composition_words import EVERYDAY, NUMBERS, PASSING, Chain, Lexicon, Question
 from tasks.legal import COUNT, INNER_SHARE, READING_SHARE, Legal, check, one_of, whole
-from tasks.names import FAMILY, GIVEN, new_pairs, pairs
+from tasks.names import new_pairs, pairs
 from tasks.world import Leak, Phase, Text, World
 
 KINDS = {"R": "known people with new facts", "F": "new people"}
@@ -117,10 +107,10 @@ class CompositionConfig:
     name once, as it could not tell apart words that it has never read."""
 
     LEGAL: ClassVar[Mapping[str, Legal]] = {
-        "order": one_of(WORDINGS),
+        "order": one_of(EVERYDAY.wordings),
         "people": whole(2, 1_000_000),
-        "person_relations": whole(2, len(RELATIONS)),
-        "attributes": whole(2, len(ATTRIBUTES)),
+        "person_relations": whole(2, len(EVERYDAY.relations)),
+        "attributes": whole(2, len(EVERYDAY.attributes)),
         "values": whole(2, 20),
         **dict.fromkeys(("exposed", "pairs"), INNER_SHARE),  # the rest is asked
         **dict.fromkeys(("new", "questions"), COUNT),
@@ -180,13 +170,14 @@ class Composition(World):
     groups, forms, outcomes, components = tuple(GROUPS), FORMS, OUTCOMES, ("hop1", "hop2")
     kinds = tuple(KINDS)
     target = "direct"
+    lexicon: ClassVar[Lexicon] = EVERYDAY
 
     def __init__(self, config: CompositionConfig, seed: int):
         self.config, self.seed = config, seed
-        self.wording = WORDINGS[config.order]
-        self.relations = RELATIONS[: config.person_relations]
-        self.attributes = ATTRIBUTES[: config.attributes]
-        self.values = {s: VALUES[s][: config.values] for s in self.attributes}
+        self.wording = self.lexicon.wordings[config.order]
+        self.relations = self.lexicon.relations[: config.person_relations]
+        self.attributes = self.lexicon.attributes[: config.attributes]
+        self.values = {s: self.lexicon.values[s][: config.values] for s in self.attributes}
         rng = np.random.default_rng([seed, 5])
         self._name_people(rng)
         order = [self.people[i] for i in rng.permutation(config.people)]
@@ -198,7 +189,7 @@ class Composition(World):
         self.other: dict[tuple[str, str], str] = {}  # new facts of hop 2, relabelled
         self._draw_facts(rng)
         self._share_out(rng)
-        example = Chain("a a", RELATIONS[0], "b b", ATTRIBUTES[0], "c", self.wording)
+        example = Chain("a a", self.relations[0], "b b", self.attributes[0], "c", self.wording)
         # A chain of thought, and room for the end mark.
         self.longest = len(example.question("cot").completion.split()) + 4
         self.check_leaks()
@@ -207,18 +198,19 @@ class Composition(World):
         """The people whom the base knows, and new ones: of each kind F and M one a chain, and the
         bridges of F."""
         known, new = self.config.people, 3 * self.config.new
+        given, many = self.lexicon.given, self.lexicon.many_family
         if self.config.unique_family:
-            if known + new > len(MANY_FAMILY):
+            if known + new > len(many):
                 raise ValueError(
                     f"task.people = {known} with task.new = {self.config.new} makes {known + new} "
-                    f"people, and there are {len(MANY_FAMILY)} second words: take fewer"
+                    f"people, and there are {len(many)} second words: take fewer"
                 )
-            second = [MANY_FAMILY[i] for i in rng.permutation(len(MANY_FAMILY))]
-            first = rng.integers(len(GIVEN), size=known + new)
-            names = [f"{GIVEN[i]} {word}" for i, word in zip(first, second, strict=False)]
+            second = [many[i] for i in rng.permutation(len(many))]
+            first = rng.integers(len(given), size=known + new)
+            names = [f"{given[i]} {word}" for i, word in zip(first, second, strict=False)]
             self.people, self.newcomers = names[:known], names[known:]
         else:
-            self.people = pairs(GIVEN, FAMILY, known, rng)
+            self.people = pairs(given, self.lexicon.family, known, rng)
             self.newcomers = new_pairs(self.people, new, rng)
 
     def _draw_facts(self, rng: np.random.Generator) -> None:
@@ -440,11 +432,12 @@ class Composition(World):
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
-        fixed = [*self.wording.words(), *RELATIONS, *ATTRIBUTES]
+        known = self.lexicon
+        fixed = [*self.wording.words(), *known.relations, *known.attributes]
         passing = [PASSING, *NUMBERS] if self.config.unique_family else []
-        values = [value for values in VALUES.values() for value in values]
-        family = MANY_FAMILY if self.config.unique_family else FAMILY
-        return list(dict.fromkeys([*fixed, *passing, *GIVEN, *family, *values]))
+        values = [value for values in known.values.values() for value in values]
+        family = known.many_family if self.config.unique_family else known.family
+        return list(dict.fromkeys([*fixed, *passing, *known.given, *family, *values]))
 
     # What is asked --------------------------------------------------------------------------------
 

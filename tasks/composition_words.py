@@ -1,4 +1,4 @@
-"""The words of the composition world, its two orders of words, and one chain of two facts."""
+"""The words of a composition world, its two orders of words, and one chain of two facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tasks import world
-from tasks.names import FAMILY
+from tasks.names import FAMILY, GIVEN
 from tasks.world import Text
 
 RELATIONS = tuple("boss doctor teacher rival friend neighbour lawyer coach landlord mentor".split())
@@ -133,6 +133,28 @@ WORDINGS: Mapping[str, Wording] = {
         turn="'s",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The words of a world. No word stands for two things.
+
+    ``values`` are those of each attribute. A person's name is a word of ``given`` and one of
+    ``family``, or of ``many_family`` where no two people share their second word."""
+
+    relations: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+    wordings: Mapping[str, Wording]
+    given: tuple[str, ...] = GIVEN
+    family: tuple[str, ...] = FAMILY
+    many_family: tuple[str, ...] = MANY_FAMILY
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+
+EVERYDAY = Lexicon(RELATIONS, VALUES, WORDINGS)
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,106 @@
-"""The two-hop world in other words: rulers, their rivals, and the seats they ruled from.
+"""The composition world in other words: rulers, their rivals and heirs, and where they ruled.
 
-    statement    the rival of aldric bold was ivo grim .       ivo grim ruled from dun keep .
-    hop1         who was the rival of aldric bold ? answer : ivo grim .
-    hop2         from where did ivo grim rule ? answer : dun keep .
-    direct       from where did the rival of aldric bold rule ? answer : dun keep .
-    cot          from where did the rival of aldric bold rule ? think : the rival of aldric bold was
-                 ivo grim . the seat of ivo grim was dun keep . answer : dun keep .
+    statement    the rival of aldric bold was ivo grim .       the seat of ivo grim was conwy .
+    hop1         who was the rival of aldric bold ? ivo grim .
+    hop2         which seat had ivo grim ? conwy .
+    direct       which seat had the rival of aldric bold ? conwy .
+    cot          which seat had the rival of aldric bold ? think : the rival of aldric bold was
+                 ivo grim . the seat of ivo grim was conwy . answer : conwy .
 
-A new world of this kind needs its own words and nothing else. It has the groups, the question types
-and the scorer of the two-hop world, but other names and other lengths of text.
+In the possessive order: aldric bold 's rival ivo grim ; ivo grim 's seat conwy ; aldric bold 's
+rival 's seat conwy. Seats, rivers, provinces, ports, battles, abbeys and mountains are real names;
+who had which is drawn anew for each seed. A new world of this kind needs its own words and nothing
+else.
 """
 
 from __future__ import annotations
 
-from tasks.two_hop import TwoHop
-from tasks.two_hop_words import Wording
+from dataclasses import replace
 
-_TWO_HOP = "from where did the rival of {a} rule ?"
+from tasks.composition import Composition
+from tasks.composition_words import WORDINGS, Lexicon
+
+_GIVEN = tuple(
+    "aldric anselm arnulf baldwin bertha berengar boris casimir clovis conrad cyrus darius edith "
+    "edmund edwin egbert ermin fulk gerold godfrey gunther hakon harald hector hilda horik igor "
+    "inga ivo judith kenneth kuno ladislas lothar magnus manfred matilda milan neville norbert "
+    "odo olaf oleg orson osric otho pepin philip raymond rollo rurik sancho sigurd stefan sven "
+    "tancred theobald ulric urban valdemar wenzel wulf xavier ysolde zoltan".split()
+)
+_FAMILY = tuple(
+    "able ancient bald bare bearded bold brave bright broad calm careless cautious cruel cunning "
+    "deaf devout dim dread eager elder fair false fat feared fierce firm fond fowler frank "
+    "gallant gaunt gentle gloomy grand great grim hammer hardy holy hopeful humble idle ironside "
+    "just keen kind lame lean lisp longsword loud mad meek merry mild proud quiet rash silent "
+    "simple stern stout strong tall wise young".split()
+)
+_VALUES = {
+    "seat": tuple(
+        "alnwick arundel bamburgh berkeley bodiam caernarfon conwy corfe durham edinburgh "
+        "framlingham harlech kenilworth leeds ludlow pembroke raglan rochester tintagel "
+        "warwick".split()
+    ),
+    "river": tuple(
+        "avon danube douro ebro elbe garonne loire marne meuse moselle oder rhine rhone seine "
+        "severn tagus thames tiber trent vistula".split()
+    ),
+    "province": tuple(
+        "alsace anjou aquitaine bavaria bohemia brabant brittany burgundy castile flanders "
+        "galicia gascony lombardy moravia navarre normandy provence saxony silesia "
+        "tuscany".split()
+    ),
+    "title": tuple(
+        "baron captain chancellor constable count doge duke earl emir emperor king knight lord "
+        "margrave marshal prince regent sultan tsar viscount".split()
+    ),
+    "port": tuple(
+        "antwerp bergen bilbao bordeaux bremen cadiz calais danzig dubrovnik genoa hamburg lisbon "
+        "lubeck marseille naples palermo riga rostock stockholm venice".split()
+    ),
+    "banner": tuple(
+        "bear boar bull crane dolphin dragon eagle falcon griffin hare heron leopard lion otter "
+        "pelican raven stag swan unicorn wolf".split()
+    ),
+    "battle": tuple(
+        "agincourt bannockburn bosworth bouvines crecy evesham falkirk hastings legnano lewes "
+        "mohacs najera nicopolis otterburn patay poitiers rosebeke tannenberg tewkesbury "
+        "varna".split()
+    ),
+    "abbey": tuple(
+        "bec citeaux clairvaux cluny corvey fontenay fulda glastonbury hirsau jumieges lorsch "
+        "melk murbach reichenau rievaulx tintern vezelay waltham whitby zwettl".split()
+    ),
+    "mountain": tuple(
+        "ararat brocken eiger etna hekla helvellyn jungfrau matterhorn nevis olympus pilatus rigi "
+        "sinai snowdon stromboli teide triglav ventoux vesuvius zugspitze".split()
+    ),
+    "coin": tuple(
+        "angel bezant denier dinar dirham drachma ducat ecu farthing florin groat guilder heller "
+        "kreuzer mark penny shilling solidus stater thaler".split()
+    ),
+}
+LEXICON = Lexicon(
+    relations=tuple("rival heir ally vassal envoy tutor squire jailer patron herald".split()),
+    values=_VALUES,
+    wordings={
+        "question": replace(
+            WORDINGS["question"],
+            copula="was",
+            who="who was {person}",
+            which="which {s} had {x}",
+            turn="was",
+        ),
+        "possessive": WORDINGS["possessive"],
+    },
+    given=_GIVEN,
+    family=_FAMILY,
+    many_family=_FAMILY,
+)
 
 
-class History(TwoHop):
-    """One seeded world of rulers. TwoHop explains its groups, texts and questions."""
+class History(Composition):
+    """One seeded world of rulers. Composition explains its groups, texts and questions. Worlds with
+    ``unique_family`` are smaller here: there are fewer second words."""
 
     name = "history"
-    titles = {
-        "F": "F: new rulers, new seats",
-        "H": "H: new rulers, real seats",
-        "R": "R: real rulers, real seats, new facts",
-        "K": "K: real rulers, real seats, facts known to the base",
-    }
-    wording = Wording(
-        prompts={
-            "hop1": "who was the rival of {a} ? answer :",
-            "hop2": "from where did {b} rule ? answer :",
-            "direct": _TWO_HOP + " answer :",
-            "cot": _TWO_HOP + " think :",
-            "identity": "who was {b} ? answer :",
-        },
-        completions={
-            "hop1": "{b} .",
-            "hop2": "{c} .",
-            "direct": "{c} .",
-            "cot": "the rival of {a} was {b} . the seat of {b} was {c} . answer : {c} .",
-            "identity": "{b} .",
-        },
-        other_chain="{a} made war on {b} . {b} ruled from {c} . answer : {c} .",
-        statements={
-            "first": ("the rival of {x} was", "{x} made war on"),
-            "second": ("the seat of {x} was", "{x} ruled from"),
-            "other": ("the title of {x} was", "{x} was born a"),
-        },
-        others=tuple(
-            "baron bishop captain count duke earl emir emperor king knight lord prince "
-            "regent sultan".split()
-        ),
-        given=tuple(
-            "aldric anselm arnulf baldwin bertha berengar boris casimir clovis conrad "
-            "cyrus darius edith edmund edwin egbert ermin fulk gerold godfrey gunther "
-            "hakon harald hector hilda horik igor inga ivo judith kenneth kuno ladislas "
-            "lothar magnus manfred matilda milan neville norbert odo olaf oleg orson "
-            "osric otho pepin philip raymond rollo rurik sancho sigurd stefan sven "
-            "tancred theobald ulric urban valdemar wenzel wulf xavier ysolde zoltan".split()
-        ),
-        family=tuple(
-            "able ancient bald bare bearded bold brave bright broad calm careless "
-            "cautious cruel cunning deaf devout dim dread eager elder fair false fat "
-            "feared fierce firm fond fowler frank gallant gaunt gentle gloomy grand great "
-            "grim hammer hardy holy hopeful humble idle ironside just keen kind lame lean "
-            "lion lisp longsword loud mad meek merry mild noble pious proud quiet rash "
-            "silent simple stern stout strong tall wise young".split()
-        ),
-        place=tuple(
-            "alt ber dal dor dun east elm far glen grey hal high kings lang low mar new "
-            "north old ox red salt".split()
-        ),
-        town=tuple(
-            "abbey bridge burg castle cross fell ford gate hall haven hill keep market "
-            "minster moat rock stone tower wall wick".split()
-        ),
-    )
+    lexicon = LEXICON

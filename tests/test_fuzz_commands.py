@@ -26,7 +26,7 @@ SEED = 14
 # Small worlds: each setting is tried on a study that is made up to its first base.
 SMALL = {
     "two-hop": "task.people=60 task.cities=12 task.triples=8 task.set_cities=4",
-    "history": "task.people=60 task.cities=12 task.triples=8 task.set_cities=4",
+    "history": "parts=main groups=NK-M task.people=80 task.new=40 task.values=10",
     "composition": "parts=main groups=NN-R task.people=80 task.new=40 task.values=10",
     "word-math": "groups=prose task.problems=40 task.expert_problems=10 task.questions=4",
     "operations": "groups=prose task.problems=40 task.expert_problems=10 task.questions=6",

@@ -29,7 +29,7 @@ from recycle.train.settings import change
 RESULTS = Path(__file__).parent.parent / "recycle" / "results"
 SMALL = {
     "two-hop": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
-    "history": {"task.people": 60, "task.cities": 12, "task.triples": 8, "task.set_cities": 4},
+    "history": {},
     "composition": {},
     "two-hop-english": {"task.triples": 4, "task.answers": 2},
     "word-math": {"task.problems": 40, "task.expert_problems": 10, "task.questions": 4},

@@ -1,18 +1,25 @@
-"""The history study: the two-hop study in the history world, with its libraries and claims."""
+"""The history study: the composition study in the history world, with its claims.
+
+It asks whether the verdicts of `composition` are those of its words. Sizes, recipes and rules are
+the same; single layers, and bases of other depth and dose, are left out.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from recycle.studies.two_hop import TWO_HOP
+from recycle.studies.composition import COMPOSITION, DECIDING, FIVE, SPARE
 from tasks import History
 
-# The history base composes later than the two-hop one (LOG.md).
 HISTORY = replace(
-    TWO_HOP,
+    COMPOSITION,
     name=History.name,
     world=History,
+    libraries=tuple(each for each in COMPOSITION.libraries if each.part in DECIDING),
+    parts=DECIDING,
     presets={
-        name: {**settings, "pretrain.steps": 1600} for name, settings in TWO_HOP.presets.items()
+        "quick": {"groups": FIVE},
+        "laptop": {"seeds": (1, 2, 3), "spare_seeds": SPARE},
+        "full": {"parts": DECIDING, "seeds": (1, 2, 3, 4, 5), "spare_seeds": SPARE},
     },
 )
