@@ -3,7 +3,7 @@
     table = tune(model, tokens=2048)    of the adapters that are attached, for steps of 2048 tokens
     use_ways(table)                     later, in another process: the same choice, not measured
 
-A class of shapes takes a quarter of a second or so, once. Every way is compared with float64 first.
+A class of shapes takes a second or so, once. Every way is compared with float64 first.
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ from torch import Tensor, nn
 
 from lora.attach import lora_layers
 from lora.kernel import FUNCTIONS
-from lora.ways import (
-    FEWEST,
-    LIBRARIES,
-    REGISTER,
-    Shape,
-    one_dnn_is_exact,
-    use_ways,
-    usual,
-    ways_in_use,
-)
+from lora.ways import FEWEST, LIBRARIES, Shape, one_dnn_is_exact, use_ways, usual, ways_in_use
 
 SCALE = 2.0
 BOUND = 2e-6  # relative Frobenius error against float64 of y, dx, dA and dB
-MOST_TOKENS = 1024  # of more tokens, so many are measured
-MARGIN = 0.95  # a way replaces the cost rule's where it takes at most this share of its time
+MOST_TOKENS = 2048  # of more tokens, so many are measured
+MARGIN = 0.98  # a way replaces the cost rule's where it takes at most this share of its time
 LOSING = 1.25  # a way whose first round took so many times the best one's runs no second round
-SECONDS, ROUNDS = 0.15, (3, 15)  # of the later rounds of a class, and how many there may be
+SECONDS, ROUNDS = 1.0, (5, 40)  # of the later rounds of a class, and how many there may be
 
 Outputs = tuple[Tensor, ...]  # y, dx, dA, dB
 
@@ -68,11 +59,9 @@ def measure_ways(shapes: Iterable[Shape], known: Collection[str] = ()) -> dict[s
 
 def offered(shape: Shape) -> list[str]:
     """The ways that may compute a shape on this processor, the cost rule's first."""
-    left_out = set() if one_dnn_is_exact() else {LIBRARIES}
-    if shape.rank % REGISTER == 0:
-        left_out.add("padded")  # there is nothing to pad
     first = usual(shape)
-    return [first, *(way for way in FUNCTIONS if way not in left_out | {first})]
+    left_out = {first} if one_dnn_is_exact() else {first, LIBRARIES}
+    return [first, *(way for way in FUNCTIONS if way not in left_out)]
 
 
 def fastest(shape: Shape) -> str:

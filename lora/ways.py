@@ -15,18 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 ADDED, PARTS = "added", "parts"  # what the cost rule chooses between without a table
-LIBRARIES = "libraries"
+PLAIN, LIBRARIES = "plain", "libraries"
 WAYS = {
     ADDED: "the adapter's product is added to y and to dx",
     PARTS: "W + c B A serves y and dx; the narrow products go in eight parts",
-    "plain": "W + c B A serves y and dx; every narrow product is one product",
-    "kept": "as plain, and h = x A^T is computed in forward and kept",
-    "tiles": "as plain, and dA and dB add up over tiles of rows that stay in cache",
-    "bordered": "as plain, and one product of dy gives dx and g = dy B",
-    "padded": "as plain, with A and B padded to the processor's registers",
+    PLAIN: "W + c B A serves y and dx; every narrow product is one product",
     LIBRARIES: "as plain, with oneDNN for the wide products and MKL for the narrow ones",
 }
-REGISTER = 16  # fp32 numbers in the widest register of a common processor
+FORMER = ("kept", "tiles", "bordered", "padded")  # never the fastest, in tables of older versions
 _TOKENS = (1024, 256, 64)  # classes of tokens, each from so many on
 FEWEST = min(_TOKENS)
 
@@ -72,14 +68,16 @@ def use_ways(table: Mapping[str, str]) -> dict[str, str]:
     """Take these ways from now on in this process, {class of shape: way}; an empty table gives the
     cost rule back. Returns the table in force.
 
-    A class whose way this processor would round leaves the table: oneDNN's products are bf16's on a
-    processor with AMX. Raises ValueError for a way that is not known.
+    A class whose way this processor would round leaves the table, for oneDNN's products are bf16's
+    on a processor with AMX; so does one whose way is a former one. Raises ValueError for a way that
+    is not known.
     """
+    left_out = FORMER if one_dnn_is_exact() else (LIBRARIES, *FORMER)
     for kind, way in table.items():
-        if way not in WAYS:
+        if way not in (*WAYS, *FORMER):
             raise ValueError(f"{kind}: no way {way!r}, there are {', '.join(WAYS)}")
     _table.clear()
-    _table.update((k, way) for k, way in table.items() if way != LIBRARIES or one_dnn_is_exact())
+    _table.update((kind, way) for kind, way in table.items() if way not in left_out)
     return dict(_table)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lora import attach, init_adapter, kernel, reference, train_only, tune, tuning, use_ways, ways
-from lora.ways import ADDED, LIBRARIES, PARTS, Shape
+from lora.ways import ADDED, LIBRARIES, PARTS, PLAIN, Shape
 
 BOUND = {way: 5e-3 if way == LIBRARIES else 2e-6 for way in ways.WAYS}  # AMX rounds to bf16
 C = -1.7
@@ -75,8 +75,7 @@ def test_a_way_is_the_formula_for_every_gradient_that_is_asked_for(way, K):
 
 @pytest.mark.parametrize("K, r", [(0, 8), (0, 20), (2, 8)])
 @pytest.mark.parametrize("way", ways.WAYS)
-def test_errors_at_real_sizes_are_rounding_alone(way, K, r, monkeypatch):
-    monkeypatch.setattr("lora.merged.TILE", 2**14)  # several tiles, the last one not full
+def test_errors_at_real_sizes_are_rounding_alone(way, K, r):
     arguments, dy = case(328, 96, 80, r, K)
     expected = outputs(formula, arguments, dy)
     got = outputs(lambda *a: apply(way, *a), [a.float() for a in arguments], dy.float())
@@ -97,7 +96,7 @@ def test_a_way_keeps_x_and_says_what_else(way):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = apply(way, x.requires_grad_(), W, bias, A.requires_grad_(), B.requires_grad_())
     beyond = [size for place, size in kept.items() if place not in own]
-    assert beyond == ([64 * 4 * 8] if way in (ADDED, "kept") else []) and y.is_contiguous()
+    assert beyond == ([64 * 4 * 8] if way == ADDED else []) and y.is_contiguous()
 
 
 @pytest.mark.parametrize("way", ways.WAYS)
@@ -140,8 +139,8 @@ def test_the_table_decides_in_fp32_training_on_its_classes_alone():
     A = A.detach().requires_grad_()
     assert kernel.way_of(x, W, bias, A, B, C) == PARTS
     kind = Shape(256, 32, 32, 4).kind
-    assert use_ways({kind: "tiles"}) == {kind: "tiles"} == ways.ways_in_use()
-    assert kernel.way_of(x, W, bias, A, B, C) == "tiles"
+    assert use_ways({kind: PLAIN}) == {kind: PLAIN} == ways.ways_in_use()
+    assert kernel.way_of(x, W, bias, A, B, C) == PLAIN
     for other in (
         (x[:255], W, bias, A, B, C),
         (x, W, bias, A[:2], B[:, :2], C),
@@ -154,10 +153,15 @@ def test_the_table_decides_in_fp32_training_on_its_classes_alone():
 
 
 def test_a_way_that_nobody_knows_is_refused_and_changes_nothing():
-    use_ways({"a": "plain"})
+    use_ways({"a": PLAIN})
     with pytest.raises(ValueError, match="b: no way 'fast', there are added, parts"):
         use_ways({"b": "fast"})
-    assert ways.ways_in_use() == {"a": "plain"}
+    assert ways.ways_in_use() == {"a": PLAIN}
+
+
+@pytest.mark.parametrize("way", ways.FORMER)
+def test_a_way_of_an_older_version_leaves_its_class_to_the_cost_rule(way):
+    assert use_ways({"a": PLAIN, "b": way}) == {"a": PLAIN}
 
 
 def test_two_libraries_are_left_out_where_one_rounds(monkeypatch):
@@ -167,8 +171,6 @@ def test_two_libraries_are_left_out_where_one_rounds(monkeypatch):
         monkeypatch.setattr(tuning, "one_dnn_is_exact", lambda exact=exact: exact)
         assert use_ways({shape.kind: LIBRARIES}) == ({shape.kind: LIBRARIES} if exact else {})
         assert (LIBRARIES in tuning.offered(shape)) == exact
-    assert "padded" in tuning.offered(shape)
-    assert "padded" not in tuning.offered(shape._replace(rank=16))
 
 
 # ---- the measurement
@@ -197,22 +199,22 @@ def fake_clock(monkeypatch):
 def test_the_fastest_way_is_taken_where_it_is_clearly_faster(fake_clock):
     shape = Shape(256, 32, 32, 4)
     assert tuning.fastest(shape) == PARTS  # the cost rule's, all being equal
-    fake_clock["plain"] = 0.97
+    fake_clock[PLAIN] = 0.985
     assert tuning.fastest(shape) == PARTS
-    fake_clock["plain"], fake_clock["tiles"] = 0.9, 0.8
-    assert tuning.fastest(shape) == "tiles"
-    assert tuning.fastest(shape._replace(together=3)) == "tiles"
+    fake_clock[PLAIN], fake_clock[ADDED] = 0.9, 0.8
+    assert tuning.fastest(shape) == ADDED
+    assert tuning.fastest(shape._replace(together=3)) == ADDED
 
 
 def test_a_wrong_way_is_out_however_fast(fake_clock, monkeypatch):
     class Wrong:
         @staticmethod
         def apply(x, W, bias, A, B, c):
-            return kernel.FUNCTIONS["plain"].apply(x, W, bias, A, B, 1.001 * c)
+            return kernel.FUNCTIONS[PLAIN].apply(x, W, bias, A, B, 1.001 * c)
 
-    monkeypatch.setitem(tuning.FUNCTIONS, "tiles", Wrong)
-    fake_clock["plain"] = 0.5  # what the clock would say of the wrong way too
-    assert tuning.fastest(Shape(256, 32, 32, 4)) == "plain"
+    monkeypatch.setitem(tuning.FUNCTIONS, ADDED, Wrong)
+    fake_clock[PLAIN] = 0.5  # what the clock says of the wrong way too
+    assert tuning.fastest(Shape(256, 32, 32, 4)) == PLAIN
 
 
 def small_model():
@@ -227,15 +229,15 @@ def test_tune_measures_each_class_once_and_draws_from_no_global_generator(fake_c
         tune(model, 256)
     attach(model, {"a": adapter})
     train_only(model, ["a"])
-    fake_clock["plain"] = 0.5
+    fake_clock[PLAIN] = 0.5
     before = torch.random.get_rng_state()
     kind = Shape(256, 16, 32, 4).kind
     with torch.no_grad():
-        assert tune(model, 256) == {kind: "plain"} == ways.ways_in_use()
+        assert tune(model, 256) == {kind: PLAIN} == ways.ways_in_use()
     assert torch.equal(before, torch.random.get_rng_state())
     monkeypatch.setattr(tuning, "fastest", lambda shape: pytest.fail("measured again"))
-    assert tune(model, 256) == {kind: "plain"}
-    assert tune(model, 8) == {kind: "plain"}  # few tokens leave no choice
+    assert tune(model, 256) == {kind: PLAIN}
+    assert tune(model, 8) == {kind: PLAIN}  # few tokens leave no choice
 
 
 def test_a_measured_table_names_ways_that_this_processor_computes_exactly():

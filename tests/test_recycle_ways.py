@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora import use_ways
-from lora.ways import Shape, ways_in_use
+from lora.ways import ADDED, Shape, ways_in_use
 from recycle.commands import adapters, runs
 from recycle.run import processor
 from recycle.run import ways as machine_ways
@@ -77,10 +77,10 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(measured, tmp_pat
 
 def test_a_run_goes_on_with_its_own_table_or_with_none(measured, tmp_path):
     with_table, without = tmp_path / "with", tmp_path / "without"
-    note_environment(with_table, {**ENVIRONMENT, "ways": {FIRST: "tiles"}})
+    note_environment(with_table, {**ENVIRONMENT, "ways": {FIRST: ADDED}})
     note_environment(without, ENVIRONMENT)  # as older versions wrote it
     for choice in ("auto", "default"):
-        assert choose_ways(choice, SHAPES, with_table, MATMUL) == {FIRST: "tiles"}
+        assert choose_ways(choice, SHAPES, with_table, MATMUL) == {FIRST: ADDED}
         assert choose_ways(choice, SHAPES, without, MATMUL) == {}
     assert measured == []
 
@@ -128,17 +128,17 @@ def test_every_process_takes_the_first_ones_table(measured, tmp_path):
     class Second(Team):
         def wait(self, word=""):
             assert word == "{}"
-            return [json.dumps({FIRST: "tiles"}), word]
+            return [json.dumps({FIRST: ADDED}), word]
 
     first = runs._agreed_ways(*arguments, Team(), torch.device("cpu"))
     assert first and set(first.values()) == {"plain"}
-    assert runs._agreed_ways(*arguments, Second(1, 2), torch.device("cpu")) == {FIRST: "tiles"}
-    assert ways_in_use() == {FIRST: "tiles"}
+    assert runs._agreed_ways(*arguments, Second(1, 2), torch.device("cpu")) == {FIRST: ADDED}
+    assert ways_in_use() == {FIRST: ADDED}
     assert runs._agreed_ways(*arguments, Team(), torch.device("cuda", 0)) == {}
 
 
 def test_a_later_expert_is_trained_as_the_run_was(measured, tmp_path, monkeypatch):
-    note_environment(tmp_path, {**ENVIRONMENT, "ways": {FIRST: "tiles"}})
+    note_environment(tmp_path, {**ENVIRONMENT, "ways": {FIRST: ADDED}})
 
     class Opened:
         config = DESIGNS["two-hop"].preset("quick")
@@ -153,7 +153,7 @@ def test_a_later_expert_is_trained_as_the_run_was(measured, tmp_path, monkeypatc
     options = Namespace(
         device="cpu", run=tmp_path, seed=None, base="standard", matmul="default", dtype=None
     )
-    assert adapters.open_named(options) == {FIRST: "tiles"}
+    assert adapters.open_named(options) == {FIRST: ADDED}
 
 
 def test_the_processor_is_named(monkeypatch, tmp_path):
