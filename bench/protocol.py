@@ -1,9 +1,10 @@
 """How an arm is checked and timed: right before fast, all arms interleaved, ratios within a round.
 
-A round runs every arm once, in an order that rotates. An arm's ratio is the median over the rounds
-of its time over the frozen layer's time in the same round, because whatever slows the machine for a
-while slows both. The frozen layer runs twice under two names; the distance of the second from 1 is
-the noise floor.
+A round runs every arm once, in an order drawn anew: an arm that always ran after the same other one
+would find the cache and the allocator as that one left them. An arm's ratio is the median over the
+rounds of its time over the frozen layer's time in the same round, because whatever slows the
+machine for a while slows both. The frozen layer runs twice under two names; the distance of the
+second from 1 is the noise floor.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -198,13 +200,12 @@ def race(
     budget: float,
 ) -> dict[str, Timing]:
     """Run every step once a round, for about ``budget`` seconds: LEAST_ROUNDS to MOST_ROUNDS."""
-    names = list(steps)
+    names, draw = list(steps), Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds, turn = LEAST_ROUNDS, -1
     while turn < rounds:
         started = time.perf_counter()
-        for offset in range(len(names)):
-            name = names[(turn + offset) % len(names)]
+        for name in draw.sample(names, len(names)):
             clear_all()
             seconds = clock(steps[name])
             if turn >= 0:  # the first round warms up caches, threads and allocators

@@ -1,6 +1,8 @@
 """The benchmark's judge: wrong arms are not timed, floors and savings are what they say, rounds are
 paired."""
 
+from itertools import pairwise, permutations
+
 import pytest
 import torch
 
@@ -91,7 +93,8 @@ def test_saved_bytes_count_each_storage_once_and_no_parameter():
     assert saved_bytes(case.arms["Arrow's flow"], case.given) >= 4 * M * N * n
 
 
-def test_rounds_are_interleaved_rotated_and_paired():
+def test_rounds_are_interleaved_and_paired_and_every_arm_follows_every_other(monkeypatch):
+    monkeypatch.setattr("bench.protocol.LEAST_ROUNDS", 20)
     order, clock = [], iter(range(1, 1000))
     names = ("a", "b", "c")
     timings = race(
@@ -102,9 +105,10 @@ def test_rounds_are_interleaved_rotated_and_paired():
         budget=0.0,
     )
     rounds = [order[i : i + 3] for i in range(0, len(order), 3)]
-    assert len(rounds) == 4  # one to warm up, three that count
+    assert len(rounds) == 21  # one to warm up, the others count
     assert all(sorted(turn) == list(names) for turn in rounds)
-    assert {turn[0] for turn in rounds} == set(names)
+    followed = {pair for turn in rounds for pair in pairwise(turn)}
+    assert followed == set(permutations(names, 2))
     assert timings["a"].ratio == 1 and timings["a"].spread == 0 and timings["b"].ratio > 1
 
 
