@@ -113,7 +113,8 @@ def headline(design: Design, metrics: Metrics, chance: float) -> Any:
         ax.axhline(chance, color=DARK, lw=0.8, ls=":", label=f"chance, {chance:.2f}")
         names = [name.replace("_", " ") for name in shown.methods]
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        ax.set(title=str(specs[base]), ylim=(0, 1.02))
+        about = f"\n{specs[base]}" if len(measured) > 1 else ""
+        ax.set(title=f"{design.world.titles[shown.group]}{about}", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of questions answered right")
     legend_above(figure, axes[0, 0])
     return figure

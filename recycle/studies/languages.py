@@ -72,7 +72,7 @@ HEADLINE = Headline(
     form="both",
     bases=("standard",),
     libraries=("L and A", "helper and A"),
-    methods=("plain_sum", "mean_of_products", "arrow", "arrow_top1", "random_adapters"),
+    methods=("plain_sum", "mean_of_products", "arrow", "tsv", "cat_20", "random_pool_cat_20"),
     reference="joint",
 )
 LANGUAGES = Design(Languages.name, Languages, LIBRARIES, PARTS, PRESETS, RULES, SETTINGS, HEADLINE)
