@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import Transformer, TransformerConfig
-from models.loss import token_losses
+from models.loss import _losses_and_slopes, token_losses
 
 CONFIG = TransformerConfig(width=16, layers=1, heads=2, kv_heads=1, hidden=24, context=16)
 VOCABULARY = 30
@@ -51,6 +51,17 @@ def test_pieces_give_the_losses_and_gradients_of_the_whole(monkeypatch, count, d
         torch.testing.assert_close(got, expected, rtol=2**-4, atol=2**-10)
     else:
         torch.testing.assert_close(got, expected)
+
+
+def test_logits_of_any_size_have_a_loss_and_a_slope():
+    """Of a token far below the likeliest one, of one that is ruled out, and of the sure one."""
+    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, float("-inf"), 3.0], [5.0, -5e3, -5e3]])
+    tokens = torch.tensor([1, 2, 0])
+    expected = logits.clone().requires_grad_()
+    losses = torch.nn.functional.cross_entropy(expected, tokens, reduction="none")
+    (slopes,) = torch.autograd.grad(losses.sum(), expected)
+    got = _losses_and_slopes(logits, tokens)
+    torch.testing.assert_close(got, (losses.detach(), slopes))
 
 
 def test_a_head_that_learns_is_read_whole(monkeypatch):
