@@ -228,6 +228,23 @@ def test_a_record_names_its_judge(run, judge, tmp_path, capsys):
     assert "Judged anew" not in capsys.readouterr().out
 
 
+def test_the_finished_seeds_of_a_stopped_run_are_recorded_alone(copy, judge, tmp_path, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "seeds": [0, 7]}))
+    (copy / "metrics.jsonl").unlink()
+    report, file = ["report", str(copy), "--record", str(tmp_path / "kept.json")], "kept.json"
+    assert main(report) == 2
+    assert "or name finished seeds with --seeds" in capsys.readouterr().err
+    assert main([*report, "--seeds", "3"]) == 2
+    assert "--seeds: no seed '3': choose from 0, 7" in capsys.readouterr().err
+    assert main([*report, "--seeds", "0", "7"]) == 2 and not (tmp_path / file).exists()
+    assert main([*report, "--seeds", "0"]) == 0
+    kept = json.loads((tmp_path / file).read_text())
+    assert kept["seeds"] == [0] and kept["left out"] == [7]
+    assert {row.key.seed for row in recorded_metrics(kept).rows} == {0}
+    assert "Planned seeds are left out: 7." in (copy / "report.html").read_text()
+
+
 def _without_items(row):
     return {key: value for key, value in row.items() if key != "items"}
 

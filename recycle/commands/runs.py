@@ -170,6 +170,8 @@ def report(options: Namespace) -> None:
     if options.record is not None:
         plain_file(options.record, "--record")
     made = open_study(options.run)
+    if options.seeds:
+        made = made.of_seeds(options.seeds)
     _write_report(made, options.run)
     if options.record is not None:
         record(made, options.run, options.record, options.rejudge)

@@ -54,7 +54,13 @@ def add_records(command: Command) -> None:
     report.add_argument(
         "--record", type=path, metavar="FILE", help="also keep the result in a small JSON file"
     )
-
+    report.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="of these seeds alone, where a study was stopped before all were finished",
+    )
     report.add_argument(
         "--rejudge",
         metavar="REASON",

@@ -68,6 +68,7 @@ def record(study: Study, run: Path, file: Path, reason: str | None = None) -> No
         **({} if reason is None else {"rejudged": _checked(reason)}),
         "seeds": list(study.config.seeds),
         "replaced": list(study.replaced),
+        **({"left out": list(study.left_out)} if study.left_out else {}),
         "chance": study.chance,
         "seconds": _seconds(study, run),
         **({"costs": costs} if costs else {}),

@@ -42,16 +42,18 @@ INSIDE = {  # of look_inside; older runs have no maps
 
 
 def load_metrics(study: Study, run: Path) -> Metrics:
-    """The rows of metrics.jsonl. Raises ValueError where the study is not finished, or where a line
-    is not the row that its cell's file has."""
-    path = run / "metrics.jsonl"
-    for needed in (path, *(run / cell.path for cell in study.cells)):
+    """The rows of metrics.jsonl, or of some seeds' cells. Raises ValueError where they are not all
+    there, or where a line is not the row that its cell's file has."""
+    path, cells = run / "metrics.jsonl", [run / cell.path for cell in study.cells]
+    for needed in cells if study.left_out else [path, *cells]:
         if not needed.exists():
             raise ValueError(
                 f"{run} holds no {needed.relative_to(run)}: finish the study first "
-                f"(python -m recycle study ... --run {run})"
+                f"(python -m recycle study ... --run {run}), or name finished seeds with --seeds"
             )
     measured = [row for cell in study.cells for row in study.read_cell(run, cell)["rows"]]
+    if study.left_out:
+        return study.read_metrics(measured)
     lines = read_bytes(path).removesuffix(b"\n").split(b"\n")
     if len(lines) != len(measured):
         raise ValueError(f"{path} has {len(lines)} rows, its cells {len(measured)}: {ANEW}")
@@ -83,6 +85,9 @@ def of_one_shape(show: Callable[[Study, Path], Any]) -> Callable[[Study, Path], 
 def notes(study: Study, run: Path) -> list[str]:
     """What a reader must know of how a run came about: sentences, mostly none."""
     found, environments = [], read_environments(run)
+    if study.left_out:
+        seeds = ", ".join(map(str, study.left_out))
+        found.append(f"Planned seeds are left out: {seeds}.")
     if len(environments) > 1:
         threads = sorted({each["threads"] for each in environments})
         mixed = f", with {' and '.join(map(str, threads))} threads" if len(threads) > 1 else ""

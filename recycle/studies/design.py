@@ -84,11 +84,13 @@ class Design:
 class Study:
     """A design at one configuration. Everything that is made, measured and decided follows.
 
-    ``replaced`` are planned seeds that failed a gate and in whose place spare seeds stand."""
+    ``replaced`` are planned seeds that failed a gate and in whose place spare seeds stand,
+    ``left_out`` planned seeds that are not looked at."""
 
     design: Design
     config: StudyConfig
     replaced: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         known = {"groups": self.design.world.groups, "parts": self.design.parts}
@@ -139,6 +141,17 @@ class Study:
         spare = tuple(seed for seed in planned.spare_seeds if seed not in (*seeds, *replaced))
         config = replace(planned, seeds=tuple(seeds), spare_seeds=spare)
         return replace(self, config=config, replaced=tuple(replaced))
+
+    def of_seeds(self, seeds: Sequence[int]) -> Study:
+        """The study of some of its seeds, in its own order. Raises ValueError for a seed that it
+        does not have."""
+        planned = self.config.seeds
+        for seed in seeds:
+            if seed not in planned:
+                raise ValueError(f"--seeds: {unknown('seed', str(seed), map(str, planned))}")
+        kept = tuple(seed for seed in planned if seed in seeds)
+        left_out = tuple(seed for seed in planned if seed not in seeds)
+        return replace(self, config=replace(self.config, seeds=kept), left_out=left_out)
 
     @property
     def bases(self) -> list[tuple[int, BaseSpec]]:
