@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from recycle.run.disk import read_json, write_json
+from recycle.run.environment import without_folders
 from theory import alarms, pictures, power, report, symbols
 from theory.against_study import compare, interaction, show
 from theory.catalogue import ALL, BY_THEME, THEMES, pick
@@ -312,9 +314,8 @@ def refuse_ignored(args: argparse.Namespace) -> None:
 def recorded(argv: Sequence[str]) -> str:
     """The command as a result keeps it: without --quiet, which changes no result, and an absolute
     path by its last name, which is the same on every machine."""
-    kept = (word for word in argv if word != "--quiet")
-    words = (Path(word).name if Path(word).is_absolute() else word for word in kept)
-    return " ".join(["python -m theory", *words])
+    kept = [word for word in argv if word != "--quiet"]
+    return without_folders(shlex.join(["python", "-m", "theory", *kept]))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -72,15 +72,25 @@ def forms_of(found: Acting, group: str) -> list[str]:
 def beside(found: Acting, group: str, form: str, line: Line, rows: Sequence[Row]) -> list[str]:
     """What stands beside one share of a table: the interaction, and the bound where there is none.
     A merge that is no weighted sum has a bound alone; other lines have neither."""
+    own, bound = _of_line(found, group, form, line)
+    passed = " passed" if _passes(bound, rows) else ""
+    return ["-" if own is None else _share(**own), "-" if bound is None else f"{bound:.2f}{passed}"]
+
+
+def _of_line(
+    found: Acting, group: str, form: str, line: Line
+) -> tuple[Mapping[str, float] | None, float | None]:
+    """A line's interaction and bound, where it has them."""
     seen = found.get(line.base, {}).get(group, {}).get(form)
     if not seen or line.family != "merge" or line.library not in seen["of"]:
-        return ["-", "-"]
-    own, bound = seen["of"][line.library].get(line.method), seen["bound"]
-    passed = bound is not None and rows and estimate(rows).low > bound
-    return [
-        "-" if own is None else _share(**own),
-        "-" if bound is None else f"{bound:.2f}{' passed' if passed else ''}",
-    ]
+        return None, None
+    return seen["of"][line.library].get(line.method), seen["bound"]
+
+
+def _passes(bound: float | None, rows: Sequence[Row]) -> bool:
+    """Whether the share right lies above the largest one without interaction, by its lower
+    limit."""
+    return bound is not None and bool(rows) and estimate(rows).low > bound
 
 
 def _share(share: float, rounding: float) -> str:
@@ -98,8 +108,9 @@ def interactions_markdown(design: Design, metrics: Metrics, found: Acting) -> li
             out += [f"| library: method | {form} | {' | '.join(HEADS)} |", "|---|---|---|---|"]
             for line in lines_of(metrics, group):
                 rows = rows_of(metrics, group, line).get(form, [])
-                cells = beside(found, group, form, line, rows)
-                if rows and (cells[0] != "-" or cells[1].endswith("passed")):
+                own, bound = _of_line(found, group, form, line)
+                if rows and (own is not None or _passes(bound, rows)):
+                    cells = beside(found, group, form, line, rows)
                     shares = f"{estimate(rows).mean:.2f} | {' | '.join(cells)}"
                     out.append(f"| {title_of(design, line)} | {shares} |")
     return [*out, "", ABOUT] if out else []
