@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora import reference
-from lora.merged import MERGED, add_product, refuse_second_derivative
+from lora.merged import MERGED, add_product, like, refuse_second_derivative, rows
 from lora.ways import ADDED, FEWEST, Shape, chosen, usual
 
 
@@ -25,8 +25,7 @@ def lora_linear(
     for every token, one for each of N adapters of rank R / N, (tokens, N). N = R covers adapters of
     different ranks.
     """
-    y = _adapted(x.reshape(-1, x.shape[-1]), W, bias, A, B, c)
-    return y.view(*x.shape[:-1], y.shape[-1])
+    return _adapted(x, W, bias, A, B, c)
 
 
 def lora_linear_rows(
@@ -43,9 +42,7 @@ def lora_linear_rows(
             f"{x.shape[0]} rows do not fall into {K} equal parts, one for each adapter"
         )
     c = scales[:, None, None] if isinstance(scales, Tensor) else scales
-    parts = x.reshape(K, x.shape[:-1].numel() // K, x.shape[-1])
-    y = _adapted(parts, W, bias, A, B, c)
-    return y.view(*x.shape[:-1], y.shape[-1])
+    return _adapted(x, W, bias, A, B, c)
 
 
 def lora_linear_factors(
@@ -69,10 +66,11 @@ def lora_linear_factors(
 def _adapted(
     x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, c: Tensor | float
 ) -> Tensor:
-    """x (M, k) with A (R, k) and B (n, R), or x (K, m, k) with A (K, r, k) and B (K, n, r)."""
+    """x (..., k) with A (R, k) and B (n, R), or x (K * b, ..., k) with A (K, r, k) and B (K, n,
+    r)."""
     tensors = one_dtype(x, W, bias, A, B, c)
     if not torch.is_grad_enabled():
-        return _forward(*tensors)[0]
+        return like(_forward(rows(tensors[0], A), *tensors[1:])[0], x)
     return FUNCTIONS[way_of(*tensors)].apply(*tensors)
 
 
@@ -81,10 +79,10 @@ def way_of(
 ) -> str:
     """The way of a forward pass in training: the measured table's, or the cost rule's where the
     table says nothing and in compiled graphs."""
-    if not _can_merge(x, W, bias, A, B, c):
+    (n, k), r, together = W.shape, A.shape[-2], len(A) if A.dim() == 3 else 0
+    shape = Shape(x.shape[:-1].numel() // max(1, together), k, n, r, together)
+    if shape.tokens < FEWEST or not _can_merge(x, W, bias, A, B, c):
         return ADDED
-    (n, k), r = W.shape, A.shape[-2]
-    shape = Shape(x.shape[-2], k, n, r, len(A) if A.dim() == 3 else 0)
     if x.dtype == torch.float32 and not torch.compiler.is_compiling() and (way := chosen(shape)):
         return way
     return usual(shape)
@@ -96,7 +94,7 @@ def _can_merge(
     """Only in fp32 and in training, on the CPU, with one number c: rounded to bf16, W would swallow
     a small B A, and for inference the layer folds for good."""
     exact = x.dtype in (torch.float32, torch.float64)
-    if isinstance(c, Tensor) or x.device.type != "cpu" or not exact or x.shape[-2] < FEWEST:
+    if isinstance(c, Tensor) or x.device.type != "cpu" or not exact:
         return False
     trained = W.requires_grad or (bias is not None and bias.requires_grad)
     return not trained and (A.requires_grad or B.requires_grad)
@@ -174,25 +172,26 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, W, bias, A, B, c):
-        y, h = _forward(x, W, bias, A, B, c)
+        y, h = _forward(rows(x, A), W, bias, A, B, c)
         _, need_W, _, need_A, need_B, need_c = ctx.needs_input_grad
         ctx.scale, weights = (1.0, c) if isinstance(c, Tensor) else (c, None)
         ctx.save_for_backward(
             x if need_W or need_A else None, W, A, B, h if need_B or need_c else None, weights
         )
-        return y
+        return like(y, x)
 
     @staticmethod
     def backward(ctx, dy):
         refuse_second_derivative()
         x, W, A, B, h, c = ctx.saved_tensors
         need_x, need_W, need_bias, need_A, need_B, need_c = ctx.needs_input_grad
+        x, given, dy = None if x is None else rows(x, A), dy, rows(dy, A)
         dx = dW = dbias = dA = dB = dc = None
         if need_x or need_A or need_c:
             g = _narrow(dy, B)
             weighed = g if c is None else _weigh(g, c)
         if need_x:
-            dx = add_product(dy @ W, weighed, A, ctx.scale)
+            dx = like(add_product(dy @ W, weighed, A, ctx.scale), given)
         if need_A:
             dA = _sum_over_tokens(weighed, x).mul_(ctx.scale)
         if need_B:

@@ -42,11 +42,16 @@ class Shape(NamedTuple):
     @property
     def kind(self) -> str:
         """The class of the shape, which is its key in a table."""
-        tokens = next((least for least in _TOKENS if self.tokens >= least), 0)
-        width = 2 ** ((self.k * self.n).bit_length() // 2)  # the power of two near sqrt(k n)
-        rank = 1 << (self.rank - 1).bit_length()
-        words = f"{tokens} tokens, width {width}, rank {rank}"
-        return f"{words}, together" if self.together else words
+        return _kind(self)
+
+
+@lru_cache(maxsize=1024)  # every forward pass of a layer asks
+def _kind(shape: Shape) -> str:
+    tokens = next((least for least in _TOKENS if shape.tokens >= least), 0)
+    width = 2 ** ((shape.k * shape.n).bit_length() // 2)  # the power of two near sqrt(k n)
+    rank = 1 << (shape.rank - 1).bit_length()
+    words = f"{tokens} tokens, width {width}, rank {rank}"
+    return f"{words}, together" if shape.together else words
 
 
 def usual(shape: Shape) -> str:

@@ -166,7 +166,8 @@ def test_merging_is_for_one_weight_in_training_beyond_bf16():
     assert not merges(x.bfloat16(), W.bfloat16(), None, A, B, c)
     assert not merges(x, W, None, A, B, torch.ones(6))
     assert merges(x.view(2, 128, 8), W, None, A, B, c)
-    assert not merges(x.view(16, 16, 8), W, None, A, B, c)
+    for K, enough in ((2, True), (16, False)):  # 128 tokens for each adapter, and 16
+        assert merges(x, W, None, A.expand(K, -1, -1), B.expand(K, -1, -1), c) == enough
     assert not merges(x, W, bias.requires_grad_(), A, B, c)
     assert not merges(x, W, None, A.detach(), B, c)
     assert not merges(x[:63], W, None, A, B, c)

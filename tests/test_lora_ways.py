@@ -41,6 +41,31 @@ def apply(way, x, W, bias, A, B):
     return kernel.FUNCTIONS[way].apply(x, W, bias, A, B, C)
 
 
+def test_the_graph_of_a_layer_has_one_node_whatever_the_axes_of_x(monkeypatch):
+    """Each view outside the ways is a node more, and most layers of a toy are that short."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 4, 3, 6, generator=generator, dtype=torch.float64).transpose(0, 1)
+    W, A, B = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((5, 6), 6, 5))
+    A, B = (A.expand(2, 6).clone(), B.expand(2, 5).mT.clone())
+    for way in ways.WAYS:
+        monkeypatch.setattr(kernel, "way_of", lambda *a, way=way: way)
+        for K in (0, 2):
+            many = (K,) if K else ()
+            leaves = [x, *(t.expand(*many, -1, -1) for t in (A, B))]
+            leaves = [t.detach().requires_grad_() for t in leaves]
+            found = []
+            for module in (kernel, reference):
+                compute = module.lora_linear_rows if K else module.lora_linear
+                y = compute(leaves[0], W, None, *leaves[1:], C)
+                found.append((y, *torch.autograd.grad(y.square().sum(), leaves, retain_graph=True)))
+                if module is kernel:
+                    nodes = [node for node, _ in y.grad_fn.next_functions if node is not None]
+                    assert {node.name() for node in nodes} == {"torch::autograd::AccumulateGrad"}
+            for got, expected in zip(*found, strict=True):
+                if way != LIBRARIES:  # AMX rounds to bf16
+                    torch.testing.assert_close(got, expected)
+
+
 def outputs(compute, arguments, dy, asked=(0, 3, 4)):
     """y and the gradients of those arguments that are asked for, None for the others."""
     inputs = [
