@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from recycle.__main__ import main
+from recycle.studies.composition import QUESTION
 from tasks import Composition, CompositionConfig, History
 from tasks.composition import FORMS
 from tasks.composition_words import NUMBERS, PASSING, Chain
@@ -74,6 +75,7 @@ def test_a_right_answer_a_bridge_and_another_value_are_told_apart():
 @pytest.mark.study
 def test_the_study_runs_it_and_decides_the_same_claims(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recycle.show.drawing.Figure", None)  # most of the time went into pictures
+    monkeypatch.setitem(QUESTION.settings, "pretrain.steps", 5)  # its own settings go before --set
     sizes = """
         groups=NK-M parts=main task.people=40 task.person_relations=2 task.attributes=2
         task.values=10 task.new=10 task.questions=10
