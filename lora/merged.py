@@ -4,8 +4,7 @@
 
 Each class is one way, with the same arguments and the same gradients; lora.ways says in words how
 they differ. All take x (..., k), or (K * b, ..., k) with A (K, r, k) and B (K, n, r), and one
-number c.
-Merging is for fp32 and training alone: rounded to bf16, W would swallow a small B A.
+number c. Merging is for fp32 and training alone: rounded to bf16, W would swallow a small B A.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ def rows(x: Tensor, A: Tensor) -> Tensor:
     return x.reshape(*A.shape[:-2], -1, x.shape[-1])
 
 
-def like(rows: Tensor, x: Tensor) -> Tensor:
-    """Rows (.., n) with the leading axes of x (..., k)."""
-    return rows.view(*x.shape[:-1], rows.shape[-1])
+def like(y: Tensor, x: Tensor) -> Tensor:
+    """y (M, n) or (K, m, n) with the leading axes of x (..., k)."""
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _whole(W: Tensor, B: Tensor, A: Tensor, c: float) -> Tensor:
@@ -83,7 +82,8 @@ def _dx(ctx, dy: Tensor) -> Tensor | None:
 
 
 def _narrow_gradients(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """dA and dB."""
+    """dA and dB, the second as the transpose of a product: dy^T h would read the wide dy across its
+    rows."""
     refuse_second_derivative()
     x, _, A, B = ctx.saved_tensors
     x, dy = rows(x, A), rows(dy, A)

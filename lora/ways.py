@@ -77,12 +77,13 @@ def use_ways(table: Mapping[str, str]) -> dict[str, str]:
     on a processor with AMX; so does one whose way is a former one. Raises ValueError for a way that
     is not known.
     """
-    left_out = FORMER if one_dnn_is_exact() else (LIBRARIES, *FORMER)
     for kind, way in table.items():
         if way not in (*WAYS, *FORMER):
             raise ValueError(f"{kind}: no way {way!r}, there are {', '.join(WAYS)}")
     _table.clear()
-    _table.update((kind, way) for kind, way in table.items() if way not in left_out)
+    for kind, way in table.items():
+        if way not in FORMER and (way != LIBRARIES or one_dnn_is_exact()):
+            _table[kind] = way
     return dict(_table)
 
 

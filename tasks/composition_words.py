@@ -55,7 +55,6 @@ VALUES: Mapping[str, tuple[str, ...]] = {
         "lavender lupin marigold orchid pansy peony poppy tulip violet".split()
     ),
 }
-ATTRIBUTES = tuple(VALUES)
 # What new people are said to have where every second word is one person's alone; nobody asks.
 PASSING = "number"
 NUMBERS = tuple("one two three four five six seven eight nine ten".split())

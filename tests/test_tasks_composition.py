@@ -9,7 +9,7 @@ import pytest
 from tasks import Composition, CompositionConfig
 from tasks.composition import FORMS, GROUPS, KINDS, OUTCOMES, ReadingShares
 from tasks.composition_words import (
-    ATTRIBUTES,
+    EVERYDAY,
     MANY_FAMILY,
     NUMBERS,
     RELATIONS,
@@ -78,7 +78,7 @@ def test_no_word_stands_for_two_things():
     kinds = [
         *(WORDINGS[order].words() for order in ORDERS),
         RELATIONS,
-        ATTRIBUTES,
+        EVERYDAY.attributes,
         GIVEN,
         MANY_FAMILY,
         ["number", *NUMBERS],
