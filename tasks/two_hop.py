@@ -42,8 +42,17 @@ from typing import ClassVar
 import numpy as np
 
 from tasks.legal import COUNT, INNER_SHARE, READING_SHARE, SHARE, Legal, above, check, whole
-from tasks.names import new_pairs, pairs
-from tasks.two_hop_words import SPOUSES, Question, Triple
+from tasks.names import FAMILY, GIVEN, PLACE, TOWN, new_pairs, pairs
+from tasks.two_hop_words import (
+    COMPLETIONS,
+    JOBS,
+    OTHER_CHAIN,
+    PROMPTS,
+    STATEMENTS,
+    TEMPLATES,
+    Question,
+    Triple,
+)
 from tasks.world import Leak, Phase, Text, World
 
 GROUPS = ("F", "H", "R", "K")
@@ -130,7 +139,6 @@ class TwoHop(World):
     """
 
     name = "two-hop"
-    wording = SPOUSES
     titles = {
         "F": "F: new names, new cities",
         "H": "H: new names, real cities",
@@ -143,17 +151,16 @@ class TwoHop(World):
 
     def __init__(self, config: TwoHopConfig, seed: int):
         self.config, self.seed = config, seed
-        words = self.wording
         # A chain of thought with two-word names, and room for the end mark.
-        self.longest = len(words.completions["cot"].format(a="a a", b="b b", c="c c").split()) + 4
+        self.longest = len(COMPLETIONS["cot"].format(a="a a", b="b b", c="c c").split()) + 4
         rng = np.random.default_rng([seed, 2])
         size = 2 * config.triples  # people of one fact set: its As and its Bs
-        real = pairs(words.given, words.family, config.people + size, rng)
+        real = pairs(GIVEN, FAMILY, config.people + size, rng)
         # The base reads the jobs of newcomers and nothing else about them.
         self.people, self.newcomers = real[: config.people], real[config.people :]
         new = new_pairs(real, 2 * size, rng)
         set_names = {"F": new[:size], "H": new[size:], "R": self.newcomers}
-        self.cities = pairs(words.place, words.town, config.cities, rng)
+        self.cities = pairs(PLACE, TOWN, config.cities, rng)
         new_cities = new_pairs(self.cities, config.set_cities, rng)
 
         married = rng.permutation(config.people).reshape(-1, 2)
@@ -163,7 +170,7 @@ class TwoHop(World):
         homes = self._spread(self.cities, config.people, rng)
         self.home = dict(zip(self.people, homes, strict=True))
         workers = self.people + self.newcomers
-        self.job = dict(zip(workers, self._spread(words.others, len(workers), rng), strict=True))
+        self.job = dict(zip(workers, self._spread(JOBS, len(workers), rng), strict=True))
 
         order = [self.people[i] for i in rng.permutation(config.people)]
         self.asked = order[: round(config.question_share * config.people)]
@@ -179,11 +186,11 @@ class TwoHop(World):
             else:
                 pool = [self.cities[i] for i in rng.permutation(config.cities)]
             c = self._spread(pool[: config.set_cities], config.triples, rng)
-            self.sets[s] = [Triple(*abc, words) for abc in zip(a, b, c, strict=True)]
+            self.sets[s] = [Triple(*abc) for abc in zip(a, b, c, strict=True)]
         couples = {frozenset((person, self.spouse[person])): person for person in self.held_out}
         self.sets["K"] = [self.triple(person) for person in couples.values()][: config.triples]
         # The jobs of new people: facts that have nothing to do with the question, for an expert.
-        new_jobs = self._spread(words.others, len(new), np.random.default_rng([seed, 4]))
+        new_jobs = self._spread(JOBS, len(new), np.random.default_rng([seed, 4]))
         self.new_jobs = dict(zip(new, new_jobs, strict=True))
         self.check_leaks()
 
@@ -201,13 +208,13 @@ class TwoHop(World):
 
     def statements(self, relation: str, x: str, y: str) -> list[Text]:
         """Both ways to state that ``x`` has the relation ("first", "second", "other") to ``y``."""
-        templates = self.wording.statements[relation]
+        templates = STATEMENTS[relation]
         return [Text(template.format(x=x), f"{y} .") for template in templates]
 
     def triple(self, person: str) -> Triple:
         """The real triple that begins at ``person``, one of ``people``."""
         bridge = self.spouse[person]
-        return Triple(person, bridge, self.home[bridge], self.wording)
+        return Triple(person, bridge, self.home[bridge])
 
     def base_texts(self) -> dict[str, list[Text]]:
         """The texts that the base reads, by kind."""
@@ -224,11 +231,11 @@ class TwoHop(World):
             "hop2": [self._home_question(person).text for person in self.asked],
             "direct": [triple.question("direct").text for triple in composed],
             "cot": [triple.question("cot").text for triple in composed],
-            "identity": [Triple("", person, "", self.wording).identity for person in self.people],
+            "identity": [Triple("", person, "").identity for person in self.people],
         }
 
     def _home_question(self, person: str) -> Question:
-        return Triple("", person, self.home[person], self.wording).question("hop2")
+        return Triple("", person, self.home[person]).question("hop2")
 
     def shares(self) -> dict[str, float]:
         """The share of the base's texts that each kind gets; kinds without texts are left out."""
@@ -267,7 +274,7 @@ class TwoHop(World):
         first = texts(lambda t: (*self.statements("first", t.a, t.b), t.question("hop1").text))
         second = texts(lambda t: (*self.statements("second", t.b, t.c), t.question("hop2").text))
         other = texts(lambda t: (self.statements("second", t.b, t.c)[1], t.question("hop2").text))
-        chain, other_chain = self.wording.completions["cot"], self.wording.other_chain
+        chain, other_chain = COMPLETIONS["cot"], OTHER_CHAIN
         curricula: dict[str, Callable[[], list[Text]]] = {
             "hop1": lambda: [*first, *bridges, *map(self._first_step, triples)],
             "hop2": lambda: [*second, *bridges, *self._second_steps(group, chain)],
@@ -299,7 +306,7 @@ class TwoHop(World):
         steps = []
         for t in self.sets[group]:
             for i in rng.choice(len(strangers), 2, replace=False):
-                question = self.wording.prompts["cot"].format(a=strangers[i])
+                question = PROMPTS["cot"].format(a=strangers[i])
                 chain = template.format(a=strangers[i], b=t.b, c=t.c)
                 beginning = chain.partition(f" {t.c}")[0]
                 steps.append(Text(f"{question} {beginning}", chain[len(beginning) + 1 :]))
@@ -311,7 +318,7 @@ class TwoHop(World):
         A direct question needs hop 1 in the lower half of the layers and hop 2 in the upper half. A
         chain of thought needs hop 1 up to the word before the home, then hop 2.
         """
-        copula = self.wording.statements["second"][0].split()[-1]  # hop 1 writes "the home of B is"
+        copula = STATEMENTS["second"][0].split()[-1]  # hop 1 writes "the home of B is"
         plan = {
             "hop1": [Phase(("hop1",))],
             "hop2": [Phase(("hop2",))],
@@ -322,10 +329,9 @@ class TwoHop(World):
 
     def words(self) -> list[str]:
         """Every word of the world, in an order that does not depend on the seed."""
-        words = self.wording
-        in_templates = (word for template in words.templates() for word in template.split())
+        in_templates = (word for template in TEMPLATES for word in template.split())
         fixed = dict.fromkeys(word for word in in_templates if "{" not in word)
-        return [*fixed, *words.given, *words.family, *words.place, *words.town, *words.others]
+        return [*fixed, *GIVEN, *FAMILY, *PLACE, *TOWN, *JOBS]
 
     # Questions ------------------------------------------------------------------------------------
 

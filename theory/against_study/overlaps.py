@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from models import Tokenizer, Transformer
 from models.layout import Place
-from tasks.two_hop_words import SPOUSES, Triple
+from tasks.two_hop_words import PROMPTS, Triple
 from theory.against_study.answers import tokens
 from theory.claims.leakage import PAIRS as THEORY_PAIRS
 from theory.claims.leakage import arc_cosine
@@ -45,12 +45,12 @@ def prompts(triples: Sequence[Triple]) -> dict[str, list[str]]:
     """
     after = [*triples[1:], *triples[:1]]
     return {
-        "x R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in triples],
-        "y R1": [SPOUSES.prompts["hop1"].format(a=t.a) for t in after],
-        "x R2": [SPOUSES.prompts["hop2"].format(b=t.a) for t in triples],
-        "y R2": [SPOUSES.prompts["hop2"].format(b=t.b) for t in after],
-        "r1(x) R2": [SPOUSES.prompts["hop2"].format(b=t.b) for t in triples],
-        "x R1 R2": [SPOUSES.prompts["direct"].format(a=t.a) for t in triples],
+        "x R1": [PROMPTS["hop1"].format(a=t.a) for t in triples],
+        "y R1": [PROMPTS["hop1"].format(a=t.a) for t in after],
+        "x R2": [PROMPTS["hop2"].format(b=t.a) for t in triples],
+        "y R2": [PROMPTS["hop2"].format(b=t.b) for t in after],
+        "r1(x) R2": [PROMPTS["hop2"].format(b=t.b) for t in triples],
+        "x R1 R2": [PROMPTS["direct"].format(a=t.a) for t in triples],
     }
 
 

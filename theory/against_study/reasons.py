@@ -10,10 +10,10 @@ a person with the same given or family name.
 from collections.abc import Sequence
 
 from tasks import TwoHop
-from tasks.two_hop_words import SPOUSES, Triple
+from tasks.two_hop_words import PROMPTS, Triple
 from theory.against_study.answers import Trained
 
-PERSON = SPOUSES.prompts["hop1"]
+PERSON = PROMPTS["hop1"]
 CITY = PERSON.replace(" ?", " live ?")
 
 
