@@ -52,6 +52,16 @@ def test_what_a_checkpoint_cannot_do_at_all_is_unreachable():
         assert verdict.startswith("not decided: unreachable: control joint-reaches-P2 at 0.10")
 
 
+def test_a_verdict_says_what_is_out_of_reach_beside_what_the_study_lacks():
+    rows = paper()
+    rows.shares = {cell: forms for cell, forms in rows.shares.items() if cell[1] != "mismatched"}
+    assert judged(rows)["M4-checkpoint"].startswith("not decided: the study lacks")
+    rows.put(["prose"], "joint", "alone", P2=0.1)
+    said = judged(rows)["M4-checkpoint"]
+    assert said.startswith("not decided: unreachable: control joint-reaches-P2 at 0.10")
+    assert said.endswith(", the study lacks a library, a group or a method")
+
+
 def test_the_claims_name_what_the_study_asks():
     libraries = {library.name for library in GSM_ENGLISH.libraries}
     assert {*SINGLES, "matched", "mismatched", "joint", "P2"} <= libraries

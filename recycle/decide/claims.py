@@ -236,9 +236,14 @@ def decide(
             )
         failing = [by_id[name] for name in needs if not by_id[name].passes]
         failed = [control for control in failing if not claim.is_decided_without(control)]
-        if failed and claim.verdict.state is not State.NOT_DECIDED:
-            reason = ", ".join(control.reason for control in failed)
-            claim = replace(claim, verdict=not_decided(reason))
+        own = ""
+        if claim.verdict.state is State.NOT_DECIDED:
+            # Whoever adds what the study lacks would still ask for what nobody reaches.
+            own = claim.verdict.reason
+            failed = [each for each in failed if each.failing == UNREACHABLE and each.measured]
+        if failed:
+            reasons = [*(control.reason for control in failed), own]
+            claim = replace(claim, verdict=not_decided(", ".join(filter(None, reasons))))
         claims.append(claim)
     return claims
 
