@@ -41,7 +41,7 @@ from bench.layers import gated, has_peft, one_adapter, together
 from bench.protocol import Case, Row, WrongResult, dtype_name, measure
 from lora import use_ways
 from lora.ways import Shape
-from models import TransformerConfig
+from models import CausalLM, TransformerConfig
 from recycle.run.disk import write_json
 from recycle.run.environment import describe_environment
 from recycle.run.matmul import CHOICES, choose_matmul
@@ -160,15 +160,26 @@ def growth_jobs(device: str, dtype: torch.dtype, seconds: float) -> list[Job]:
     ]
 
 
-def measured_shapes() -> Iterable[Shape]:
-    """Of the layers with targets and of the toy's steps: what a table of ways is asked for."""
+def measured_shapes(command: str | None) -> Iterable[Shape]:
+    """Of the layers that a command trains: what a table of ways is asked for."""
+    if command == "real":
+        planned = CausalLM.planned(real.SMOLLM2_135M, real.VOCABULARY, torch.float32)
+        for rows, length in real.CASES:
+            for n, k in _sizes(planned):
+                yield Shape(rows * length, k, n, steps.RANK)
+        return
     for width in WIDTHS:
         yield Shape(TOKENS, width, width, RANK)
         yield Shape(TOKENS // ADAPTERS, width, width, RANK, ADAPTERS)
-    base = steps.base_model(MODEL, "cpu")
-    for n, k in dict.fromkeys(m.weight.shape for m in base.modules() if isinstance(m, nn.Linear)):
+    for n, k in _sizes(steps.base_model(MODEL, "cpu")):
         yield Shape(ROWS * LENGTH, k, n, steps.RANK)
         yield Shape(ROWS_OF_EACH * LENGTH, k, n, steps.RANK, EXPERTS)
+
+
+def _sizes(model: nn.Module) -> Iterable[tuple[int, int]]:
+    """(d_out, d_in) of a model's linear layers, each once."""
+    linears = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return dict.fromkeys((linear.out_features, linear.in_features) for linear in linears)
 
 
 class Parser(argparse.ArgumentParser):
@@ -245,7 +256,9 @@ def describe(options: argparse.Namespace, command: str) -> dict[str, Any]:
     matmul = choose_matmul(options.matmul)
     environment = {**describe_environment(matmul, command), **describe_processor()}
     auto = on_cpu and options.matmul == "auto"
-    environment["ways"] = use_ways(ways_here(measured_shapes(), matmul) if auto else {})
+    environment["ways"] = use_ways(
+        ways_here(measured_shapes(options.command), matmul) if auto else {}
+    )
     environment["device"] = "cpu" if on_cpu else torch.cuda.get_device_name()
     environment["peft"] = importlib.metadata.version("peft") if has_peft() else None
     environment["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -123,6 +123,10 @@ def test_the_ways_in_force_are_the_machines_and_are_noted(micro, capsys, monkeyp
     noted = json.loads(capsys.readouterr().out.splitlines()[-1])["environment"]["ways"]
     assert set(noted.values()) == {"plain"} and noted == ways_in_use()
     assert {(s.k, s.n) for s in asked} == {(16, 16), (24, 24), (32, 32), (32, 48), (48, 32)}
+    asked.clear()
+    assert cli.main(["real", "--quick"]) == 0
+    assert {(s.k, s.n) for s in asked} == {(576, 576), (576, 192), (576, 1536), (1536, 576)}
+    assert {s.tokens for s in asked} == {16 * 128, 12 * 40}
     assert cli.main(["--quick", "--matmul", "default"]) == 0
     assert ways_in_use() == {}
 
