@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from models.functions import attend, rms_norm, rotate, swiglu
 from models.layout import WRITERS
 
+LONGEST = 2**24  # tokens of a sequence: from there on fp32 cannot tell each position from the next
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -37,7 +39,7 @@ class TransformerConfig:
             (lambda n: 1 <= n <= 65_536, "a whole number from 1 to 65,536"),
         ),
         "layers": (lambda n: 1 <= n <= 1_000, "a whole number from 1 to 1,000"),
-        "context": (lambda n: 1 <= n <= 1_000_000, "a whole number from 1 to 1,000,000"),
+        "context": (lambda n: 1 <= n <= LONGEST, f"a whole number from 1 to {LONGEST:,}"),
         "rope_base": (lambda x: 1 <= x <= 1e12, "a number from 1 to 1e12"),
         "init": (lambda x: 0 < x <= 10, "the deviation of the first weights, above 0, at most 10"),
     }

@@ -192,7 +192,7 @@ def test_sizes_that_no_weight_has_are_refused_at_once(folder):
     changed(folder, head_dim=10**6)
     refused(folder, r"q_proj.weight is \(32, 32\), the keys demand \(4000000, 32\)")
     changed(folder, max_position_embeddings=10**12)
-    refused(folder, "max_position_embeddings = 1000000000000: a whole number from 1 to 1,000,000")
+    refused(folder, "max_position_embeddings = 1000000000000: a whole number from 1 to 16,777,216")
     assert load_checkpoint(folder, context=100)[0].config.context == 100
 
 

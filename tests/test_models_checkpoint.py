@@ -152,6 +152,11 @@ def test_a_sliding_window_limits_the_context_where_it_bites():
         config(65)
 
 
+def test_contexts_of_millions_of_tokens_are_read():
+    for longest in (1_010_000, 10_485_760):  # Qwen2.5-1M, Llama 4 Scout
+        assert config(max_position_embeddings=longest).context == longest
+
+
 ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
