@@ -237,7 +237,7 @@ def test_what_is_no_record_is_refused_in_one_line(toy, tmp_path, capsys):
         assert "x.json is no recorded result" in line
     (tmp_path / "x.json").write_text(json.dumps({**json.loads(toy.read_text()), "kind": "look"}))
     assert main(["carry-over", str(toy), str(tmp_path / "x.json")]) == 2
-    assert "x.json records a look, which no rule judges" in capsys.readouterr().err
+    assert "x.json is a record of 'look', which no rule judges" in capsys.readouterr().err
     assert main(["carry-over", str(toy), str(tmp_path / "none.json")]) == 2
     assert "none.json: No such file" in capsys.readouterr().err
 

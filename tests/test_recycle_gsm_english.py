@@ -59,7 +59,7 @@ def test_a_verdict_says_what_is_out_of_reach_beside_what_the_study_lacks():
     rows.put(["prose"], "joint", "alone", P2=0.1)
     said = judged(rows)["M4-checkpoint"]
     assert said.startswith("not decided: unreachable: control joint-reaches-P2 at 0.10")
-    assert said.endswith(", the study lacks a library, a group or a method")
+    assert said.endswith("; the study lacks a library, a group or a method")
 
 
 def test_the_claims_name_what_the_study_asks():

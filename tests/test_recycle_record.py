@@ -380,7 +380,10 @@ def test_a_run_and_its_record_are_judged_alike(run, judge, tmp_path):
         (lambda text: '{"task": "two-hop"}', "is no recorded result"),
         (lambda text: json.dumps(json.loads(text)), "is no recorded result"),
         (lambda text: text.replace('"two-hop"', '"three-hop"', 1), "the unknown task 'three-hop'"),
-        (lambda text: text.replace('"task"', '"kind": "look", "task"', 1), "records a look, which"),
+        (
+            lambda text: text.replace('"task"', '"kind": "look", "task"', 1),
+            "a record of 'look', which",
+        ),
         (lambda text: text.replace("[0,0,1,2", "[0,0,1,999", 1), "its rows cannot be read"),
         (lambda text: text.replace("[0,0,1,2", "[0,0,1", 1), "its rows cannot be read"),
         (lambda text: text.replace('"malformed"', '"shapeless"', 1), "its rows cannot be read"),

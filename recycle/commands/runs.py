@@ -29,11 +29,14 @@ from recycle.run.matmul import choose_matmul
 from recycle.run.names import plain_file
 from recycle.run.processes import Team, here, processes
 from recycle.run.ways import choose_ways
+from recycle.show.apart import apart
+from recycle.show.carry_over import Recorded
 from recycle.show.carry_over import carry_over as laid_side_by_side
 from recycle.show.lines_table import lines_markdown
 from recycle.show.minutes import keep_minutes, minutes, minutes_table
 from recycle.show.page import write_report
 from recycle.show.record import PAGE_HEAD, markdown, read_recorded, record, rejudge, write_results
+from recycle.show.run_files import load_metrics
 from recycle.studies import DESIGNS, Study, open_study
 from recycle.studies.check import check
 from recycle.studies.shapes import adapted_shapes
@@ -232,6 +235,19 @@ def carry_over(options: Namespace) -> None:
         with _a_record(path):
             sides.append(read_recorded(path))
     print(laid_side_by_side(*sides), end="")
+
+
+def compare(options: Namespace) -> None:
+    print(apart(*map(_result, (options.one, options.other))), end="")
+
+
+def _result(path: Path) -> Recorded:
+    """A recorded result, or that of a finished run's folder."""
+    if path.is_dir():
+        made = open_study(path)
+        return Recorded(path.resolve().name, {}, load_metrics(made, path), made.design)
+    with _a_record(path):
+        return read_recorded(path)
 
 
 @contextmanager

@@ -242,8 +242,8 @@ def decide(
             own = claim.verdict.reason
             failed = [each for each in failed if each.failing == UNREACHABLE and each.measured]
         if failed:
-            reasons = [*(control.reason for control in failed), own]
-            claim = replace(claim, verdict=not_decided(", ".join(filter(None, reasons))))
+            reason = ", ".join(control.reason for control in failed)
+            claim = replace(claim, verdict=not_decided("; ".join(filter(None, (reason, own)))))
         claims.append(claim)
     return claims
 

@@ -110,6 +110,17 @@ def add_records(command: Command) -> None:
     carry_over.add_argument("toy", type=path, metavar="TOY_RECORD")
     carry_over.add_argument("checkpoint", type=path, metavar="CHECKPOINT_RECORD")
 
+    compare = command(
+        "compare",
+        runs.compare,
+        "print how far two results of one study lie apart",
+        "Each is a recorded JSON file or a finished run's folder: your rerun and the recorded "
+        "result,\ntwo machines, two versions. The same seeds and cells are compared, and two seeds "
+        "beside them.",
+    )
+    compare.add_argument("one", type=path, metavar="RESULT")
+    compare.add_argument("other", type=path, metavar="RESULT")
+
     gsm = command("gsm", runs.gsm, "check your own copy of GSM-Symbolic, and score answers")
     for level in LEVELS:
         gsm.add_argument(
