@@ -26,7 +26,6 @@ from recycle.decide.claims import (
 from recycle.decide.metrics import Metrics, Row
 from recycle.decide.statistics import estimate
 from recycle.plan import Key
-from recycle.run.matmul import choose_matmul
 from recycle.studies import Study
 from recycle.studies.two_hop import TWO_HOP
 from recycle.studies.two_hop_claims import BLIND, DISJOINT, MAIN, NO_CHAINS, OTHER_ENTITIES, RULES
@@ -239,12 +238,6 @@ def test_claims_are_plain_json():
 def test_chance_is_the_worlds_own():
     quick = Study(TWO_HOP, TWO_HOP.preset("quick"))
     assert quick.chance == TwoHop(quick.config.task, 0).chance("F") == 0.04
-
-
-def test_matmul_choices():
-    assert choose_matmul("default") == {"setting": "default"}
-    with pytest.raises(ValueError, match="'fast'"):
-        choose_matmul("fast")
 
 
 def test_claims_about_new_names_need_a_group_of_them():

@@ -23,9 +23,9 @@ from recycle.reuse.methods import METHODS
 from recycle.run.device import choose_device, describe_device, on_one_device
 from recycle.run.disk import read_json, writing
 from recycle.run.environment import describe_environment
-from recycle.run.folder import claim_folder
+from recycle.run.folder import claim_folder, read_environments
 from recycle.run.launch import launch
-from recycle.run.matmul import choose_matmul
+from recycle.run.matmul import choose_matmul, speedup_in_16_bits
 from recycle.run.names import plain_file
 from recycle.run.processes import Team, here, processes
 from recycle.run.ways import choose_ways
@@ -84,6 +84,8 @@ def study(options: Namespace) -> int:
         environment = describe_environment(matmul, command, describe_device(device))
         if ways := _agreed_ways(made, folder, options.matmul, matmul, team, device):
             environment["ways"] = ways
+        if team.rank == 0 and not options.quiet:
+            _say_what_is_faster(made, folder, matmul, device)
         run_study(made, folder, environment, team, options.quiet, device)
     if team.rank == 0:
         begun = time.monotonic()
@@ -93,6 +95,20 @@ def study(options: Namespace) -> int:
         if not options.quiet:
             print(f"\n{minutes_table(spent)}")
     return 0
+
+
+def _say_what_is_faster(
+    made: Study, folder: Path, matmul: Mapping[str, Any], device: torch.device
+) -> None:
+    """Of a new run on a checkpoint: whether 16 bits would save it tens of minutes."""
+    new = made.config.checkpoint and not read_environments(folder)
+    if not new or device.type != "cpu" or made.config.dtype != "fp32":
+        return
+    if speedup := speedup_in_16_bits(matmul):
+        print(
+            f"This processor multiplies {speedup:.1f} times as fast in 16 bits: a run with --dtype "
+            "bf16, in another folder (--run), would take a part of the time."
+        )
 
 
 def _prepared(

@@ -9,10 +9,13 @@ really rounds to bf16, the setting stays off.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 CHOICES = ("auto", "default")
+EXACT = 4  # so many times the usual error is as exact
 
 
 def choose_matmul(choice: str = "auto") -> dict:
@@ -46,7 +49,7 @@ def choose_matmul(choice: str = "auto") -> dict:
     speedup = min(seconds["default"]) / min(seconds["bf16"])
     # Equal bits mean that the processor has no such path (no AVX-512): a speedup is noise then.
     same = torch.equal(products["default"], products["bf16"])
-    chosen = not same and speedup > 1.2 and errors["bf16"] < 4 * errors["default"]
+    chosen = not same and speedup > 1.2 and errors["bf16"] < EXACT * errors["default"]
     mkldnn.matmul.fp32_precision = "bf16" if chosen else before
     return {
         "setting": "oneDNN" if chosen else "default",
@@ -54,3 +57,10 @@ def choose_matmul(choice: str = "auto") -> dict:
         "error": errors["bf16"],
         "error default": errors["default"],
     }
+
+
+def speedup_in_16_bits(found: Mapping[str, Any]) -> float | None:
+    """How many times as fast this processor multiplies in 16 bits, by what `choose_matmul` found;
+    None where it has no such units or nothing was probed."""
+    rounds = found.get("error", 0.0) >= EXACT * found.get("error default", 1.0)
+    return found["speedup"] if rounds and found["speedup"] > 1.2 else None
