@@ -14,7 +14,7 @@ y = forward(x) + the same sums.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -130,6 +130,10 @@ class LoRALinear(nn.Linear):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._attached.scales)
+
+    def has_any(self, names: Iterable[str]) -> bool:
+        """Whether one of these adapters is attached here."""
+        return any(name in self.scales for name in names)
 
     @property
     def folded(self) -> bool:
@@ -248,7 +252,7 @@ class LoRALinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         weight, mode = self._bare().weight, self._acting()
-        if mode is None or not set(mode.names) & set(self.scales) or self in _running.get():
+        if mode is None or not self.has_any(mode.names) or self in _running.get():
             return weight
         if hasattr(weight, "full_tensor"):  # a DTensor: FSDP takes its own parameters from here
             return weight
@@ -302,7 +306,7 @@ class LoRALinear(nn.Linear):
             )
         mode = Mix(dict(weights))
         weight = self._parameters.get("weight")
-        foldable = self._plain() is not None and set(weights) & set(self.scales)
+        foldable = self._plain() is not None and self.has_any(weights)
         if foldable and weight is not None:
             with torch.inference_mode(False), torch.no_grad():
                 folded = nn.Parameter(self._merged(weight, mode), requires_grad=False)

@@ -46,7 +46,7 @@ def product_of(layer: LoRALinear, x: Tensor, mode: Mode) -> Product | None:
     Raises KeyError for an adapter that a router or rows ask for and the layer lacks, and ValueError
     for a nested tensor.
     """
-    if mode is None or (isinstance(mode, Mix) and not set(mode.weights) & set(layer.scales)):
+    if mode is None or (isinstance(mode, Mix) and not layer.has_any(mode.weights)):
         return None
     if x.is_nested:
         raise ValueError(
