@@ -306,7 +306,7 @@ def _pictures(study: Study, run: Path, metrics: Metrics) -> list[str]:
     elif len(metrics.bases) > 1:
         title = "The same libraries on other bases, main methods pooled"
         out += figure(title, lambda: figures.bases(study, metrics))
-    return ["<h2>Figures</h2>", *out]
+    return ["<h2>Figures</h2>", *out] if out else []
 
 
 # Answers and record ------------------------------------------------------------------------------
