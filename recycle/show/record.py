@@ -158,7 +158,9 @@ def _read_record(file: Path) -> tuple[dict[str, Any], str]:
 def _check_study(recorded: Mapping[str, Any], file: Path) -> None:
     """Raises ValueError where a record decides no claim."""
     if kind := recorded.get("kind"):
-        raise ValueError(f"{file} is a record of {kind!r}, which no rule judges: name a study's")
+        raise ValueError(
+            f"{file} is a record of {kind!r}, which no rule judges: name a study's record"
+        )
 
 
 def _seconds(study: Study, run: Path) -> dict[str, dict[str, dict[str, int]]]:
