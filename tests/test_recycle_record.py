@@ -371,6 +371,17 @@ def test_a_run_and_its_record_are_judged_alike(run, judge, tmp_path):
     assert after.pop("rejudged") == "to see" and after == before
 
 
+def test_a_run_and_its_record_are_no_way_apart(run, judge, tmp_path, capsys):
+    file = tmp_path / f"{run.name}.json"
+    assert main(["report", str(run), "--record", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(run), str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f" two seeds of {run} | two seeds of {file} |" in said and " alone" not in said
+    rows = [line for line in said.splitlines() if line.startswith("| ") and "shares" not in line]
+    assert rows and {row.split("|")[3] for row in rows} == {" 0.000 "}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -36,8 +36,7 @@ _NO_WORLD = cast(World, None)  # merges and routers that need nothing ask the wo
 
 def known() -> list[str]:
     """Every merge and router of the table that needs nothing besides the adapters."""
-    families = ("merge", "router")
-    return [m.name for m in METHODS if m.family in families and m.needs == "nothing"]
+    return [m.name for m in METHODS if m.merges_or_routes and m.needs == "nothing"]
 
 
 def candidates(names: Sequence[str]) -> list[Method]:

@@ -258,12 +258,13 @@ def compare(options: Namespace) -> None:
 
 
 def _result(path: Path) -> Recorded:
-    """A recorded result, or that of a finished run's folder."""
+    """A recorded result, or that of a finished run's folder, by the name that the person gave it: a
+    run and its record often have one stem."""
     if path.is_dir():
         made = open_study(path)
-        return Recorded(path.resolve().name, {}, load_metrics(made, path), made.design)
+        return Recorded(str(path), {}, load_metrics(made, path), made.design)
     with _a_record(path):
-        return read_recorded(path)
+        return replace(read_recorded(path), title=str(path))
 
 
 @contextmanager

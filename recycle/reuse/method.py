@@ -72,6 +72,11 @@ class Method:
     examples: int = 0
 
     @property
+    def merges_or_routes(self) -> bool:
+        """Whether it is what people reuse adapters by, and no oracle, control or single expert."""
+        return self.family in ("merge", "router")
+
+    @property
     def needed(self) -> str:
         """What the method needs, with the number: "20 examples"."""
         return f"{self.examples} {self.needs}" if self.examples else self.needs

@@ -16,6 +16,7 @@ import torch
 
 CHOICES = ("auto", "default")
 EXACT = 4  # so many times the usual error is as exact
+FASTER = 1.2  # a speedup above this is no noise
 
 
 def choose_matmul(choice: str = "auto") -> dict:
@@ -49,7 +50,7 @@ def choose_matmul(choice: str = "auto") -> dict:
     speedup = min(seconds["default"]) / min(seconds["bf16"])
     # Equal bits mean that the processor has no such path (no AVX-512): a speedup is noise then.
     same = torch.equal(products["default"], products["bf16"])
-    chosen = not same and speedup > 1.2 and errors["bf16"] < EXACT * errors["default"]
+    chosen = not same and speedup > FASTER and errors["bf16"] < EXACT * errors["default"]
     mkldnn.matmul.fp32_precision = "bf16" if chosen else before
     return {
         "setting": "oneDNN" if chosen else "default",
@@ -63,4 +64,4 @@ def speedup_in_16_bits(found: Mapping[str, Any]) -> float | None:
     """How many times as fast this processor multiplies in 16 bits, by what `choose_matmul` found;
     None where it has no such units or nothing was probed."""
     rounds = found.get("error", 0.0) >= EXACT * found.get("error default", 1.0)
-    return found["speedup"] if rounds and found["speedup"] > 1.2 else None
+    return found["speedup"] if rounds and found["speedup"] > FASTER else None

@@ -18,8 +18,7 @@ from recycle.show.carry_over import Recorded
 
 Asked = tuple[int, str, str, str, str, str]  # seed, base, group, library, method and form
 Rows = Mapping[Asked, Row]
-MIXED = "merges and routers"
-KINDS = (MIXED, "all others")
+MIXED, OTHERS = "merges and routers", "all others"
 
 
 def apart(one: Recorded, other: Recorded) -> str:
@@ -52,7 +51,7 @@ def apart(one: Recorded, other: Recorded) -> str:
         "Distances are means of the differences without sign; the shift is the mean of "
         f"{other.title} less {one.title}.",
     ]
-    for kind in KINDS:
+    for kind in (MIXED, OTHERS):
         of_kind = [key for key in both if _kind(ours[key]) == kind]
         if of_kind:
             out += ["", *_table(kind, of_kind, (one, ours), (other, theirs))]
@@ -61,7 +60,7 @@ def apart(one: Recorded, other: Recorded) -> str:
 
 def _kind(row: Row) -> str:
     method = BY_NAME.get(row.key.method)
-    return MIXED if method and method.family in ("merge", "router") else KINDS[1]
+    return MIXED if method and method.merges_or_routes else OTHERS
 
 
 def _table(kind: str, keys: list[Asked], *sides: tuple[Recorded, Rows]) -> Iterator[str]:

@@ -140,9 +140,7 @@ def _orders(ours: Rows, theirs: Rows, libraries: Sequence[str], forms: Sequence[
         both = [
             (ours[library][name], theirs[library][name])
             for name, method in BY_NAME.items()
-            if method.family in ("merge", "router")
-            and name in ours[library]
-            and name in theirs[library]
+            if method.merges_or_routes and name in ours[library] and name in theirs[library]
         ]
         for form in forms:
             rows = [

@@ -49,8 +49,7 @@ def _best(study: Study, metrics: Metrics) -> list[str]:
         (library.base, method.name): rows
         for library in about
         for method in library.methods
-        if method.family in ("merge", "router")
-        and (rows := _rows(metrics, about, library, method.name))
+        if method.merges_or_routes and (rows := _rows(metrics, about, library, method.name))
     }
     if not measured:
         return []
